@@ -1,0 +1,6 @@
+//! Parlour.
+pub mod chat;
+pub mod effect;
+pub mod event;
+pub mod id;
+pub mod notice;

@@ -1,0 +1,118 @@
+//! A chat is where an agent talks: a Matrix account ([`matrix`]), rooms in memory ([`memory`]), the terminal
+//! ([`console`]). One trait, and one conformance suite that all of them pass.
+//!
+//! A chat hands over what happens and sends what it is told. It decides nothing: who may talk is the gate's
+//! business, and when something is sent again is the outbox's.
+
+pub mod console;
+pub mod matrix;
+pub mod memory;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::{
+    effect::Outgoing,
+    event::{Batch, Position},
+    id::{EventId, RoomId, UserId},
+};
+
+/// Who the agent is in this chat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Its account.
+    pub user: UserId,
+    /// What it is called there.
+    pub display_name: Option<String>,
+}
+
+/// One account on one chat network.
+#[async_trait]
+pub trait Chat: Send + Sync + 'static {
+    /// Signs in and gets ready, once, before anything else. `from` is the position of the last batch that was
+    /// stored; none at first contact, from which on only what is new counts: history is never handed over.
+    ///
+    /// # Errors
+    /// [`StartError`] when the agent cannot serve at all. A server that is only out of reach is no error where
+    /// the account has signed in before: [`Chat::next`] goes on trying.
+    async fn start(&self, from: Option<Position>) -> Result<Identity, StartError>;
+
+    /// Waits for the next batch, and goes on trying through outages, which it reports once. Events of the agent
+    /// itself are handed over too. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`Ended`] when nothing will ever come any more.
+    async fn next(&self) -> Result<Batch, Ended>;
+
+    /// Sends one thing, once: with a transaction id that was used before, it answers what it answered then.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether to try again.
+    async fn send(&self, outgoing: &Outgoing) -> Result<EventId, SendError>;
+
+    /// Shows that the agent is working in a room, or no longer. Returns at once; a failure is nobody's trouble.
+    fn typing(&self, room: &RoomId, on: bool);
+
+    /// Shows that the agent has read up to an event. Returns at once; a failure is nobody's trouble.
+    fn read(&self, room: &RoomId, event: &EventId, thread: Option<&EventId>);
+
+    /// Accepts an invitation, or declines it by leaving.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether to try again; an invitation that is gone is [`SendError::Final`].
+    async fn answer(&self, room: &RoomId, accept: bool) -> Result<(), SendError>;
+
+    /// The direct chat with a person, made if there is none.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether to try again.
+    async fn direct(&self, user: &UserId) -> Result<RoomId, SendError>;
+}
+
+/// Why an agent cannot serve: one line that names what is wrong and the way out.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub struct StartError {
+    /// What is wrong, and what to do about it.
+    pub reason: String,
+}
+
+impl StartError {
+    /// A reason in one line.
+    pub fn new(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into() }
+    }
+}
+
+/// Nothing will come any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Ended {
+    /// The chat is over, as it should be: the terminal was closed.
+    #[error("the chat was closed")]
+    Closed,
+    /// The account was signed out or closed for good.
+    #[error("{0}")]
+    Lost(String),
+}
+
+/// Why something was not sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SendError {
+    /// It may go later: the network, the server, or its rate limit.
+    #[error("{reason}")]
+    Later {
+        /// When the other side wants it, if it says so.
+        after: Option<Duration>,
+        /// What happened.
+        reason: String,
+    },
+    /// It will never go.
+    #[error("{code}: {reason}")]
+    Final {
+        /// A Matrix error code, or a word of ours.
+        code: String,
+        /// What happened.
+        reason: String,
+    },
+}

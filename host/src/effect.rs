@@ -1,0 +1,182 @@
+//! What goes out: what a plugin queued, and what a chat is asked to send.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{DeliveryId, EventId, RoomId, TransactionId, UserId};
+
+/// A conversation: a room, or a thread of it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Place {
+    /// The room.
+    pub room: RoomId,
+    /// The thread's root, in a thread.
+    pub thread: Option<EventId>,
+}
+
+/// Where a message goes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Target {
+    /// A conversation.
+    Place(Place),
+    /// A direct chat with this person, made if there is none.
+    Direct(UserId),
+}
+
+/// What a message says.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Body {
+    /// As it is.
+    Plain(String),
+    /// CommonMark.
+    Markdown(String),
+    /// Quiet: `m.notice`, which well-behaved bots don't answer.
+    Notice(String),
+}
+
+impl Body {
+    /// The text as it was written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Plain(text) | Self::Markdown(text) | Self::Notice(text) => text,
+        }
+    }
+}
+
+/// A message that an effect is about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum MessageRef {
+    /// One already there.
+    Event(EventId),
+    /// One queued by the same delivery, by its ordinal.
+    Queued(u32),
+    /// One that the same plugin named earlier.
+    Named(String),
+}
+
+/// What a handler wants done. Its ordinal is its place in the delivery's list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Effect {
+    /// A new message.
+    Send {
+        /// Where to.
+        to: Target,
+        /// What it says.
+        body: Body,
+        /// What it answers.
+        reply_to: Option<MessageRef>,
+        /// What the plugin calls it.
+        name: Option<String>,
+        /// It takes the place of the delivery's draft, if there is one.
+        takes_draft: bool,
+    },
+    /// Another text for one of the agent's messages.
+    Edit {
+        /// Where the delivery takes place.
+        place: Place,
+        /// Which message.
+        message: MessageRef,
+        /// What it says now.
+        body: Body,
+    },
+    /// A reaction.
+    React {
+        /// Where the delivery takes place.
+        place: Place,
+        /// To which message.
+        message: MessageRef,
+        /// The emoji, or a short text in a room that is not encrypted.
+        key: String,
+    },
+    /// A message removed.
+    Redact {
+        /// Where the delivery takes place.
+        place: Place,
+        /// Which message.
+        message: MessageRef,
+        /// Why; none in an encrypted room.
+        reason: Option<String>,
+    },
+    /// The agent's home, from this commit on. Nothing is sent.
+    SetHome(Place),
+}
+
+/// Where an effect stands: the delivery and its place in it. Travels inside what is sent, so that the agent
+/// knows its own words again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct EffectId {
+    /// Who wanted it.
+    pub delivery: DeliveryId,
+    /// Its place in the delivery's list; a draft has none.
+    pub ordinal: Option<u32>,
+}
+
+impl EffectId {
+    /// The transaction id of the request that carries out this effect: always the same.
+    ///
+    /// # Panics
+    /// Never: a delivery's id is short and not empty.
+    #[must_use]
+    pub fn transaction(&self) -> TransactionId {
+        TransactionId::parse(self.to_string()).expect("a delivery's id is short")
+    }
+}
+
+impl std::fmt::Display for EffectId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.ordinal {
+            Some(ordinal) => write!(f, "{}.{ordinal}", self.delivery),
+            None => write!(f, "{}.draft", self.delivery),
+        }
+    }
+}
+
+/// What a chat is asked to send: everything resolved, nothing left to decide.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outgoing {
+    /// The room.
+    pub room: RoomId,
+    /// Two requests with the same one count once.
+    pub transaction: TransactionId,
+    /// The effect's id, put into the content under `chat.parlour.effect`, inside the encryption.
+    pub mark: String,
+    /// The room was encrypted once: nothing may leave in clear.
+    pub must_encrypt: bool,
+    /// What.
+    pub content: Content,
+}
+
+/// What is sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// A new message.
+    Message {
+        /// What it says.
+        body: Body,
+        /// The thread's root, in a thread.
+        thread: Option<EventId>,
+        /// What it answers.
+        reply_to: Option<EventId>,
+    },
+    /// Another text for one of the agent's messages.
+    Edit {
+        /// Which message.
+        event: EventId,
+        /// What it says now.
+        body: Body,
+    },
+    /// A reaction.
+    Reaction {
+        /// To which message.
+        event: EventId,
+        /// The emoji.
+        key: String,
+    },
+    /// A message removed.
+    Redaction {
+        /// Which message.
+        event: EventId,
+        /// Why.
+        reason: Option<String>,
+    },
+}

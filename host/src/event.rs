@@ -1,0 +1,185 @@
+//! What comes in: the values that a chat hands over. No I/O and no policy; what a person may do is decided by
+//! [`crate::gate`], from these.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{EventId, RoomId, UserId};
+
+/// Where a chat's stream of events stands: opaque, the chat's own word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position(pub String);
+
+/// What a chat hands over at once, with the position that covers it.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// In the order in which they happened, within each room.
+    pub events: Vec<Event>,
+    /// Invitations that wait for an answer. One is handed over again until it is answered.
+    pub invites: Vec<Invite>,
+    /// A chat that is started from here hands over what came after this batch.
+    pub position: Position,
+}
+
+/// Something that happened in a room.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Event {
+    /// Unique within the agent's account.
+    pub id: EventId,
+    /// Where.
+    pub room: Room,
+    /// Who wrote it, or, for a membership, who did it.
+    pub sender: Sender,
+    /// Milliseconds since the Unix epoch, as the sender's server says.
+    pub sent: u64,
+    /// What it carries of ours, when this host sent it.
+    pub mark: Option<String>,
+    /// What happened.
+    pub kind: Kind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Kind {
+    /// Somebody wrote.
+    Message(Message),
+    /// Somebody came or went.
+    Member(Member),
+}
+
+/// The room of an event, as the chat knows it when the event came.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Room {
+    /// Its id.
+    pub id: RoomId,
+    /// A direct chat: two members, and the account's own data or the invitation say so.
+    pub direct: bool,
+    /// End-to-end encrypted.
+    pub encrypted: bool,
+}
+
+/// Who did it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Sender {
+    /// Their account.
+    pub id: UserId,
+    /// What they call themselves; never a ground for a decision.
+    pub display_name: Option<String>,
+    /// How much is known of the device.
+    pub device: DeviceTrust,
+}
+
+/// How much is known of the device that a message came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceTrust {
+    /// Not encrypted.
+    Cleartext,
+    /// Encrypted by a device that nobody vouches for.
+    Unverified,
+    /// Encrypted by a device that its owner's identity has signed.
+    CrossSigned,
+    /// As before, and the owner's identity was verified by this agent.
+    Verified,
+    /// The owner's identity was verified once and has changed since.
+    IdentityChanged,
+}
+
+/// A message in a room.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Message {
+    /// What kind of message.
+    pub class: Class,
+    /// Without the reply fallback.
+    pub text: String,
+    /// `org.matrix.custom.html`, as it came.
+    pub html: Option<String>,
+    /// The thread's root, in a thread.
+    pub thread: Option<EventId>,
+    /// What it answers, if it is a reply that a person made.
+    pub reply_to: Option<Quoted>,
+    /// `m.mentions` and the pills in the HTML.
+    pub mentions: Vec<UserId>,
+    /// Files, pictures, sound.
+    pub attachments: Vec<Attachment>,
+}
+
+/// What kind of message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Class {
+    /// `m.text`, or a file with its caption.
+    Text,
+    /// `m.emote`.
+    Emote,
+    /// `m.notice`: never answered.
+    Notice,
+    /// Replaces an earlier message: never answered.
+    Edit,
+}
+
+/// The message that another one answers.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Quoted {
+    /// Its id.
+    pub id: EventId,
+    /// Who wrote it; empty text where it could not be had.
+    pub sender: Option<UserId>,
+    /// What it says.
+    pub text: String,
+}
+
+/// A file in a message, as its sender declares it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attachment {
+    /// What kind of file.
+    pub kind: AttachmentKind,
+    /// Its name; a name, not a path.
+    pub name: String,
+    /// Its media type.
+    pub mime: Option<String>,
+    /// Bytes.
+    pub size: Option<u64>,
+    /// Milliseconds, for sound and video.
+    pub duration: Option<u64>,
+}
+
+/// What kind of file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the words say it")]
+pub enum AttachmentKind {
+    Image,
+    Audio,
+    Voice,
+    Video,
+    File,
+    Other,
+}
+
+/// Somebody's membership of the room changed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Member {
+    /// Whom it is about.
+    pub user: UserId,
+    /// What they call themselves.
+    pub display_name: Option<String>,
+    /// What they are now.
+    pub membership: Membership,
+}
+
+/// What somebody is in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the words are the specification's")]
+pub enum Membership {
+    Joined,
+    Left,
+    Invited,
+    Banned,
+    Knocked,
+}
+
+/// Somebody wants the agent in a room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invite {
+    /// The room.
+    pub room: RoomId,
+    /// Who invites; none where the server does not say, which nobody may follow.
+    pub inviter: Option<UserId>,
+}
