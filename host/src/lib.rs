@@ -4,3 +4,5 @@ pub mod effect;
 pub mod event;
 pub mod id;
 pub mod notice;
+pub mod gate;
+pub mod journal;

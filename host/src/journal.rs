@@ -1,0 +1,275 @@
+//! The ledger: what came in, what was done about it, what has to go out, and what plugins remember. Behind one
+//! trait, with a backend in [`memory`] and one in [`sqlite`], and one conformance suite that both pass.
+//!
+//! Two writes matter. [`Journal::receive`] stores events together with the position of the chat that covers
+//! them, before anything is done about them. [`Journal::commit`] stores what a handler did, all of it or
+//! nothing: effects, `kv` writes, the home, and "done". Whatever happens between two writes, what was received
+//! and has not ended is handed out again by [`Journal::pending`], and what was committed and not sent by
+//! [`Journal::unsent`].
+
+pub mod memory;
+pub mod sqlite;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    effect::{Effect, EffectId, Place},
+    event::{Event, Position},
+    gate::Verdict,
+    id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
+};
+
+/// The order in which events were received: rises by one agent's every event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Sequence(pub i64);
+
+/// An event with what the gate said of it.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// What came.
+    pub event: Event,
+    /// Its text is stored only if it may pass: of what was refused, the id and the reason stay.
+    pub verdict: Verdict,
+    /// In which lane it will wait.
+    pub session: SessionId,
+}
+
+/// An event that was received, may pass, and has not ended.
+#[derive(Debug, Clone)]
+pub struct Pending {
+    /// Its place in the order of arrival.
+    pub sequence: Sequence,
+    /// What came.
+    pub event: Event,
+    /// In which lane it waits.
+    pub session: SessionId,
+    /// Plugins whose delivery of it has ended: they are not asked again.
+    pub ended: Vec<PluginName>,
+}
+
+/// Whose memory a key belongs to. Two namespaces never share a key.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Namespace {
+    /// The agent.
+    pub agent: AgentName,
+    /// The plugin.
+    pub plugin: PluginName,
+    /// Whose within that.
+    pub scope: Scope,
+}
+
+/// Whose value it is, within one agent and plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// The plugin's own.
+    Plugin,
+    /// A room's.
+    Room(RoomId),
+    /// A person's.
+    User(crate::id::UserId),
+    /// A session's.
+    Session(SessionId),
+}
+
+/// A value with the count of writes that made it, by which a commit sees whether it has changed. A key that is
+/// deleted and set again never has a count that it had before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// What was set.
+    pub value: Vec<u8>,
+    /// Which write it was.
+    pub version: i64,
+}
+
+/// Something that a handler read, and what it found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Read {
+    /// One key.
+    Key {
+        /// Whose.
+        namespace: Namespace,
+        /// Which.
+        key: String,
+        /// The version found; none where there was no value.
+        version: Option<i64>,
+    },
+    /// A list of keys.
+    Keys {
+        /// Whose.
+        namespace: Namespace,
+        /// What was asked.
+        query: KeyQuery,
+        /// What was found.
+        found: Vec<String>,
+    },
+}
+
+/// Which keys: in byte order, those that begin with `prefix`, after `after`, at most `limit`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the type's own sentence says it")]
+pub struct KeyQuery {
+    pub prefix: String,
+    pub after: Option<String>,
+    pub limit: u32,
+}
+
+/// A value set, or deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Which.
+    pub key: String,
+    /// The new value; none deletes.
+    pub value: Option<Vec<u8>>,
+}
+
+/// How a delivery ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Outcome {
+    /// The handler returned ok.
+    Done,
+    /// It returned an error that running it again would not change.
+    Refused,
+    /// A trap, a limit, a deadline.
+    Faulted,
+    /// Somebody stopped it.
+    Cancelled,
+}
+
+/// What one party, a plugin or the host itself, did about an event.
+#[derive(Debug, Clone)]
+pub struct Contribution {
+    /// Which plugin; none for the host.
+    pub plugin: Option<PluginName>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// What has to go out, in order; the place in this list is the effect's ordinal.
+    pub effects: Vec<Effect>,
+    /// What to remember.
+    pub writes: Vec<Write>,
+    /// What the handler read, to be checked.
+    pub reads: Vec<Read>,
+}
+
+/// Everything that ends a delivery.
+#[derive(Debug, Clone)]
+pub struct Commit {
+    /// Whose.
+    pub agent: AgentName,
+    /// The event.
+    pub sequence: Sequence,
+    /// The base of the transaction ids.
+    pub delivery: DeliveryId,
+    /// What was done.
+    pub contribution: Contribution,
+    /// Nobody else will be asked: the event has ended, and its text can go.
+    pub ends_event: bool,
+}
+
+/// An effect that was committed and not yet sent.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Queued {
+    /// The order in which effects were committed.
+    pub row: i64,
+    /// Where it comes from; the base of its transaction id.
+    pub id: EffectId,
+    /// Which plugin wants it; none for the host.
+    pub plugin: Option<PluginName>,
+    /// What.
+    pub effect: Effect,
+}
+
+/// What became of an effect.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sent {
+    /// The server took it, as this event.
+    Accepted(EventId),
+    /// It was given up.
+    GivenUp(String),
+}
+
+/// A message in which a handler shows what it has so far.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Draft {
+    /// The transaction id with which it was, or may have been, sent.
+    pub transaction: TransactionId,
+    /// The event, once the server has said so.
+    pub event: Option<EventId>,
+}
+
+/// Why a write did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What the handler read has changed since: nothing was written, run it again.
+    #[error("what was read has changed since")]
+    Conflict,
+    /// The storage failed; nothing was written.
+    #[error("{0}")]
+    Storage(String),
+}
+
+/// The ledger. Every call is atomic and durable when it returns.
+#[async_trait]
+pub trait Journal: Send + Sync + 'static {
+    /// The position of the last batch that was stored.
+    async fn position(&self, agent: &AgentName) -> Result<Option<Position>, Error>;
+
+    /// Stores a batch and its position. Answers, for each arrival, its place in the order, or none where the
+    /// event was received before or may not pass.
+    async fn receive(
+        &self,
+        agent: &AgentName,
+        arrivals: &[Arrival],
+        position: &Position,
+    ) -> Result<Vec<Option<Sequence>>, Error>;
+
+    /// What has not ended, in order, after `after`, of one session or of all, at most `limit`.
+    async fn pending(
+        &self,
+        agent: &AgentName,
+        session: Option<&SessionId>,
+        after: Option<Sequence>,
+        limit: u32,
+    ) -> Result<Vec<Pending>, Error>;
+
+    /// Ends a delivery. Answers what is to be sent, in order. Committing a delivery that was committed before
+    /// changes nothing and answers nothing.
+    async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error>;
+
+    /// What was committed and not sent, in order.
+    async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error>;
+
+    /// Notes what became of an effect.
+    async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error>;
+
+    /// The event that an effect became, once it was accepted.
+    async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error>;
+
+    /// The newest accepted message to which a plugin gave this name.
+    async fn named(&self, agent: &AgentName, plugin: &PluginName, name: &str) -> Result<Option<EventId>, Error>;
+
+    /// Notes that a draft may have been sent, or as which event it was; answers what is known of it.
+    async fn draft(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        event: Option<&EventId>,
+    ) -> Result<Draft, Error>;
+
+    /// What is known of a draft, if there is one.
+    async fn drafted(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<Option<Draft>, Error>;
+
+    /// The agent's home.
+    async fn home(&self, agent: &AgentName) -> Result<Option<Place>, Error>;
+
+    /// Whether this agent was ever in this room while it was encrypted.
+    async fn was_encrypted(&self, agent: &AgentName, room: &RoomId) -> Result<bool, Error>;
+
+    /// One value.
+    async fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Stored>, Error>;
+
+    /// A list of keys.
+    async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, Error>;
+}
