@@ -6,3 +6,4 @@ pub mod id;
 pub mod notice;
 pub mod gate;
 pub mod journal;
+pub mod render;
