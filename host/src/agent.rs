@@ -253,12 +253,7 @@ impl Running {
         match &event.kind {
             Kind::Message(message) => {
                 let identity = self.identity();
-                let mut read = addressing::read(message, &identity.user, identity.display_name.as_deref());
-                if event.room.direct && read.command.is_none() {
-                    // In a direct chat nothing has to be said to the agent by name.
-                    read.mentioned |= read.text.is_empty();
-                }
-                read
+                addressing::read(message, &identity.user, identity.display_name.as_deref())
             }
             Kind::Member(_) => addressing::Addressed { mentioned: false, text: String::new(), command: None },
         }
@@ -289,8 +284,10 @@ impl Running {
         if let Kind::Message(message) = &waiting.event.kind {
             self.agent.chat.read(&waiting.event.room.id, &waiting.event.id, message.thread.as_ref());
             if Catalogue::stops(&addressed) {
+                // At once, and in the order in which events came: only the answer takes its time.
+                let stopped = self.lanes.stop(&waiting.session);
                 let running = self.clone();
-                self.tasks.spawn(async move { running.stop(waiting).await });
+                self.tasks.spawn(async move { running.answer_stop(waiting, stopped).await });
                 return;
             }
         }

@@ -62,6 +62,8 @@ pub struct Handling {
     pub addressed: bool,
     /// What the settings say of the sender.
     pub role: Role,
+    /// What they say of the person whom the event is about.
+    pub subject_role: Role,
     /// The sender is another agent of this host.
     pub sender_is_agent: bool,
     /// What shares history with it.

@@ -91,6 +91,8 @@ impl Drop for Drafts {
 /// Sends the newest text whenever it may, until there will be no newer one.
 async fn keep_showing(to: Destination, mut bodies: watch::Receiver<Body>) {
     let Ok(draft) = to.journal.draft(&to.agent, &to.delivery, None).await else { return };
+    let Ok(was_encrypted) = to.journal.was_encrypted(&to.agent, &to.place.room).await else { return };
+    let to = Destination { encrypted: to.encrypted || was_encrypted, ..to };
     let mut event = draft.event;
     let mut pace = PACE;
     loop {

@@ -2,7 +2,7 @@
 //! goes. A file is read once, when it has stopped changing, and what was read is what runs.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -48,28 +48,37 @@ pub struct Folder {
     registry: Arc<Registry>,
     notices: Notices,
     seen: HashMap<PluginName, Seen>,
+    /// Files that no plugin can be named after; each is reported once.
+    misnamed: BTreeSet<PathBuf>,
+}
+
+/// A file that was not taken.
+pub struct NotTaken {
+    /// The plugin that it would be, if its name is one.
+    pub plugin: Option<PluginName>,
+    /// The file.
+    pub file: String,
+    /// Why.
+    pub reason: Refused,
 }
 
 impl Folder {
     /// Nothing is read yet.
     pub fn new(sources: Sources, registry: Arc<Registry>, notices: Notices) -> Self {
-        Self { sources, registry, notices, seen: HashMap::new() }
+        Self { sources, registry, notices, seen: HashMap::new(), misnamed: BTreeSet::new() }
     }
 
-    /// Reads what is new or has changed, and forgets what is gone. Answers what was refused: the file, and why.
-    pub async fn read(&mut self) -> Vec<(String, Refused)> {
+    /// Reads what is new or has changed, and forgets what is gone. Answers what was not taken.
+    pub async fn read(&mut self) -> Vec<NotTaken> {
         let mut refused = Vec::new();
         let (found, misnamed) = self.find();
-        for path in misnamed {
-            let seen = Seen { size: 0, modified: None, path };
-            let name = PluginName::parse("misnamed").expect("a name");
-            if self.seen.get(&name) != Some(&seen) {
-                let reason = "a plugin's file is named in lower-case letters, digits and hyphens, a letter first";
-                refused.push((seen.path.display().to_string(), Refused::Declaration(reason.into())));
-                self.seen.insert(name, seen);
-            }
+        for path in misnamed.difference(&self.misnamed) {
+            let reason = "a plugin's file is named in lower-case letters, digits and hyphens, a letter first";
+            let (file, reason) = (path.display().to_string(), Refused::Declaration(reason.into()));
+            refused.push(NotTaken { plugin: None, file, reason });
         }
-        let gone: Vec<_> = self.seen.keys().filter(|name| name.as_str() != "misnamed" && !found.contains_key(*name)).cloned().collect();
+        self.misnamed = misnamed;
+        let gone: Vec<_> = self.seen.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
         for name in gone {
             self.seen.remove(&name);
             self.registry.remove(&name);
@@ -82,10 +91,16 @@ impl Folder {
                 Ok(Some((seen, bytes))) => {
                     self.seen.insert(name.clone(), seen);
                     if let Err(reason) = self.registry.load(&name, bytes.into()).await {
-                        refused.push((file, reason));
+                        refused.push(NotTaken { plugin: Some(name), file, reason });
                     }
                 }
-                Err(error) => refused.push((file, Refused::Host(error.to_string()))),
+                Err(error) => {
+                    let seen = Seen { path, size: 0, modified: None };
+                    if self.seen.insert(name.clone(), seen.clone()) == Some(seen) {
+                        continue;
+                    }
+                    refused.push(NotTaken { plugin: Some(name), file, reason: Refused::Host(error.to_string()) });
+                }
             }
         }
         refused
@@ -107,9 +122,8 @@ impl Folder {
             if let Ok(Some(())) = tokio::time::timeout(LOOK, told.recv()).await {
                 while let Ok(Some(())) = tokio::time::timeout(SETTLE, told.recv()).await {}
             }
-            for (file, reason) in self.read().await {
-                let kept = Path::new(&file).file_stem().and_then(|stem| PluginName::parse(stem.to_string_lossy()).ok());
-                let kept = kept.is_some_and(|name| self.registry.has(&name));
+            for NotTaken { plugin, file, reason } in self.read().await {
+                let kept = plugin.is_some_and(|name| self.registry.has(&name));
                 self.notices.say(Notice::PluginRefused { file, reason: reason.to_string(), kept });
             }
         }
@@ -122,9 +136,9 @@ impl Folder {
     }
 
     /// Files by plugin, and those whose name is none.
-    fn find(&self) -> (BTreeMap<PluginName, PathBuf>, Vec<PathBuf>) {
+    fn find(&self) -> (BTreeMap<PluginName, PathBuf>, BTreeSet<PathBuf>) {
         let mut found = BTreeMap::new();
-        let mut misnamed = Vec::new();
+        let mut misnamed = BTreeSet::new();
         let entries = self.sources.folder.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             if path.extension().is_none_or(|extension| extension != "wasm") {
@@ -132,7 +146,7 @@ impl Folder {
             }
             match path.file_stem().map(|stem| PluginName::parse(stem.to_string_lossy())) {
                 Some(Ok(name)) => drop(found.insert(name, path)),
-                _ => misnamed.push(path),
+                _ => drop(misnamed.insert(path)),
             }
         }
         found.extend(self.sources.files.clone());

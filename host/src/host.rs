@@ -14,7 +14,7 @@ use crate::{
     agent::{Agent, Finished, Running, Shared},
     capability::llm,
     engine::{Engine, Link, limits::Limits},
-    folder::{Folder, Sources},
+    folder::{Folder, NotTaken, Sources},
     id::PluginName,
     journal::{Journal, memory::Memory},
     notice::{Notice, Notices},
@@ -253,7 +253,7 @@ impl HostBuilder {
         let watched = self.sources.folder.is_some() || !self.sources.files.is_empty();
         let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), self.notices.clone()));
         if let Some(folder) = &mut folder {
-            for (file, reason) in folder.read().await {
+            for NotTaken { file, reason, .. } in folder.read().await {
                 let reason = reason.to_string();
                 if self.strict {
                     return Err(BuildError::Plugin { file, reason });

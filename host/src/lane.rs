@@ -60,6 +60,8 @@ struct Lane {
     /// The newest event that was in this lane's memory.
     newest: Option<Sequence>,
     running: Option<CancellationToken>,
+    /// The next one is ended before it has begun.
+    stopped: bool,
 }
 
 /// What a lane does next.
@@ -98,6 +100,9 @@ impl Lanes {
         let Some(lane) = all.lanes.get_mut(session) else { return Next::Nothing };
         if let Some(waiting) = lane.queue.pop_front() {
             let token = CancellationToken::new();
+            if std::mem::take(&mut lane.stopped) {
+                token.cancel();
+            }
             lane.running = Some(token.clone());
             return Next::Handle(waiting, token);
         }
@@ -126,11 +131,17 @@ impl Lanes {
         u32::try_from(LANE).unwrap_or(u32::MAX)
     }
 
-    /// Ends what runs in a session. Answers whether something ran.
+    /// Ends what runs in a session, or is about to. Answers whether there was something.
     pub fn stop(&self, session: &SessionId) -> bool {
-        let all = self.lock();
-        let running = all.lanes.get(session).and_then(|lane| lane.running.as_ref());
-        running.filter(|token| !token.is_cancelled()).inspect(|token| token.cancel()).is_some()
+        let mut all = self.lock();
+        let Some(lane) = all.lanes.get_mut(session) else { return false };
+        if let Some(running) = &lane.running {
+            let first = !running.is_cancelled();
+            running.cancel();
+            return first;
+        }
+        lane.stopped = !lane.queue.is_empty();
+        lane.stopped
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {

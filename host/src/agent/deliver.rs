@@ -31,7 +31,10 @@ const LAST_AGAIN: Duration = Duration::from_secs(60);
 struct Delivery<'a> {
     waiting: &'a Waiting,
     addressed: &'a Addressed,
+    /// Of who did it.
     role: Role,
+    /// Of whom it is about: the same person, but for a membership.
+    subject_role: Role,
     serving: &'a Serving,
     id: DeliveryId,
     plugin: PluginName,
@@ -59,7 +62,10 @@ impl Running {
             Kind::Message(_) => &waiting.event.sender.id,
             Kind::Member(member) => &member.user,
         };
-        let Some(role) = self.agent.access.role(subject) else { return self.end(waiting).await };
+        let role = |user| self.agent.access.role(user);
+        let Some(subject_role) = role(subject) else { return self.end(waiting).await };
+        // Who invites an admin is none.
+        let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
         let addressed = self.addressed(&waiting.event);
         let serving = self.serving();
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
@@ -80,7 +86,7 @@ impl Running {
             let last = index + 1 == count && !matches!(call, Call::Message);
             let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
             let (addressed, serving, call) = (&addressed, &*serving, call.clone());
-            let delivery = Delivery { waiting, addressed, role, serving, id, plugin, call, last, stopped };
+            let delivery = Delivery { waiting, addressed, role, subject_role, serving, id, plugin, call, last, stopped };
             match self.deliver(delivery).await {
                 Asked::Handled | Asked::Interrupted => return,
                 Asked::Passed { said } => silent &= !said,
@@ -97,10 +103,9 @@ impl Running {
         self.end(waiting).await;
     }
 
-    /// Ends what runs in a session, at once.
-    pub(super) async fn stop(&self, waiting: Waiting) {
-        // What it ends says so itself.
-        if self.lanes.stop(&waiting.session) || waiting.resumed {
+    /// The answer to a `/stop`: what it has stopped says so itself.
+    pub(super) async fn answer_stop(&self, waiting: Waiting, stopped: bool) {
+        if stopped || waiting.resumed {
             self.end(&waiting).await;
         } else {
             self.tell(&waiting, "Nothing is running.".into()).await;
@@ -232,6 +237,7 @@ impl Running {
             text: delivery.addressed.text.clone(),
             addressed: delivery.addressed.mentioned || waiting.event.room.direct,
             role: delivery.role,
+            subject_role: delivery.subject_role,
             sender_is_agent: lock(&self.shared.accounts).contains(&waiting.event.sender.id),
             session: waiting.session.clone(),
             home,

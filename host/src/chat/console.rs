@@ -54,16 +54,23 @@ impl Console {
     ) -> Self {
         let rooms = Rooms::new();
         let room = rooms.create_direct(agent.as_str(), person.as_str());
+        Self::in_room(&rooms, &room, agent, person, lines, print)
+    }
+
+    /// A terminal in a room that is there already, and stays when the terminal is gone.
+    pub fn in_room(
+        rooms: &Rooms,
+        room: &RoomId,
+        agent: &UserId,
+        person: &UserId,
+        lines: mpsc::Receiver<String>,
+        print: impl Fn(Printed) + Send + Sync + 'static,
+    ) -> Self {
         rooms.call(person.as_str(), person.localpart());
         let account = rooms.account(agent.as_str());
         let (lines, drafts) = (Mutex::new(Some(lines)), Mutex::default());
-        Self { rooms, account, room, person: person.clone(), lines, print: Box::new(print), drafts }
-    }
-
-    /// The rooms behind it, for a look from outside.
-    #[must_use]
-    pub fn rooms(&self) -> (&Rooms, &RoomId) {
-        (&self.rooms, &self.room)
+        let (rooms, room, person) = (rooms.clone(), room.clone(), person.clone());
+        Self { rooms, account, room, person, lines, print: Box::new(print), drafts }
     }
 
     fn show(&self, outgoing: &Outgoing, event: &EventId) {

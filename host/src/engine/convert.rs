@@ -10,7 +10,7 @@ use crate::{
         types,
     },
     command::{Argument, Command, Parameter},
-    event::{AttachmentKind, DeviceTrust, Event, Kind, Membership, Message},
+    event::{AttachmentKind, DeviceTrust, Kind, Membership, Message},
     id::UserId,
     settings::Role,
 };
@@ -44,7 +44,7 @@ pub fn message(handling: &Handling) -> types::Message {
     types::Message {
         id: event.id.to_string(),
         conversation: conversation(handling),
-        sender: sender(event, handling.role),
+        sender: sender(handling),
         text: handling.text.clone(),
         html: said.and_then(|message| message.html.clone()),
         reply_to: said.and_then(|message| message.reply_to.as_ref()).map(|quoted| types::Quoted {
@@ -70,7 +70,7 @@ pub fn member_change(handling: &Handling) -> members::MemberChange {
     members::MemberChange {
         id: event.id.to_string(),
         conversation: conversation(handling),
-        member: person(user, display_name, handling.role, event.sender.device),
+        member: person(user, display_name, handling.subject_role, event.sender.device, false),
         by: event.sender.id.to_string(),
         membership: match membership {
             Membership::Joined => members::Membership::Joined,
@@ -102,11 +102,12 @@ fn conversation(handling: &Handling) -> types::Conversation {
     }
 }
 
-fn sender(event: &Event, role: Role) -> types::Sender {
-    person(&event.sender.id, event.sender.display_name.clone(), role, event.sender.device)
+fn sender(handling: &Handling) -> types::Sender {
+    let sender = &handling.event.sender;
+    person(&sender.id, sender.display_name.clone(), handling.role, sender.device, handling.sender_is_agent)
 }
 
-fn person(user: &UserId, display_name: Option<String>, of: Role, device: DeviceTrust) -> types::Sender {
+fn person(user: &UserId, display_name: Option<String>, of: Role, device: DeviceTrust, agent: bool) -> types::Sender {
     types::Sender {
         id: user.to_string(),
         display_name,
@@ -118,7 +119,7 @@ fn person(user: &UserId, display_name: Option<String>, of: Role, device: DeviceT
             DeviceTrust::Verified => types::DeviceTrust::Verified,
             DeviceTrust::IdentityChanged => types::DeviceTrust::IdentityChanged,
         },
-        agent: false,
+        agent,
         extra: None,
     }
 }
