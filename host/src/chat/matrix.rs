@@ -1,1 +1,314 @@
-//! The terminal as a chat.
+//! A Matrix account as a chat, on matrix-sdk: the only folder that names it.
+//!
+//! One client per agent; nothing is shared between two. The SDK decrypts, encrypts and keeps its own stores; the
+//! position, what was handled and what is to be sent are the ledger's. Its send queue and event cache are not
+//! used, for they would keep a second copy of each, with rules of their own.
+
+mod account;
+mod backfill;
+mod convert_in;
+mod failure;
+mod identity;
+mod membership;
+mod presence;
+mod room;
+mod send;
+mod sign_in;
+mod store;
+mod sync;
+mod wire;
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use matrix_sdk::{
+    Client, Room, SessionMeta, SessionTokens,
+    authentication::matrix::MatrixSession,
+    config::RequestConfig,
+    cross_process_lock::CrossProcessLockConfig,
+    encryption::{BackupDownloadStrategy, EncryptionSettings},
+    ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId as MatrixRoomId},
+    store::{RoomLoadSettings, StateStoreDataKey},
+};
+use tokio::task::JoinHandle;
+
+pub use self::account::{Account, Encryption, Secret};
+use self::{
+    identity::{Identity as CrossSigning, Outcome},
+    presence::Presence,
+    sign_in::SignedIn,
+    store::{Session, Store},
+    sync::{Start, matrix_room},
+    wire::{Wire, cause},
+};
+use crate::{
+    chat::{Chat, Ended, Identity, SendError, StartError},
+    effect::Outgoing,
+    event::{Batch, Position},
+    id::{EventId, RoomId, UserId},
+    notice::{Notice, Notices},
+};
+
+/// One request; a sync's long poll comes on top.
+const REQUEST: Duration = Duration::from_secs(30);
+
+/// Setting up the account's identity may hold up a start for so long; it goes on after the first sync.
+const IDENTITY: Duration = Duration::from_secs(60);
+
+/// One account on one homeserver.
+pub struct Matrix {
+    account: Account,
+    notices: Notices,
+    live: OnceLock<Arc<Live>>,
+    stream: tokio::sync::Mutex<Stream>,
+}
+
+/// The request under way belongs to no caller, so that dropping [`Chat::next`] loses nothing.
+struct Stream {
+    start: Start,
+    running: Option<JoinHandle<Result<Batch, Ended>>>,
+}
+
+/// What exists once the account is signed in.
+struct Live {
+    client: Client,
+    account: Account,
+    notices: Notices,
+    session: Session,
+    store: Store,
+    presence: Presence,
+    outage: AtomicBool,
+    identity_settled: tokio::sync::Mutex<bool>,
+    /// Invitations that were declined here and that the next sync takes away.
+    declined: Mutex<HashSet<OwnedRoomId>>,
+    /// Direct chats made in this run, which `m.direct` may not show yet.
+    made: tokio::sync::Mutex<HashMap<UserId, Room>>,
+}
+
+impl Matrix {
+    /// An account that has not signed in yet.
+    #[must_use]
+    pub fn new(account: Account, notices: Notices) -> Self {
+        let start = Start { position: None, full_state: false, at_once: true };
+        let stream = tokio::sync::Mutex::new(Stream { start, running: None });
+        Self { account, notices, live: OnceLock::new(), stream }
+    }
+
+    fn live(&self) -> Result<&Arc<Live>, SendError> {
+        self.live
+            .get()
+            .ok_or(SendError::Later { after: None, reason: "the account has not signed in yet".into() })
+    }
+}
+
+#[async_trait]
+impl Chat for Matrix {
+    async fn start(&self, from: Option<Position>) -> Result<Identity, StartError> {
+        let mut stream = self.stream.lock().await;
+        if self.live.get().is_some() {
+            return Err(StartError::new("the account was started before"));
+        }
+        let (account, notices) = (self.account.clone(), self.notices.clone());
+        let say = |text: String| notices.say(Notice::Agent { agent: account.agent.clone(), text });
+        let wire = Wire::new(&account.homeserver)?;
+        let store = Store::open(&account.store)?;
+        let had_keys = store.has_keys();
+        let SignedIn { session, reachable, fresh } = sign_in::sign_in(&account, &store, &wire, &say).await?;
+        let client = open_client(&wire, &store, &session).await?;
+        if reachable {
+            let local = client.encryption().ed25519_key().await;
+            sign_in::check_keys(&wire, &session, &store, local.as_deref()).await?;
+        }
+        let live = Arc::new(Live {
+            client,
+            account: self.account.clone(),
+            notices: self.notices.clone(),
+            session,
+            store,
+            presence: Presence::default(),
+            outage: AtomicBool::new(!reachable),
+            identity_settled: tokio::sync::Mutex::default(),
+            declined: Mutex::default(),
+            made: tokio::sync::Mutex::default(),
+        });
+        let mut display_name = None;
+        if reachable {
+            let _ = tokio::time::timeout(IDENTITY, live.settle_identity()).await;
+            display_name = live.client.account().get_display_name().await.ok().flatten();
+        }
+        let user = UserId::parse(live.own()).map_err(|error| {
+            StartError::new(format!("the server gave the account a strange name: {error}"))
+        })?;
+        stream.start = Start {
+            full_state: from.is_some() && (fresh || !had_keys),
+            position: from.map(|position| position.0),
+            at_once: true,
+        };
+        let _ = self.live.set(live);
+        Ok(Identity { user, display_name })
+    }
+
+    async fn next(&self) -> Result<Batch, Ended> {
+        let mut stream = self.stream.lock().await;
+        let Some(live) = self.live.get() else {
+            return Err(Ended::Lost("the account was never signed in".into()));
+        };
+        let start = stream.start.clone();
+        let running = stream.running.get_or_insert_with(|| tokio::spawn(sync::step(live.clone(), start)));
+        let result = match running.await {
+            Ok(result) => result,
+            Err(error) => Err(Ended::Lost(format!("the sync loop failed: {error}"))),
+        };
+        stream.running = None;
+        let batch = result?;
+        stream.start = Start { position: Some(batch.position.0.clone()), full_state: false, at_once: false };
+        Ok(batch)
+    }
+
+    async fn send(&self, outgoing: &Outgoing) -> Result<EventId, SendError> {
+        let live = self.live()?;
+        send::send(&live.client, live.account.encryption, outgoing).await
+    }
+
+    fn typing(&self, room: &RoomId, on: bool) {
+        if let (Some(live), Some(room)) = (self.live.get(), matrix_room(room)) {
+            live.presence.typing(&live.client, room, on);
+        }
+    }
+
+    fn read(&self, room: &RoomId, event: &EventId, _thread: Option<&EventId>) {
+        let event = OwnedEventId::try_from(event.as_str());
+        if let (Some(live), Some(room), Ok(event)) = (self.live.get(), matrix_room(room), event) {
+            live.presence.read(&live.client, room, event);
+        }
+    }
+
+    async fn answer(&self, room: &RoomId, accept: bool) -> Result<(), SendError> {
+        membership::answer(self.live()?, room, accept).await
+    }
+
+    async fn direct(&self, user: &UserId) -> Result<RoomId, SendError> {
+        membership::direct(self.live()?, user).await
+    }
+}
+
+impl Drop for Matrix {
+    fn drop(&mut self) {
+        if let Some(running) = self.stream.get_mut().running.take() {
+            running.abort();
+        }
+    }
+}
+
+/// Opens the SDK's stores and gives it the session. Nothing is sent yet.
+async fn open_client(wire: &Wire, store: &Store, session: &Session) -> Result<Client, StartError> {
+    let folder = store.folder().display();
+    let failed = |what: &str, error: &dyn std::error::Error| {
+        StartError::new(format!("{what} in {folder}: {}", cause(error)))
+    };
+    store.prepare_databases().map_err(|error| failed("cannot make the databases", &error))?;
+    let client = Client::builder()
+        .homeserver_url(wire.base().as_str())
+        .respect_login_well_known(false)
+        .sqlite_store(store.folder(), None)
+        // When a request is made again is the outbox's and the sync loop's decision.
+        .request_config(RequestConfig::new().disable_retry().timeout(REQUEST))
+        .cross_process_store_config(CrossProcessLockConfig::SingleProcess)
+        .with_enable_share_history_on_invite(false)
+        .with_encryption_settings(EncryptionSettings {
+            auto_enable_cross_signing: false,
+            backup_download_strategy: BackupDownloadStrategy::AfterDecryptionFailure,
+            auto_enable_backups: false,
+        })
+        .build()
+        .await
+        .map_err(|error| failed("cannot open the databases", &error))?;
+    // Else the SDK takes an answer for known whose events were never handed over.
+    client
+        .state_store()
+        .remove_kv_data(StateStoreDataKey::SyncToken)
+        .await
+        .map_err(|error| failed("cannot write the databases", &error))?;
+    let user = OwnedUserId::try_from(session.user.as_str())
+        .map_err(|error| failed("session.json names no account", &error))?;
+    let session = MatrixSession {
+        meta: SessionMeta { user_id: user, device_id: session.device.as_str().into() },
+        tokens: SessionTokens { access_token: session.token.clone(), refresh_token: None },
+    };
+    client.matrix_auth().restore_session(session, RoomLoadSettings::default()).await.map_err(|error| {
+        StartError::new(format!(
+            "the databases in {folder} do not fit the session: {}; move the folder away to sign in as a new device",
+            cause(&error)
+        ))
+    })?;
+    Ok(client)
+}
+
+impl Live {
+    fn own(&self) -> &str {
+        &self.session.user
+    }
+
+    fn say(&self, text: String) {
+        self.notices.say(Notice::Agent { agent: self.account.agent.clone(), text });
+    }
+
+    /// Whether this is news.
+    fn begin_outage(&self) -> bool {
+        !self.outage.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether there was one.
+    fn end_outage(&self) -> bool {
+        self.outage.swap(false, Ordering::Relaxed)
+    }
+
+    /// Sets up the account's identity, once per run.
+    async fn settle_identity(&self) {
+        let mut settled = self.identity_settled.lock().await;
+        if *settled {
+            return;
+        }
+        let say = |text| self.say(text);
+        let identity =
+            CrossSigning { client: &self.client, account: &self.account, store: &self.store, say: &say };
+        *settled = matches!(identity.settle().await, Outcome::Settled);
+    }
+
+    fn declined(&self, room: &MatrixRoomId) {
+        self.declined_rooms().insert(room.to_owned());
+    }
+
+    fn is_declined(&self, room: &MatrixRoomId) -> bool {
+        self.declined_rooms().contains(room)
+    }
+
+    fn invited_again(&self, room: &MatrixRoomId) {
+        self.declined_rooms().remove(room);
+    }
+
+    /// A declined invitation whose end the server has confirmed leaves no trace in the account.
+    fn forget_declined(&self, room: &MatrixRoomId) {
+        if !self.declined_rooms().remove(room) {
+            return;
+        }
+        if let Some(room) = self.client.get_room(room) {
+            self.presence.spawn(async move {
+                if let Err(error) = room.forget().await {
+                    tracing::debug!(target: "parlour", "forgetting a declined room: {}", cause(&error));
+                }
+            });
+        }
+    }
+
+    fn declined_rooms(&self) -> std::sync::MutexGuard<'_, HashSet<OwnedRoomId>> {
+        self.declined.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

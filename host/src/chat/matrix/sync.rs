@@ -1,0 +1,336 @@
+//! What happened since a position: one long poll after the other, read from the answers themselves.
+//!
+//! The position is Parlour's: every request names the one that was handed over last, and the next request is made
+//! only when the caller comes back, that is, when it has stored the batch. An answer that is dropped half-way is
+//! asked for again, and nothing is lost.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use matrix_sdk::{
+    Error, HttpError, Room, RoomState,
+    config::{SyncSettings, SyncToken},
+    deserialized_responses::{TimelineEvent, TimelineEventKind, VerificationLevel, VerificationState},
+    ruma::{
+        OwnedRoomId, UInt,
+        api::{
+            client::{
+                filter::{Filter, FilterDefinition, LazyLoadOptions, RoomEventFilter},
+                sync::sync_events::v3::Filter as SyncFilter,
+            },
+            error::ErrorKind,
+        },
+    },
+    sync::SyncResponse,
+};
+use serde_json::Value;
+
+use super::{
+    Live,
+    backfill::{self, Gap},
+    convert_in,
+    failure::{describe, http_error},
+    room, sign_in,
+    wire::cause,
+};
+use crate::{
+    chat::{Ended, SendError},
+    event::{Batch, DeviceTrust, Event, Invite, Kind, Membership, Position, Sender},
+    id::{EventId, RoomId, UserId},
+};
+
+/// How long the server may keep a request that has no news.
+const LONG_POLL: Duration = Duration::from_secs(30);
+
+/// Events per room and answer; what is more is back-filled.
+const TIMELINE: u32 = 100;
+
+/// Waits between attempts, doubled up to the longest, and spread so that agents don't come back in step.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Where the next request starts, and how.
+#[derive(Debug, Clone)]
+pub(super) struct Start {
+    pub position: Option<String>,
+    /// The store knows nothing of the rooms, which the position takes for known.
+    pub full_state: bool,
+    /// The first request of this run: it does not wait, for there may be invitations to hand over.
+    pub at_once: bool,
+}
+
+/// Asks until there is something to hand over.
+pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Ended> {
+    let mut pause = Pause::default();
+    // After an error on this side matrix-sdk may take the same answer for one that it has handled, and hand over
+    // nothing: `base/client.rs`, "Got the same sync response twice".
+    let mut suspect = false;
+    loop {
+        match live.client.sync_once(settings(&start)).await {
+            Ok(answer) => {
+                if live.end_outage() {
+                    live.say(format!("{} is back", live.account.homeserver));
+                }
+                live.settle_identity().await;
+                let moved = start.position.as_deref() != Some(answer.next_batch.as_str());
+                if suspect && moved && is_empty(&answer) {
+                    pause.wait(None).await;
+                    continue;
+                }
+                suspect = false;
+                pause = Pause::default();
+                let batch = collect(&live, answer, start.position.as_deref()).await?;
+                if moved || !batch.invites.is_empty() {
+                    return Ok(batch);
+                }
+                start.at_once = false;
+            }
+            Err(error) => {
+                if let Some(ended) = ends(&live, &error) {
+                    return Err(ended);
+                }
+                if start.position.is_some() && is_rejected(&error) {
+                    live.say(format!(
+                        "the server does not take the stored position ({}): starting from now, what came meanwhile is not answered",
+                        plain(&error)
+                    ));
+                    start = Start { position: None, full_state: false, at_once: true };
+                    continue;
+                }
+                suspect |= !matches!(error, Error::Http(_));
+                if live.begin_outage() {
+                    live.say(format!(
+                        "{} is out of reach: {}; trying on",
+                        live.account.homeserver,
+                        plain(&error)
+                    ));
+                }
+                pause.wait(asked_pause(&error)).await;
+            }
+        }
+    }
+}
+
+fn settings(start: &Start) -> SyncSettings {
+    // Never the SDK's own token: `SyncToken::ReusePrevious` is what an absent one would mean.
+    let token = match &start.position {
+        Some(position) => SyncToken::Specific(position.clone()),
+        None => SyncToken::NoToken,
+    };
+    let mut filter = FilterDefinition::default();
+    filter.presence = Filter::ignore_all();
+    filter.room.ephemeral = RoomEventFilter::ignore_all();
+    // With lazy loading the server says how many members a room has.
+    filter.room.state.lazy_load_options = LazyLoadOptions::Enabled { include_redundant_members: false };
+    // History is not handed over, so there is no use in much of it.
+    let limit = if start.position.is_some() { TIMELINE } else { 1 };
+    filter.room.timeline.limit = Some(UInt::from(limit));
+    SyncSettings::new()
+        .token(token)
+        .filter(SyncFilter::FilterDefinition(filter))
+        .full_state(start.full_state)
+        .timeout(if start.at_once || start.position.is_none() { Duration::ZERO } else { LONG_POLL })
+}
+
+/// What an answer holds, in the order of each room. Without a position it is the first contact: history, of which
+/// nothing is handed over.
+async fn collect(live: &Live, answer: SyncResponse, since: Option<&str>) -> Result<Batch, Ended> {
+    let mut events = Vec::new();
+    let mut seen = HashSet::new();
+    if let Some(since) = since {
+        for (id, update) in answer.rooms.joined {
+            let Some(room) = live.client.get_room(&id) else { continue };
+            let timeline = update.timeline;
+            let mut happened = timeline.events;
+            if timeline.limited
+                && let Some(from) = timeline.prev_batch
+            {
+                let gap = Gap { from, to: since.to_owned() };
+                happened.splice(0..0, backfill::fetch(live, &room, gap, &happened).await?);
+            }
+            let facts = room::facts(&room).await;
+            let Some(facts) = facts else { continue };
+            for event in since_invited(happened, live.own()) {
+                if let Some(event) = convert(live, &room, &facts, &event).await
+                    && seen.insert(event.id.clone())
+                {
+                    events.push(event);
+                }
+            }
+        }
+        // Of rooms that were left only who came and went: nothing can be answered there.
+        for (id, update) in answer.rooms.left {
+            live.forget_declined(&id);
+            let Some(room) = live.client.get_room(&id) else { continue };
+            let Some(facts) = room::facts(&room).await else { continue };
+            for event in update.timeline.events {
+                if let Some(event) = convert(live, &room, &facts, &event).await
+                    && matches!(event.kind, Kind::Member(_))
+                    && seen.insert(event.id.clone())
+                {
+                    events.push(event);
+                }
+            }
+        }
+    }
+    for id in answer.rooms.invited.keys() {
+        live.invited_again(id);
+    }
+    Ok(Batch { events, invites: invites(live).await, position: Position(answer.next_batch) })
+}
+
+/// Drops what was in a room before the agent was invited: to the agent that is history, too. What was said between
+/// the invitation and its joining is kept: clients send the first message of a direct chat with the invitation.
+fn since_invited(events: Vec<TimelineEvent>, own: &str) -> Vec<TimelineEvent> {
+    let changes = events.iter().enumerate().filter_map(|(at, event)| {
+        let event = event.raw().deserialize_as_unchecked::<Value>().ok()?;
+        convert_in::membership_of(&event, own).map(|membership| (at, membership))
+    });
+    // The last coming in counts, and the invitation just before it.
+    let mut begins = 0;
+    let mut invited = None;
+    for (at, membership) in changes {
+        match membership {
+            Membership::Invited => invited = Some(at),
+            Membership::Joined => begins = invited.take().unwrap_or(at),
+            _ => invited = None,
+        }
+    }
+    events.into_iter().skip(begins).collect()
+}
+
+async fn convert(
+    live: &Live,
+    room: &Room,
+    facts: &crate::event::Room,
+    event: &TimelineEvent,
+) -> Option<Event> {
+    let json = event.raw().deserialize_as_unchecked::<Value>().ok()?;
+    let id = EventId::parse(json.get("event_id")?.as_str()?).ok()?;
+    let sender = UserId::parse(json.get("sender")?.as_str()?).ok()?;
+    let device = match &event.kind {
+        TimelineEventKind::PlainText { .. } => DeviceTrust::Cleartext,
+        TimelineEventKind::Decrypted(decrypted) => trust(&decrypted.encryption_info.verification_state)?,
+        TimelineEventKind::UnableToDecrypt { utd_info, .. } => {
+            if sender.as_str() != live.own() {
+                live.say(format!(
+                    "could not decrypt {id} of {sender} in {}: {:?}",
+                    facts.id, utd_info.reason
+                ));
+            }
+            return None;
+        }
+    };
+    let kind = convert_in::kind(&json)?;
+    let mark = (sender.as_str() == live.own()).then(|| convert_in::mark(&json)).flatten();
+    let encrypted = facts.encrypted || device != DeviceTrust::Cleartext;
+    Some(Event {
+        id,
+        room: crate::event::Room { encrypted, ..facts.clone() },
+        sender: Sender { display_name: room::display_name(room, &sender).await, id: sender, device },
+        sent: convert_in::sent(&json),
+        mark,
+        kind,
+    })
+}
+
+/// None for a message whose sender is not the owner of the device that encrypted it: it is forged.
+fn trust(state: &VerificationState) -> Option<DeviceTrust> {
+    Some(match state {
+        VerificationState::Verified => DeviceTrust::Verified,
+        VerificationState::Unverified(level) => match level {
+            VerificationLevel::UnverifiedIdentity => DeviceTrust::CrossSigned,
+            VerificationLevel::VerificationViolation => DeviceTrust::IdentityChanged,
+            VerificationLevel::UnsignedDevice | VerificationLevel::None(_) => DeviceTrust::Unverified,
+            VerificationLevel::MismatchedSender => return None,
+        },
+    })
+}
+
+/// All invitations that wait, those of earlier runs too.
+async fn invites(live: &Live) -> Vec<Invite> {
+    let mut invites = Vec::new();
+    for room in live.client.invited_rooms() {
+        if room.state() != RoomState::Invited || live.is_declined(room.room_id()) {
+            continue;
+        }
+        let Ok(id) = RoomId::parse(room.room_id()) else { continue };
+        let details = room.invite_details().await.ok();
+        let inviter = details.and_then(|details| UserId::parse(details.inviter_id).ok());
+        invites.push(Invite { room: id, inviter });
+    }
+    invites
+}
+
+fn is_empty(answer: &SyncResponse) -> bool {
+    answer.rooms.is_empty() && answer.to_device.is_empty() && answer.account_data.is_empty()
+}
+
+/// Only these two end an agent (and a soft logout, until it is signed in again here).
+fn ends(live: &Live, error: &Error) -> Option<Ended> {
+    match error.client_api_error_kind()? {
+        ErrorKind::UnknownToken(data) if data.soft_logout => Some(Ended::Lost(format!(
+            "the session of {} has run out: start again, with the password, to go on with the same device",
+            live.own()
+        ))),
+        ErrorKind::UnknownToken(_) => {
+            Some(Ended::Lost(sign_in::signed_out(&live.session, &live.store).reason))
+        }
+        ErrorKind::UserDeactivated => {
+            Some(Ended::Lost(format!("the account {} was closed: use another one", live.own())))
+        }
+        _ => None,
+    }
+}
+
+/// Synapse has no code of its own for a `since` that it cannot read: 400 `M_UNKNOWN`.
+fn is_rejected(error: &Error) -> bool {
+    let Error::Http(error) = error else { return false };
+    error.as_client_api_error().is_some_and(|error| error.status_code.as_u16() == 400)
+}
+
+fn asked_pause(error: &Error) -> Option<Duration> {
+    match error {
+        Error::Http(error) => later(error),
+        _ => None,
+    }
+}
+
+fn later(error: &HttpError) -> Option<Duration> {
+    match http_error(error) {
+        SendError::Later { after, .. } => after,
+        SendError::Final { .. } => None,
+    }
+}
+
+fn plain(error: &Error) -> String {
+    match error {
+        Error::Http(error) => describe(error),
+        other => cause(other),
+    }
+}
+
+/// A wait that grows.
+#[derive(Default)]
+pub(super) struct Pause {
+    failures: u32,
+}
+
+impl Pause {
+    pub async fn wait(&mut self, asked: Option<Duration>) {
+        let grown = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        let spread = 0.75 + 0.25 * noise();
+        tokio::time::sleep(asked.map_or(grown.mul_f64(spread), |asked| asked.min(LONGEST_PAUSE))).await;
+    }
+}
+
+/// Between 0 and 1, different for every agent: the hasher's keys are random.
+fn noise() -> f64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    f64::from(u16::try_from(RandomState::new().hash_one(0) & 0xffff).unwrap_or(0)) / 65535.0
+}
+
+/// Names a room in the SDK's terms.
+pub(super) fn matrix_room(room: &RoomId) -> Option<OwnedRoomId> {
+    matrix_sdk::ruma::RoomId::parse(room.as_str()).ok()
+}
