@@ -44,11 +44,11 @@ pub(super) fn keys(db: &Connection, namespace: &Namespace, query: &KeyQuery) -> 
     ])?;
     let mut keys = Vec::new();
     while let Some(row) = rows.next()? {
-        let key = row.get_ref(0)?.as_str()?;
+        let key: String = row.get(0)?;
         if !key.starts_with(prefix) {
             break;
         }
-        keys.push(key.to_owned());
+        keys.push(key);
     }
     Ok(keys)
 }
