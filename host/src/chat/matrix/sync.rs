@@ -9,7 +9,9 @@ use std::{collections::HashSet, sync::Arc, time::Duration};
 use matrix_sdk::{
     Error, HttpError, Room, RoomState,
     config::{SyncSettings, SyncToken},
-    deserialized_responses::{TimelineEvent, TimelineEventKind, VerificationLevel, VerificationState},
+    deserialized_responses::{
+        TimelineEvent, TimelineEventKind, UnableToDecryptReason, VerificationLevel, VerificationState,
+    },
     ruma::{
         OwnedRoomId, UInt,
         api::{
@@ -43,6 +45,9 @@ const LONG_POLL: Duration = Duration::from_secs(30);
 
 /// Events per room and answer; what is more is back-filled.
 const TIMELINE: u32 = 100;
+
+/// What was said longer before the agent joined is not handed over, even if it was invited then: milliseconds.
+const INVITED_FOR: u64 = 24 * 60 * 60 * 1000;
 
 /// Waits between attempts, doubled up to the longest, and spread so that agents don't come back in step.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
@@ -179,23 +184,32 @@ async fn collect(live: &Live, answer: SyncResponse, since: Option<&str>) -> Resu
 }
 
 /// Drops what was in a room before the agent was invited: to the agent that is history, too. What was said between
-/// the invitation and its joining is kept: clients send the first message of a direct chat with the invitation.
+/// the invitation and its joining is kept, for clients send the first message of a direct chat with the invitation.
 fn since_invited(events: Vec<TimelineEvent>, own: &str) -> Vec<TimelineEvent> {
-    let changes = events.iter().enumerate().filter_map(|(at, event)| {
-        let event = event.raw().deserialize_as_unchecked::<Value>().ok()?;
-        convert_in::membership_of(&event, own).map(|membership| (at, membership))
-    });
-    // The last coming in counts, and the invitation just before it.
+    let jsons: Vec<Value> =
+        events.iter().map(|event| event.raw().deserialize_as_unchecked().unwrap_or_default()).collect();
     let mut begins = 0;
+    let mut not_before = 0;
     let mut invited = None;
-    for (at, membership) in changes {
-        match membership {
-            Membership::Invited => invited = Some(at),
-            Membership::Joined => begins = invited.take().unwrap_or(at),
-            _ => invited = None,
+    for (at, event) in jsons.iter().enumerate() {
+        match convert_in::membership_of(event, own) {
+            Some(Membership::Invited) => invited = Some(at),
+            // The last coming in counts, with the invitation just before it.
+            Some(Membership::Joined) => {
+                begins = invited.take().unwrap_or(at);
+                not_before = convert_in::sent(event).saturating_sub(INVITED_FOR);
+            }
+            Some(_) => invited = None,
+            None => {}
         }
     }
-    events.into_iter().skip(begins).collect()
+    let keep =
+        jsons.iter().enumerate().map(|(at, event)| at >= begins && convert_in::sent(event) >= not_before);
+    events
+        .into_iter()
+        .zip(keep.collect::<Vec<_>>())
+        .filter_map(|(event, keep)| keep.then_some(event))
+        .collect()
 }
 
 async fn convert(
@@ -212,10 +226,14 @@ async fn convert(
         TimelineEventKind::Decrypted(decrypted) => trust(&decrypted.encryption_info.verification_state)?,
         TimelineEventKind::UnableToDecrypt { utd_info, .. } => {
             if sender.as_str() != live.own() {
-                live.say(format!(
-                    "could not decrypt {id} of {sender} in {}: {:?}",
-                    facts.id, utd_info.reason
-                ));
+                let why = match utd_info.reason {
+                    UnableToDecryptReason::MissingMegolmSession { .. } => "its key has not come".to_owned(),
+                    UnableToDecryptReason::UnknownMegolmMessageIndex => {
+                        "its key is for later messages".to_owned()
+                    }
+                    ref other => format!("{other:?}"),
+                };
+                live.say(format!("could not decrypt {id} of {sender} in {}: {why}", facts.id));
             }
             return None;
         }
@@ -285,7 +303,9 @@ fn ends(live: &Live, error: &Error) -> Option<Ended> {
 /// Synapse has no code of its own for a `since` that it cannot read: 400 `M_UNKNOWN`.
 fn is_rejected(error: &Error) -> bool {
     let Error::Http(error) = error else { return false };
-    error.as_client_api_error().is_some_and(|error| error.status_code.as_u16() == 400)
+    error
+        .as_client_api_error()
+        .is_some_and(|error| error.status_code.as_u16() == 400 && error.error_kind().is_some())
 }
 
 fn asked_pause(error: &Error) -> Option<Duration> {
