@@ -84,10 +84,10 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
                 suspect = false;
                 pause = Pause::default();
                 let batch = collect(&live, answer, start.position.as_deref()).await?;
-                if moved || !batch.invites.is_empty() {
+                // The first one is handed over in any case: it says that the agent has caught up.
+                if moved || start.at_once || !batch.invites.is_empty() {
                     return Ok(batch);
                 }
-                start.at_once = false;
             }
             Err(error) => {
                 if let Some(ended) = ends(&live, &error) {
@@ -129,6 +129,13 @@ fn settings(start: &Start) -> SyncSettings {
     // History is not handed over, so there is no use in much of it.
     let limit = if start.position.is_some() { TIMELINE } else { 1 };
     filter.room.timeline.limit = Some(UInt::from(limit));
+    if start.position.is_none() {
+        // Synapse answers the same request of the same device from a cache for two minutes. After a rejected
+        // position that would be an answer from the past, and with its position everything since would come again:
+        // a name that nobody has makes it another request.
+        let nobody = format!("@{:x}:parlour.invalid", nonce());
+        filter.room.timeline.not_senders.extend(nobody.try_into());
+    }
     SyncSettings::new()
         .token(token)
         .filter(SyncFilter::FilterDefinition(filter))
@@ -344,10 +351,15 @@ impl Pause {
     }
 }
 
-/// Between 0 and 1, different for every agent: the hasher's keys are random.
+/// Between 0 and 1.
 fn noise() -> f64 {
+    f64::from(u16::try_from(nonce() & 0xffff).unwrap_or(0)) / 65535.0
+}
+
+/// A number that is different each time: the hasher's keys are random.
+fn nonce() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
-    f64::from(u16::try_from(RandomState::new().hash_one(0) & 0xffff).unwrap_or(0)) / 65535.0
+    RandomState::new().hash_one(0)
 }
 
 /// Names a room in the SDK's terms.
