@@ -14,7 +14,7 @@ pub struct Position(pub String);
 pub struct Batch {
     /// In the order in which they happened, within each room.
     pub events: Vec<Event>,
-    /// Invitations that wait for an answer. One is handed over again until it is answered.
+    /// Invitations that wait for an answer: each once after a start.
     pub invites: Vec<Invite>,
     /// A chat that is started from here hands over what came after this batch.
     pub position: Position,

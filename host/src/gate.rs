@@ -1,9 +1,17 @@
-//! Who may do what: one pure function.
+//! Who may do what: pure functions of the settings and of what came. Whatever a person could notice (a read
+//! receipt, typing, an answer) waits for their verdict.
 
 use serde::{Deserialize, Serialize};
 
+use crate::{
+    addressing::Addressed,
+    event::{Class, Event, Invite, Kind},
+    id::UserId,
+    settings::{Access, Behaviour, Invites, RoomPolicy},
+};
+
 /// What the gate says of an event.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Verdict {
     /// It may pass.
     Allow,
@@ -17,7 +25,7 @@ pub enum Verdict {
 pub enum Denial {
     /// The agent's own.
     Own,
-    /// The sender is on no list.
+    /// The sender, or the person it is about, is on no list.
     NotListed,
     /// Not addressed to the agent, where it has to be.
     NotAddressed,
@@ -27,4 +35,80 @@ pub enum Denial {
     Notice,
     /// The room is not one that the agent serves.
     Room,
+}
+
+/// Whose gate it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Policy<'a> {
+    /// The agent's account.
+    pub own: &'a UserId,
+    /// The account is a person's own.
+    pub own_account: bool,
+    /// Who may talk.
+    pub access: &'a Access,
+    /// How the agent behaves.
+    pub behaviour: &'a Behaviour,
+}
+
+/// Judges an event. `addressed` says how the message names the agent, and `known` whether it is a command that
+/// the agent has.
+#[must_use]
+pub fn authorize(policy: Policy<'_>, event: &Event, addressed: &Addressed, known: bool) -> Verdict {
+    match deny(policy, event, addressed, known) {
+        Some(denial) => Verdict::Deny(denial),
+        None => Verdict::Allow,
+    }
+}
+
+fn deny(policy: Policy<'_>, event: &Event, addressed: &Addressed, known: bool) -> Option<Denial> {
+    let own = event.sender.id == *policy.own;
+    // A person's own account as the agent: what carries our mark is ours, the rest is theirs.
+    if own && (!policy.own_account || event.mark.is_some()) {
+        return Some(Denial::Own);
+    }
+    let served = policy.access.room_policy == RoomPolicy::Invited
+        || event.room.direct
+        || policy.access.rooms.contains(&event.room.id);
+    if !served {
+        return Some(Denial::Room);
+    }
+    match &event.kind {
+        Kind::Message(message) => {
+            match message.class {
+                Class::Edit => return Some(Denial::Edit),
+                Class::Notice => return Some(Denial::Notice),
+                Class::Text | Class::Emote => {}
+            }
+            if policy.access.role(&event.sender.id).is_none() {
+                return Some(Denial::NotListed);
+            }
+            let free = event.room.direct
+                || !policy.behaviour.require_mention
+                || policy.behaviour.free_response_rooms.contains(&event.room.id);
+            let heard = free || addressed.mentioned || (addressed.command.is_some() && known);
+            (!heard).then_some(Denial::NotAddressed)
+        }
+        Kind::Member(member) => {
+            if member.user == *policy.own {
+                return Some(Denial::Own);
+            }
+            policy.access.role(&member.user).is_none().then_some(Denial::NotListed)
+        }
+    }
+}
+
+/// Whether an invitation is accepted.
+#[must_use]
+pub fn accepts(policy: Policy<'_>, invite: &Invite) -> bool {
+    match policy.access.invites {
+        Invites::Nobody => false,
+        Invites::Listed => {
+            let room = policy.access.room_policy == RoomPolicy::Invited || policy.access.rooms.contains(&invite.room);
+            // An account's own other device brings it only where the account is a person's.
+            let inviter = invite.inviter.as_ref().is_some_and(|user| {
+                policy.access.role(user).is_some() && (policy.own_account || user != policy.own)
+            });
+            room && inviter
+        }
+    }
 }

@@ -7,6 +7,8 @@
 //! and has not ended is handed out again by [`Journal::pending`], and what was committed and not sent by
 //! [`Journal::unsent`].
 
+#[cfg(test)]
+mod conformance;
 pub mod memory;
 pub mod sqlite;
 
@@ -241,14 +243,19 @@ pub trait Journal: Send + Sync + 'static {
     /// What was committed and not sent, in order.
     async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error>;
 
-    /// Notes what became of an effect.
+    /// Notes what became of an effect. The first note stands: of an effect that isn't waiting nothing is changed.
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error>;
 
     /// The event that an effect became, once it was accepted.
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error>;
 
     /// The newest accepted message to which a plugin gave this name.
-    async fn named(&self, agent: &AgentName, plugin: &PluginName, name: &str) -> Result<Option<EventId>, Error>;
+    async fn named(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        name: &str,
+    ) -> Result<Option<EventId>, Error>;
 
     /// Notes that a draft may have been sent, or as which event it was; answers what is known of it.
     async fn draft(
@@ -272,4 +279,20 @@ pub trait Journal: Send + Sync + 'static {
 
     /// A list of keys.
     async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, Error>;
+}
+
+impl Draft {
+    fn of(delivery: &DeliveryId, event: Option<EventId>) -> Self {
+        let id = EffectId { delivery: delivery.clone(), ordinal: None };
+        Self { transaction: id.transaction(), event }
+    }
+}
+
+/// Whether this effect takes the place of its delivery's draft.
+fn takes_draft(effect: &Effect) -> bool {
+    matches!(effect, Effect::Send { takes_draft: true, .. })
+}
+
+fn never_received(agent: &AgentName, sequence: Sequence) -> Error {
+    Error::Storage(format!("agent {agent} never received an event {}", sequence.0))
 }

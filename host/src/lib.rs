@@ -1,9 +1,61 @@
-//! Parlour.
-pub mod chat;
+//! A WebAssembly plugin host for agents on Matrix.
+//!
+//! One host owns the Matrix connections and their end-to-end encryption, and runs sandboxed components that
+//! bring the behaviour. This crate is the host as a library; the program `parlour` is its first embedder.
+//!
+//! ```no_run
+//! use parlour::{Agent, Host, chat::memory::Rooms, id::PluginName, settings::Access};
+//!
+//! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! let rooms = Rooms::new();
+//! let room = rooms.create_direct("@alice:memory", "@agent:memory");
+//! let access = Access { users: ["@alice:memory".parse()?].into(), ..Access::default() };
+//! let host = Host::builder()
+//!     .agent(Agent::new("agent".parse()?, rooms.account("@agent:memory")).access(access))
+//!     .plugin("echo".parse()?, std::fs::read("echo.wasm")?)
+//!     .build()
+//!     .await?;
+//! rooms.say("@alice:memory", &room, "/echo hello");
+//! host.run(std::future::pending()).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! An event's way, and the modules in that order: [`chat`] hands over a batch, [`journal`] stores it, [`gate`]
+//! judges it, a lane orders it, the [`router`] finds the plugin, the [`engine`] runs it, the journal commits what
+//! it did, and the outbox sends that through the chat.
+
+// What comes in and goes out.
+pub mod command;
 pub mod effect;
 pub mod event;
 pub mod id;
 pub mod notice;
+pub mod settings;
+
+// What is decided.
+pub mod addressing;
 pub mod gate;
+pub mod router;
+mod session;
+
+// The three branches: they never name each other.
+pub mod chat;
+pub mod engine;
 pub mod journal;
-pub mod render;
+
+pub(crate) mod capability;
+mod render;
+
+// The host.
+mod agent;
+mod draft;
+mod folder;
+mod host;
+mod lane;
+mod outbox;
+mod registry;
+
+pub use agent::Agent;
+pub use capability::llm;
+pub use host::{BuildError, Commands, Host, HostBuilder, NoAgentLeft};

@@ -1,1 +1,348 @@
-//! Memory.
+//! The ledger in memory: for tests, for `parlour chat`, and for embedders who want nothing kept. It answers what
+//! [`super::sqlite`] answers; only, when it is dropped, everything is gone.
+//!
+//! Every call takes one lock for a few map operations, and copies what it hands out and nothing else.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
+    sync::{Mutex, MutexGuard},
+};
+
+use async_trait::async_trait;
+
+use super::{
+    Arrival, Commit, Draft, Error, Journal, KeyQuery, Namespace, Pending, Queued, Read, Sent, Sequence,
+    Stored, Write,
+};
+use crate::{
+    effect::{Effect, EffectId, Place},
+    event::{Event, Position},
+    gate::Verdict,
+    id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
+};
+
+/// A ledger that nobody keeps.
+#[derive(Debug, Default)]
+pub struct Memory {
+    ledger: Mutex<Ledger>,
+}
+
+#[derive(Debug, Default)]
+struct Ledger {
+    agents: HashMap<AgentName, Agent>,
+    kv: HashMap<Namespace, BTreeMap<String, Stored>>,
+    /// The last numbers given out, each for all agents.
+    sequence: i64,
+    commit: i64,
+    row: i64,
+}
+
+#[derive(Debug, Default)]
+struct Agent {
+    position: Option<Position>,
+    home: Option<Place>,
+    encrypted: HashSet<RoomId>,
+    known: HashSet<EventId>,
+    /// Every number of this agent's events, rising.
+    received: Vec<Sequence>,
+    pending: BTreeMap<Sequence, Waiting>,
+    lanes: BTreeSet<(SessionId, Sequence)>,
+    committed: HashSet<DeliveryId>,
+    unsent: BTreeMap<i64, Queued>,
+    accepted: HashMap<EffectId, EventId>,
+    named: HashMap<PluginName, HashMap<String, Named>>,
+    drafts: HashMap<DeliveryId, Draft>,
+}
+
+/// An event that has not ended.
+#[derive(Debug)]
+struct Waiting {
+    event: Event,
+    session: SessionId,
+    ended: Vec<PluginName>,
+}
+
+#[derive(Debug)]
+struct Named {
+    row: i64,
+    event: EventId,
+}
+
+impl Memory {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("nothing panics while it holds the ledger")
+    }
+}
+
+impl Ledger {
+    fn agent(&mut self, name: &AgentName) -> &mut Agent {
+        if !self.agents.contains_key(name) {
+            self.agents.insert(name.clone(), Agent::default());
+        }
+        self.agents.get_mut(name).expect("it was just put there")
+    }
+
+    /// Whether the handler would still read the same.
+    fn unchanged(&self, read: &Read) -> bool {
+        match read {
+            Read::Key { namespace, key, version } => {
+                self.get(namespace, key).map(|it| it.version) == *version
+            }
+            Read::Keys { namespace, query, found } => self.keys(namespace, query).eq(found),
+        }
+    }
+
+    fn get(&self, namespace: &Namespace, key: &str) -> Option<&Stored> {
+        self.kv.get(namespace)?.get(key)
+    }
+
+    fn keys<'a>(&'a self, namespace: &Namespace, query: &'a KeyQuery) -> impl Iterator<Item = &'a String> {
+        let prefix = query.prefix.as_str();
+        let from = match query.after.as_deref() {
+            Some(after) if after >= prefix => Bound::Excluded(after),
+            _ => Bound::Included(prefix),
+        };
+        self.kv
+            .get(namespace)
+            .into_iter()
+            .flat_map(move |values| values.range::<str, _>((from, Bound::Unbounded)))
+            .map(|(key, _)| key)
+            .take_while(move |key| key.starts_with(prefix))
+            .take(query.limit as usize)
+    }
+
+    fn write(&mut self, write: Write, version: i64) {
+        match write.value {
+            Some(value) => {
+                self.kv.entry(write.namespace).or_default().insert(write.key, Stored { value, version });
+            }
+            None => {
+                if let Some(values) = self.kv.get_mut(&write.namespace) {
+                    values.remove(&write.key);
+                    if values.is_empty() {
+                        self.kv.remove(&write.namespace);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Agent {
+    fn receive(&mut self, arrival: &Arrival, last: &mut i64) -> Option<Sequence> {
+        let event = &arrival.event;
+        if event.room.encrypted && !self.encrypted.contains(&event.room.id) {
+            self.encrypted.insert(event.room.id.clone());
+        }
+        if !self.known.insert(event.id.clone()) {
+            return None;
+        }
+        *last += 1;
+        let sequence = Sequence(*last);
+        self.received.push(sequence);
+        if arrival.verdict != Verdict::Allow {
+            return None;
+        }
+        let session = arrival.session.clone();
+        self.lanes.insert((session.clone(), sequence));
+        self.pending.insert(sequence, Waiting { event: event.clone(), session, ended: Vec::new() });
+        Some(sequence)
+    }
+
+    fn end(&mut self, sequence: Sequence) {
+        if let Some(waiting) = self.pending.remove(&sequence) {
+            self.lanes.remove(&(waiting.session, sequence));
+        }
+    }
+}
+
+impl Waiting {
+    fn at(&self, sequence: Sequence) -> Pending {
+        Pending {
+            sequence,
+            event: self.event.clone(),
+            session: self.session.clone(),
+            ended: self.ended.clone(),
+        }
+    }
+}
+
+#[async_trait]
+impl Journal for Memory {
+    async fn position(&self, agent: &AgentName) -> Result<Option<Position>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.position.clone()))
+    }
+
+    async fn receive(
+        &self,
+        agent: &AgentName,
+        arrivals: &[Arrival],
+        position: &Position,
+    ) -> Result<Vec<Option<Sequence>>, Error> {
+        let mut ledger = self.ledger();
+        let mut last = ledger.sequence;
+        let agent = ledger.agent(agent);
+        let sequences = arrivals.iter().map(|arrival| agent.receive(arrival, &mut last)).collect();
+        agent.position = Some(position.clone());
+        ledger.sequence = last;
+        Ok(sequences)
+    }
+
+    async fn pending(
+        &self,
+        agent: &AgentName,
+        session: Option<&SessionId>,
+        after: Option<Sequence>,
+        limit: u32,
+    ) -> Result<Vec<Pending>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let after = after.unwrap_or(Sequence(i64::MIN));
+        let limit = limit as usize;
+        let Some(session) = session else {
+            let later = agent.pending.range((Bound::Excluded(after), Bound::Unbounded));
+            return Ok(later.take(limit).map(|(sequence, waiting)| waiting.at(*sequence)).collect());
+        };
+        let lane = agent
+            .lanes
+            .range((Bound::Excluded((session.clone(), after)), Bound::Unbounded))
+            .take_while(|(of, _)| of == session);
+        Ok(lane.take(limit).map(|(_, sequence)| agent.pending[sequence].at(*sequence)).collect())
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
+        let Commit { agent: name, sequence, delivery, contribution, ends_event } = commit;
+        let mut guard = self.ledger();
+        let ledger = &mut *guard;
+        match ledger.agents.get(&name) {
+            Some(agent) if agent.committed.contains(&delivery) => return Ok(Vec::new()),
+            Some(agent) if agent.received.binary_search(&sequence).is_ok() => {}
+            _ => return Err(super::never_received(&name, sequence)),
+        }
+        if !contribution.reads.iter().all(|read| ledger.unchanged(read)) {
+            return Err(Error::Conflict);
+        }
+
+        ledger.commit += 1;
+        let version = ledger.commit;
+        for write in contribution.writes {
+            ledger.write(write, version);
+        }
+        let agent = ledger.agents.get_mut(&name).expect("its event was found above");
+        let mut queued = Vec::with_capacity(contribution.effects.len());
+        let mut takes_draft = false;
+        for (ordinal, effect) in (0..).zip(contribution.effects) {
+            if let Effect::SetHome(place) = effect {
+                agent.home = Some(place);
+                continue;
+            }
+            takes_draft |= super::takes_draft(&effect);
+            ledger.row += 1;
+            let id = EffectId { delivery: delivery.clone(), ordinal: Some(ordinal) };
+            let effect = Queued { row: ledger.row, id, plugin: contribution.plugin.clone(), effect };
+            agent.unsent.insert(effect.row, effect.clone());
+            queued.push(effect);
+        }
+        if !takes_draft {
+            agent.drafts.remove(&delivery);
+        }
+        if ends_event {
+            agent.end(sequence);
+        } else if let Some(plugin) = contribution.plugin
+            && let Some(waiting) = agent.pending.get_mut(&sequence)
+            && !waiting.ended.contains(&plugin)
+        {
+            waiting.ended.push(plugin);
+        }
+        agent.committed.insert(delivery);
+        Ok(queued)
+    }
+
+    async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error> {
+        let ledger = self.ledger();
+        Ok(ledger.agents.get(agent).map(|agent| agent.unsent.values().cloned().collect()).unwrap_or_default())
+    }
+
+    async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error> {
+        let mut ledger = self.ledger();
+        let Some(agent) = ledger.agents.get_mut(agent) else { return Ok(()) };
+        let Some(queued) = agent.unsent.remove(&row) else { return Ok(()) };
+        if super::takes_draft(&queued.effect) {
+            agent.drafts.remove(&queued.id.delivery);
+        }
+        let Sent::Accepted(event) = sent else { return Ok(()) };
+        agent.accepted.insert(queued.id, event.clone());
+        if let Some(plugin) = queued.plugin
+            && let Effect::Send { name: Some(name), .. } = queued.effect
+        {
+            let newest = agent.named.entry(plugin).or_default().entry(name);
+            let newest = newest.or_insert_with(|| Named { row, event: event.clone() });
+            if newest.row < row {
+                *newest = Named { row, event: event.clone() };
+            }
+        }
+        Ok(())
+    }
+
+    async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
+        Ok(match id.ordinal {
+            Some(_) => agent.accepted.get(id).cloned(),
+            None => agent.drafts.get(&id.delivery).and_then(|draft| draft.event.clone()),
+        })
+    }
+
+    async fn named(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        name: &str,
+    ) -> Result<Option<EventId>, Error> {
+        let ledger = self.ledger();
+        let newest = ledger.agents.get(agent).and_then(|agent| agent.named.get(plugin)?.get(name));
+        Ok(newest.map(|newest| newest.event.clone()))
+    }
+
+    async fn draft(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        event: Option<&EventId>,
+    ) -> Result<Draft, Error> {
+        let mut ledger = self.ledger();
+        let agent = ledger.agent(agent);
+        if let Some(draft) = agent.drafts.get_mut(delivery) {
+            if let Some(event) = event {
+                draft.event = Some(event.clone());
+            }
+            return Ok(draft.clone());
+        }
+        let draft = Draft::of(delivery, event.cloned());
+        if !agent.committed.contains(delivery) {
+            agent.drafts.insert(delivery.clone(), draft.clone());
+        }
+        Ok(draft)
+    }
+
+    async fn drafted(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<Option<Draft>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.drafts.get(delivery).cloned()))
+    }
+
+    async fn home(&self, agent: &AgentName) -> Result<Option<Place>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.home.clone()))
+    }
+
+    async fn was_encrypted(&self, agent: &AgentName, room: &RoomId) -> Result<bool, Error> {
+        Ok(self.ledger().agents.get(agent).is_some_and(|agent| agent.encrypted.contains(room)))
+    }
+
+    async fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Stored>, Error> {
+        Ok(self.ledger().get(namespace, key).cloned())
+    }
+
+    async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, Error> {
+        Ok(self.ledger().keys(namespace, query).cloned().collect())
+    }
+}

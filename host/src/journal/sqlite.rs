@@ -1,1 +1,218 @@
-//! SQLite.
+//! The ledger in one SQLite file.
+//!
+//! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
+//! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
+//! few statements, in [`inbox`], [`commit`], [`outbox`] and [`kv`].
+//!
+//! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
+//! same agents is not seen to here.
+
+mod commit;
+mod file;
+mod inbox;
+mod kv;
+mod outbox;
+#[cfg(test)]
+mod tests;
+mod thread;
+
+use std::path::Path;
+
+use async_trait::async_trait;
+use rusqlite::{Connection, OptionalExtension, Row, types::Type};
+
+use super::{
+    Arrival, Commit, Draft, Error, Journal, KeyQuery, Namespace, Pending, Queued, Sent, Sequence, Stored,
+};
+use crate::{
+    effect::{EffectId, Place},
+    event::Position,
+    id::{AgentName, DeliveryId, EventId, InvalidId, PluginName, RoomId, SessionId},
+};
+
+/// A ledger in a file. Dropping it waits until what it was asked is done.
+#[derive(Debug)]
+pub struct Sqlite {
+    thread: thread::Thread,
+}
+
+impl Sqlite {
+    /// Opens the file, or makes it, and its folder, readable by nobody else.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] where it can't be opened, is not a journal, or was written by a newer version.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let path = path.as_ref();
+        let thread = file::open(path).and_then(thread::Thread::start);
+        match thread {
+            Ok(thread) => Ok(Self { thread }),
+            Err(error) => Err(Error::Storage(format!("journal {}: {error}", path.display()))),
+        }
+    }
+}
+
+#[async_trait]
+impl Journal for Sqlite {
+    async fn position(&self, agent: &AgentName) -> Result<Option<Position>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| inbox::position(db, &agent)).await
+    }
+
+    async fn receive(
+        &self,
+        agent: &AgentName,
+        arrivals: &[Arrival],
+        position: &Position,
+    ) -> Result<Vec<Option<Sequence>>, Error> {
+        let agent = agent.clone();
+        let rows = arrivals.iter().map(inbox::Received::of).collect::<Result<Vec<_>, _>>().map_err(|it| it.0)?;
+        let position = position.clone();
+        self.thread.write(move |db| inbox::receive(db, &agent, rows, &position)).await
+    }
+
+    async fn pending(
+        &self,
+        agent: &AgentName,
+        session: Option<&SessionId>,
+        after: Option<Sequence>,
+        limit: u32,
+    ) -> Result<Vec<Pending>, Error> {
+        let agent = agent.clone();
+        let session = session.cloned();
+        self.thread.read(move |db| inbox::pending(db, &agent, session.as_ref(), after, limit)).await
+    }
+
+    async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
+        let effects = commit::Effects::of(&commit.contribution).map_err(|it| it.0)?;
+        self.thread.write(move |db| commit::commit(db, commit, effects)).await
+    }
+
+    async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| outbox::unsent(db, &agent)).await
+    }
+
+    async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error> {
+        let agent = agent.clone();
+        let sent = sent.clone();
+        self.thread.write(move |db| outbox::sent(db, &agent, row, &sent)).await
+    }
+
+    async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
+        let agent = agent.clone();
+        let id = id.clone();
+        self.thread.read(move |db| outbox::event_of(db, &agent, &id)).await
+    }
+
+    async fn named(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        name: &str,
+    ) -> Result<Option<EventId>, Error> {
+        let agent = agent.clone();
+        let plugin = plugin.clone();
+        let name = name.to_owned();
+        self.thread.read(move |db| outbox::named(db, &agent, &plugin, &name)).await
+    }
+
+    async fn draft(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        event: Option<&EventId>,
+    ) -> Result<Draft, Error> {
+        let agent = agent.clone();
+        let delivery = delivery.clone();
+        let event = event.cloned();
+        self.thread.write(move |db| outbox::draft(db, &agent, &delivery, event.as_ref())).await
+    }
+
+    async fn drafted(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<Option<Draft>, Error> {
+        let agent = agent.clone();
+        let delivery = delivery.clone();
+        self.thread.read(move |db| outbox::drafted(db, &agent, &delivery)).await
+    }
+
+    async fn home(&self, agent: &AgentName) -> Result<Option<Place>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| outbox::home(db, &agent)).await
+    }
+
+    async fn was_encrypted(&self, agent: &AgentName, room: &RoomId) -> Result<bool, Error> {
+        let agent = agent.clone();
+        let room = room.clone();
+        self.thread.read(move |db| inbox::was_encrypted(db, &agent, &room)).await
+    }
+
+    async fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Stored>, Error> {
+        let namespace = namespace.clone();
+        let key = key.to_owned();
+        self.thread.read(move |db| kv::get(db, &namespace, &key)).await
+    }
+
+    async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, Error> {
+        let namespace = namespace.clone();
+        let query = query.clone();
+        self.thread.read(move |db| kv::keys(db, &namespace, &query)).await
+    }
+}
+
+/// An agent's number, given to it on first use. Reads say `agent = (SELECT …)` instead, and find nothing.
+fn number(db: &Connection, agent: &AgentName) -> Result<i64, Failed> {
+    let found = db
+        .prepare_cached("SELECT id FROM agent WHERE name = ?1")?
+        .query_row([agent.as_str()], |row| row.get(0))
+        .optional()?;
+    match found {
+        Some(number) => Ok(number),
+        None => Ok(db.prepare_cached("INSERT INTO agent (name) VALUES (?1)")?.insert([agent.as_str()])?),
+    }
+}
+
+/// An id in a column.
+fn id<T: std::str::FromStr<Err = InvalidId>>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    parsed(column, row.get_ref(column)?.as_str()?)
+}
+
+/// An id in a column that may be empty.
+fn optional_id<T: std::str::FromStr<Err = InvalidId>>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>> {
+    row.get_ref(column)?.as_str_or_null()?.map(|text| parsed(column, text)).transpose()
+}
+
+fn parsed<T: std::str::FromStr<Err = InvalidId>>(column: usize, text: &str) -> rusqlite::Result<T> {
+    text.parse().map_err(|error| unreadable(column, error))
+}
+
+/// A value that was stored as JSON.
+fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
+}
+
+fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}
+
+/// An [`Error`] on its way out, which can be made of what SQLite says without letting that into the library's API.
+struct Failed(Error);
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Self(error)
+    }
+}
+
+impl From<rusqlite::Error> for Failed {
+    fn from(error: rusqlite::Error) -> Self {
+        Self(Error::Storage(error.to_string()))
+    }
+}
+
+impl From<serde_json::Error> for Failed {
+    fn from(error: serde_json::Error) -> Self {
+        Self(Error::Storage(error.to_string()))
+    }
+}

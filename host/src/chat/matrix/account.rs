@@ -1,5 +1,7 @@
 //! What the settings say about one Matrix account.
 
+pub use crate::settings::Encryption;
+
 use std::{fmt, path::PathBuf};
 
 use crate::id::{AgentName, UserId};
@@ -36,18 +38,6 @@ pub enum Secret {
     Password(String),
     /// An access token.
     Token(String),
-}
-
-/// In which rooms an agent answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Encryption {
-    /// As the room has it, never downgraded.
-    #[default]
-    AsRoom,
-    /// In encrypted rooms only.
-    Required,
-    /// In rooms without encryption only.
-    Off,
 }
 
 impl fmt::Debug for Account {

@@ -1,0 +1,159 @@
+//! `parlour run`: the agents of `parlour.toml`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, anyhow, bail};
+use clap::Args;
+use parlour::{
+    Agent, Host, HostBuilder,
+    chat::matrix::{Account, Matrix, Secret},
+    id::{AgentName, PluginName},
+    journal::sqlite::Sqlite,
+    llm::openai::OpenAi,
+    notice::Notices,
+    settings::{self, Settings},
+};
+
+#[derive(Args)]
+pub struct Options {
+    /// The settings
+    #[arg(short, long, default_value = "parlour.toml")]
+    config: PathBuf,
+}
+
+/// What a first `parlour.toml` says.
+const FIRST: &str = r#"homeserver = "https://matrix.example.org"
+
+[agents.helper]
+user = "@helper:example.org"
+password = { env = "HELPER_PASSWORD" }
+plugins = ["*"]
+
+[access]
+admins = ["@you:example.org"]
+"#;
+
+/// Runs until it is asked to end.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let file = &options.config;
+    if !file.exists() {
+        bail!("there is no {}; write one that says\n\n{FIRST}", file.display());
+    }
+    let settings = settings::load(file)?;
+    if settings.agents.is_empty() {
+        bail!("{}: it has no [agents.NAME]; one looks like this\n\n{FIRST}", file.display());
+    }
+    super::log::start();
+    crate::runtime()?.block_on(serve(file, settings))
+}
+
+async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
+    let data = Data::open(&settings.data)?;
+    let mut builder = Host::builder()
+        .journal(Sqlite::open(&data.folder.join("journal.db")).map_err(|error| anyhow!("{error}"))?)
+        .cache(data.folder.join("compiled"))
+        .strict(true);
+    builder = plugins(builder, file, &settings)?;
+    if let Some(llm) = &settings.llm {
+        let key = llm.key.as_ref().map(settings::SecretText::reveal).transpose();
+        let key = key.map_err(|reason| anyhow!("{}: llm.key: {reason}", file.display()))?;
+        let backend = OpenAi::new(&llm.url, key, llm.model.clone(), llm.idle());
+        builder = builder.llm(backend.map_err(|reason| anyhow!("{}: {reason}", file.display()))?);
+    }
+    for (name, agent) in &settings.agents {
+        builder = builder.agent(self::agent(file, &settings, &data.folder, name, agent)?);
+    }
+    let host = builder.build().await?;
+    host.run(asked_to_end()).await?;
+    Ok(())
+}
+
+/// Loads the folder, and what is named; what is named and not there is said now.
+fn plugins(mut builder: HostBuilder, file: &Path, settings: &Settings) -> anyhow::Result<HostBuilder> {
+    let folder = &settings.plugin_folder;
+    if folder.exists() {
+        builder = builder.plugin_folder(folder);
+    }
+    for (name, plugin) in &settings.plugins {
+        builder = builder.plugin_settings(name.clone(), plugin.clone());
+        if let Some(source) = &plugin.source {
+            if !source.is_file() {
+                bail!("{}: plugins.{name}.source: there is no {}", file.display(), source.display());
+            }
+            builder = builder.plugin_file(name.clone(), source);
+        }
+    }
+    for (agent, listed) in &settings.agents {
+        for name in listed.plugins.iter().filter(|name| *name != "*") {
+            let name = PluginName::parse(name)?;
+            let sourced = settings.plugins.get(&name).is_some_and(|plugin| plugin.source.is_some());
+            let expected = folder.join(format!("{name}.wasm"));
+            if !sourced && !expected.is_file() {
+                bail!("{}: agents.{agent}.plugins: there is no {}", file.display(), expected.display());
+            }
+        }
+    }
+    Ok(builder)
+}
+
+fn agent(file: &Path, settings: &Settings, data: &Path, name: &AgentName, agent: &settings::Agent) -> anyhow::Result<Agent> {
+    let place = |field: &str| format!("{}: agents.{name}.{field}", file.display());
+    let reveal = |secret: &settings::SecretText, field: &str| {
+        secret.reveal().map_err(|reason| anyhow!("{}: {reason}", place(field)))
+    };
+    let secret = match (&agent.password, &agent.token) {
+        (Some(password), _) => Secret::Password(reveal(password, "password")?),
+        (None, Some(token)) => Secret::Token(reveal(token, "token")?),
+        (None, None) => bail!("{} or token is needed", place("password")),
+    };
+    let recovery_key = agent.recovery_key.as_ref().map(|key| reveal(key, "recovery_key")).transpose()?;
+    let homeserver = agent.homeserver.clone().or_else(|| settings.homeserver.clone());
+    let account = Account {
+        agent: name.clone(),
+        homeserver: homeserver.with_context(|| place("homeserver"))?,
+        user: agent.user.clone(),
+        secret,
+        device_id: agent.device_id.clone(),
+        device_name: agent.device_name.clone(),
+        encryption: agent.encryption,
+        recovery_key,
+        store: data.join("agents").join(name.as_str()),
+    };
+    Ok(Agent::new(name.clone(), Matrix::new(account, Notices::default()))
+        .plugins(agent.plugins.clone())
+        .access(agent.access.clone().unwrap_or_else(|| settings.access.clone()))
+        .behaviour(agent.behaviour.clone().unwrap_or_else(|| settings.behaviour.clone()))
+        .own_account(agent.own_account))
+}
+
+/// The folder of all state, for this process alone.
+struct Data {
+    folder: PathBuf,
+    _lock: std::fs::File,
+}
+
+impl Data {
+    fn open(folder: &Path) -> anyhow::Result<Self> {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+        let place = || folder.display().to_string();
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(place)?;
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).with_context(place)?;
+        let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(folder.join("lock"));
+        let lock = lock.with_context(place)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { folder: folder.into(), _lock: lock }),
+            Err(std::fs::TryLockError::WouldBlock) => bail!("{}: another parlour uses it", folder.display()),
+            Err(std::fs::TryLockError::Error(error)) => Err(error).with_context(place),
+        }
+    }
+}
+
+/// Ctrl-C, or a service manager's SIGTERM.
+pub async fn asked_to_end() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else { return std::future::pending().await };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = tokio::signal::ctrl_c() => {}
+    }
+}

@@ -1,0 +1,162 @@
+//! What a plugin may import, and what of it is really there. One file for each import, named as in `wit/`.
+//!
+//! A guest's call sees [`State`], which belongs to one instance and so to one delivery: identity comes from
+//! there, never from an argument. What is not granted answers `denied`; nothing that a guest says traps the
+//! host, and every number and text from it is bounded where it comes in.
+
+pub mod directory;
+pub mod kv;
+pub mod llm;
+pub mod logging;
+pub mod outbox;
+pub mod progress;
+mod config;
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use crate::{
+    command::Command,
+    effect::{Effect, Place},
+    event::Event,
+    id::{AgentName, DeliveryId, PluginName, SessionId, UserId},
+    journal,
+    settings::{Grants, Role},
+};
+
+/// The contract in Rust, from `wit/`.
+pub mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../wit",
+        world: "plugin",
+        imports: {
+            "parlour:plugin/kv": async | trappable,
+            "parlour:plugin/llm": async | trappable,
+            default: trappable,
+        },
+        exports: { default: async },
+        with: { "parlour:plugin/llm.answer": super::llm::Answering },
+        require_store_data_send: true,
+    });
+}
+
+pub use bindings::parlour::plugin::types;
+
+/// What is being handled, as every capability sees it.
+pub struct Handling {
+    /// Whose event.
+    pub agent: AgentName,
+    /// Its account.
+    pub agent_id: UserId,
+    /// Which plugin handles it.
+    pub plugin: PluginName,
+    /// Names this attempt's effects.
+    pub delivery: DeliveryId,
+    /// What came.
+    pub event: Arc<Event>,
+    /// Its text without the mention.
+    pub text: String,
+    /// It was addressed to the agent.
+    pub addressed: bool,
+    /// What the settings say of the sender.
+    pub role: Role,
+    /// What they say of the person whom the event is about.
+    pub subject_role: Role,
+    /// The sender is another agent of this host.
+    pub sender_is_agent: bool,
+    /// What shares history with it.
+    pub session: SessionId,
+    /// The agent's home.
+    pub home: Option<Place>,
+    /// The commands that this person may use.
+    pub commands: Vec<Arc<Command>>,
+    /// What the plugin may do.
+    pub grants: Grants,
+    /// What it remembers.
+    pub kv: Arc<dyn kv::Source>,
+    /// The language model, where one is set up.
+    pub llm: Option<Arc<dyn llm::Backend>>,
+    /// Where drafts go.
+    pub drafts: Arc<dyn progress::Sink>,
+}
+
+impl Handling {
+    /// The conversation of the event.
+    pub fn here(&self) -> Place {
+        let thread = match &self.event.kind {
+            crate::event::Kind::Message(message) => message.thread.clone(),
+            crate::event::Kind::Member(_) => None,
+        };
+        Place { room: self.event.room.id.clone(), thread }
+    }
+}
+
+/// What a handler has done so far: committed if it returns ok, dropped otherwise.
+#[derive(Default)]
+pub struct Work {
+    /// What it queued.
+    pub effects: Vec<Effect>,
+    /// What it wrote, by namespace and key; none deletes.
+    pub writes: BTreeMap<(journal::Namespace, String), Option<Vec<u8>>>,
+    /// What it read of what was there before.
+    pub reads: Vec<journal::Read>,
+    written: usize,
+}
+
+/// What belongs to one instance.
+pub struct State {
+    /// None while the host only asks what the plugin has.
+    pub handling: Option<Handling>,
+    /// What it has done.
+    pub work: Work,
+    /// What it reads by `wasi:config/store`.
+    pub config: Arc<BTreeMap<String, String>>,
+    /// Where its log lines go.
+    pub log: logging::Log,
+    /// Memory and tables.
+    pub limiter: crate::engine::limits::Limiter,
+    pub wasi: WasiCtx,
+    pub table: ResourceTable,
+}
+
+impl State {
+    /// What is being handled; `unsupported` while the host only lists.
+    fn handling(&self) -> Result<&Handling, types::Error> {
+        self.handling.as_ref().ok_or_else(|| error(types::ErrorKind::Unsupported, "nothing is being handled"))
+    }
+}
+
+impl WasiView for State {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl types::Host for State {}
+
+/// An error for a guest.
+pub fn error(kind: types::ErrorKind, message: impl Into<String>) -> types::Error {
+    types::Error { kind, code: None, message: Some(message.into()), retry_after: None, extra: None }
+}
+
+/// Everything that a plugin may import: ours, and WASI with nothing behind it.
+pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtime::Result<()> {
+    use bindings::{
+        parlour::plugin::{directory, kv, llm, outbox, progress},
+        wasi::{config::store, logging::logging},
+    };
+    use wasmtime::component::HasSelf;
+
+    wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    outbox::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    kv::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    progress::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    llm::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    directory::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+}
+

@@ -1,0 +1,141 @@
+//! `kv`: the plugin's own memory, read through what the handler itself has written.
+
+use async_trait::async_trait;
+
+use super::{
+    State,
+    bindings::parlour::plugin::kv::{Host, Scope},
+    error,
+    types::{Error, ErrorKind},
+};
+use crate::journal::{self, KeyQuery, Namespace, Read, Stored};
+
+const KEY: usize = 512;
+const VALUE: usize = 256 * 1024;
+/// All that one delivery writes: it is held in memory until the commit.
+const WRITES: usize = 4 * 1024 * 1024;
+const LIST: u32 = 1000;
+
+/// Where values come from.
+#[async_trait]
+pub trait Source: Send + Sync {
+    /// One value.
+    async fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Stored>, journal::Error>;
+    /// A list of keys.
+    async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, journal::Error>;
+}
+
+type Answer<T> = wasmtime::Result<Result<T, Error>>;
+
+impl Host for State {
+    async fn get(&mut self, scope: Scope, key: String) -> Answer<Option<Vec<u8>>> {
+        Ok(self.read(scope, &key).await)
+    }
+
+    async fn set(&mut self, scope: Scope, key: String, value: Vec<u8>) -> Answer<()> {
+        Ok(self.write(scope, key, Some(value)))
+    }
+
+    async fn delete(&mut self, scope: Scope, key: String) -> Answer<()> {
+        Ok(self.write(scope, key, None))
+    }
+
+    async fn keys(&mut self, scope: Scope, prefix: String, after: Option<String>, limit: u32) -> Answer<Vec<String>> {
+        Ok(self.list(scope, KeyQuery { prefix, after, limit: limit.min(LIST) }).await)
+    }
+
+    async fn increment(&mut self, scope: Scope, key: String, by: i32) -> Answer<i32> {
+        Ok(self.add(scope, key, by).await)
+    }
+}
+
+impl State {
+    async fn read(&mut self, scope: Scope, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        let at = (self.namespace(scope)?, valid(key)?);
+        if let Some(written) = self.work.writes.get(&at) {
+            return Ok(written.clone());
+        }
+        let (namespace, key) = at;
+        let source = self.handling()?.kv.clone();
+        let stored = source.get(&namespace, &key).await.map_err(|failed| unavailable(&failed))?;
+        let version = stored.as_ref().map(|stored| stored.version);
+        self.work.reads.push(Read::Key { namespace, key, version });
+        Ok(stored.map(|stored| stored.value))
+    }
+
+    fn write(&mut self, scope: Scope, key: String, value: Option<Vec<u8>>) -> Result<(), Error> {
+        let at = (self.namespace(scope)?, valid(&key)?);
+        let size = value.as_ref().map_or(0, Vec::len);
+        if size > VALUE {
+            return Err(error(ErrorKind::TooLarge, "a value has at most 256 KiB"));
+        }
+        self.work.written += key.len() + size;
+        if self.work.written > WRITES {
+            return Err(error(ErrorKind::TooLarge, "one delivery writes at most 4 MiB"));
+        }
+        self.work.writes.insert(at, value);
+        Ok(())
+    }
+
+    async fn list(&mut self, scope: Scope, query: KeyQuery) -> Result<Vec<String>, Error> {
+        let namespace = self.namespace(scope)?;
+        let source = self.handling()?.kv.clone();
+        // What this handler deleted may stand among the first, so that many more are asked for.
+        let ours: Vec<(String, bool)> = self
+            .work
+            .writes
+            .iter()
+            .filter(|((of, key), _)| *of == namespace && selects(&query, key))
+            .map(|((_, key), value)| (key.clone(), value.is_some()))
+            .collect();
+        let deleted = u32::try_from(ours.iter().filter(|(_, set)| !set).count()).unwrap_or(u32::MAX);
+        let asked = KeyQuery { limit: query.limit.saturating_add(deleted), ..query.clone() };
+        let found = source.keys(&namespace, &asked).await.map_err(|failed| unavailable(&failed))?;
+        self.work.reads.push(Read::Keys { namespace, query: asked, found: found.clone() });
+        let mut keys: std::collections::BTreeSet<String> = found.into_iter().collect();
+        for (key, set) in ours {
+            if set { keys.insert(key) } else { keys.remove(&key) };
+        }
+        Ok(keys.into_iter().take(query.limit as usize).collect())
+    }
+
+    async fn add(&mut self, scope: Scope, key: String, by: i32) -> Result<i32, Error> {
+        let old = match self.read(scope, &key).await? {
+            None => 0,
+            Some(bytes) => std::str::from_utf8(&bytes)
+                .ok()
+                .and_then(|text| text.parse::<i32>().ok())
+                .ok_or_else(|| error(ErrorKind::Invalid, "the value is no decimal number"))?,
+        };
+        let sum = old.checked_add(by).ok_or_else(|| error(ErrorKind::Conflict, "the sum is too large"))?;
+        self.write(scope, key, Some(sum.to_string().into_bytes()))?;
+        Ok(sum)
+    }
+
+    fn namespace(&self, scope: Scope) -> Result<Namespace, Error> {
+        let handling = self.handling()?;
+        let scope = match scope {
+            Scope::Plugin => journal::Scope::Plugin,
+            Scope::Room => journal::Scope::Room(handling.event.room.id.clone()),
+            Scope::User => journal::Scope::User(handling.event.sender.id.clone()),
+            Scope::Session => journal::Scope::Session(handling.session.clone()),
+        };
+        Ok(Namespace { agent: handling.agent.clone(), plugin: handling.plugin.clone(), scope })
+    }
+}
+
+fn selects(query: &KeyQuery, key: &str) -> bool {
+    key.starts_with(&query.prefix) && query.after.as_deref().is_none_or(|after| key > after)
+}
+
+fn valid(key: &str) -> Result<String, Error> {
+    if key.is_empty() || key.len() > KEY {
+        return Err(error(ErrorKind::Invalid, "a key has 1 to 512 bytes"));
+    }
+    Ok(key.to_owned())
+}
+
+fn unavailable(failed: &journal::Error) -> Error {
+    tracing::error!(target: "parlour", "kv: {failed}");
+    error(ErrorKind::Unavailable, "the storage failed")
+}

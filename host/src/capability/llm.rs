@@ -1,0 +1,187 @@
+//! `llm`: a language model. The guest sees neither the endpoint nor the key.
+
+pub mod openai;
+
+use async_trait::async_trait;
+use wasmtime::component::Resource;
+
+use super::{
+    State,
+    bindings::parlour::plugin::llm as wit,
+    error,
+    types::{Error, ErrorKind},
+};
+
+/// Text of one request.
+const REQUEST: usize = 1024 * 1024;
+
+/// Something that answers: an endpoint, or a script in a test.
+#[async_trait]
+pub trait Backend: Send + Sync + 'static {
+    /// Sends a request, and returns when the answer begins. Dropping the answer ends the request.
+    ///
+    /// # Errors
+    /// [`Failure`], as the guest shall see it.
+    async fn ask(&self, request: Request) -> Result<Box<dyn Answer>, Failure>;
+}
+
+/// An answer that is being written.
+#[async_trait]
+pub trait Answer: Send + Sync {
+    /// Waits for the next piece; none at the end.
+    ///
+    /// # Errors
+    /// [`Failure`], as the guest shall see it.
+    async fn next(&mut self) -> Result<Option<Piece>, Failure>;
+    /// How it ended; none before the end.
+    fn outcome(&self) -> Option<Outcome>;
+}
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "as in wit/llm.wit")]
+pub struct Request {
+    pub turns: Vec<Turn>,
+    pub model: Option<String>,
+    pub max_tokens: Option<u32>,
+    pub temperature: Option<f32>,
+    pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+/// What somebody said.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "as in wit/llm.wit")]
+pub struct Turn {
+    /// `system`, `user`, `assistant` or `tool`.
+    pub role: &'static str,
+    pub text: String,
+    pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A piece of an answer.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[expect(missing_docs, reason = "as in wit/llm.wit")]
+pub struct Piece {
+    pub text: String,
+    pub extra: serde_json::Map<String, serde_json::Value>,
+}
+
+/// How an answer ended.
+#[derive(Debug, Clone, PartialEq, Default)]
+#[expect(missing_docs, reason = "as in wit/llm.wit")]
+pub struct Outcome {
+    pub finish_reason: String,
+    pub prompt_tokens: Option<u32>,
+    pub completion_tokens: Option<u32>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[expect(missing_docs, reason = "the words of wit/types.wit")]
+pub enum Failure {
+    #[error("{0}")]
+    Invalid(String),
+    #[error("the model is asked too often")]
+    RateLimited { retry_after: Option<std::time::Duration> },
+    #[error("{0}")]
+    Unavailable(String),
+    #[error("the model is silent")]
+    Timeout,
+    #[error("{0}")]
+    TooLarge(String),
+}
+
+/// What stands behind the guest's `answer`.
+pub struct Answering(Box<dyn Answer>);
+
+type Reply<T> = wasmtime::Result<Result<T, Error>>;
+
+impl wit::Host for State {
+    async fn ask(&mut self, request: wit::Request) -> Reply<Resource<Answering>> {
+        let backend = match self.handling() {
+            Err(error) => return Ok(Err(error)),
+            Ok(handling) if !handling.grants.llm => return Ok(Err(error(ErrorKind::Denied, "the grant `llm` is missing"))),
+            Ok(handling) => handling.llm.clone(),
+        };
+        let Some(backend) = backend else {
+            return Ok(Err(error(ErrorKind::Unavailable, "no language model is set up")));
+        };
+        let request = match read(request) {
+            Ok(request) => request,
+            Err(error) => return Ok(Err(error)),
+        };
+        match backend.ask(request).await {
+            Ok(answer) => Ok(Ok(self.table.push(Answering(answer))?)),
+            Err(failure) => Ok(Err(told(&failure))),
+        }
+    }
+}
+
+impl wit::HostAnswer for State {
+    async fn next(&mut self, answer: Resource<Answering>) -> Reply<Option<wit::Piece>> {
+        let next = self.table.get_mut(&answer)?.0.next().await;
+        let piece = |piece: Piece| wit::Piece { text: piece.text, extra: extra(&piece.extra) };
+        Ok(next.map(|next| next.map(piece)).map_err(|failure| told(&failure)))
+    }
+
+    async fn outcome(&mut self, answer: Resource<Answering>) -> wasmtime::Result<Option<wit::Outcome>> {
+        Ok(self.table.get(&answer)?.0.outcome().map(|outcome| wit::Outcome {
+            finish_reason: outcome.finish_reason,
+            prompt_tokens: outcome.prompt_tokens,
+            completion_tokens: outcome.completion_tokens,
+            extra: None,
+        }))
+    }
+
+    async fn drop(&mut self, answer: Resource<Answering>) -> wasmtime::Result<()> {
+        self.table.delete(answer)?;
+        Ok(())
+    }
+}
+
+fn read(request: wit::Request) -> Result<Request, Error> {
+    let size: usize = request.turns.iter().map(|turn| turn.text.len() + turn.extra.as_ref().map_or(0, String::len)).sum();
+    if size + request.extra.as_ref().map_or(0, String::len) > REQUEST {
+        return Err(error(ErrorKind::TooLarge, "a request has at most 1 MiB"));
+    }
+    let turns = request.turns.into_iter().map(|turn| {
+        let role = match turn.role {
+            wit::Role::System => "system",
+            wit::Role::User => "user",
+            wit::Role::Assistant => "assistant",
+            wit::Role::Tool => "tool",
+        };
+        Ok(Turn { role, text: turn.text, extra: object(turn.extra)? })
+    });
+    Ok(Request {
+        turns: turns.collect::<Result<_, Error>>()?,
+        model: request.model,
+        max_tokens: request.max_tokens,
+        temperature: request.temperature,
+        extra: object(request.extra)?,
+    })
+}
+
+fn object(text: Option<String>) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
+    let Some(text) = text else { return Ok(serde_json::Map::new()) };
+    serde_json::from_str(&text).map_err(|reason| error(ErrorKind::Invalid, format!("`extra` is no JSON object: {reason}")))
+}
+
+fn extra(object: &serde_json::Map<String, serde_json::Value>) -> Option<String> {
+    (!object.is_empty()).then(|| serde_json::Value::Object(object.clone()).to_string())
+}
+
+fn told(failure: &Failure) -> Error {
+    let kind = match failure {
+        Failure::Invalid(_) => ErrorKind::Invalid,
+        Failure::RateLimited { .. } => ErrorKind::RateLimited,
+        Failure::Unavailable(_) => ErrorKind::Unavailable,
+        Failure::Timeout => ErrorKind::Timeout,
+        Failure::TooLarge(_) => ErrorKind::TooLarge,
+    };
+    let retry_after = match failure {
+        Failure::RateLimited { retry_after } => retry_after.map(|after| u32::try_from(after.as_millis()).unwrap_or(u32::MAX)),
+        _ => None,
+    };
+    Error { retry_after, ..error(kind, failure.to_string()) }
+}

@@ -1,0 +1,24 @@
+//! `progress`: a draft that a person sees while the handler still works.
+
+use super::{
+    State,
+    bindings::parlour::plugin::progress::Host,
+    outbox::checked,
+    types::{Body, Error},
+};
+use crate::effect;
+
+/// Where drafts go. It returns at once and sends at its own pace.
+pub trait Sink: Send + Sync {
+    /// Shows this in place of what was shown before.
+    fn show(&self, body: effect::Body);
+}
+
+impl Host for State {
+    fn draft(&mut self, body: Body) -> wasmtime::Result<Result<(), Error>> {
+        Ok(self.handling().and_then(|handling| {
+            handling.drafts.show(checked(body)?);
+            Ok(())
+        }))
+    }
+}

@@ -1,0 +1,391 @@
+//! Runs plugins: a fresh instance for every event, from a component that was compiled once.
+//!
+//! The only folder, with [`crate::capability`], that names wasmtime. A guest runs on a fiber: it yields at
+//! every tick, and while it waits in a host call the thread does other work. What it did is in [`Work`] when it
+//! returns, and goes nowhere by itself.
+
+pub mod admission;
+mod cache;
+mod convert;
+pub mod limits;
+
+use std::{collections::BTreeMap, path::Path, sync::Arc, thread, time::Duration};
+
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use wasmtime::{
+    Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
+    component::{InstancePre, Linker},
+};
+use wasmtime_wasi::WasiCtx;
+
+use self::{
+    admission::{Refused, Surface},
+    cache::Cache,
+    limits::{Limiter, Limits, Meter},
+};
+pub use crate::capability::{Handling, Work};
+use crate::{
+    capability::{
+        self, State,
+        bindings::exports::parlour::plugin::{commands, members, messages},
+        logging::Log,
+        types,
+    },
+    command::Argument,
+    id::PluginName,
+    notice::Notices,
+    router::Listing,
+};
+
+/// How often a running guest looks up: a person does not notice, and a tick costs nothing.
+const TICK: Duration = Duration::from_millis(10);
+
+/// A deep recursion ends here; guests' own stacks are in their memory.
+const STACK: usize = 512 * 1024;
+
+/// Adds interfaces of an embedder's own.
+pub type Link = Box<dyn Fn(&mut Linker<State>) -> wasmtime::Result<()> + Send + Sync>;
+
+/// Compiles and runs components.
+pub struct Engine {
+    inner: wasmtime::Engine,
+    linker: Linker<State>,
+    cache: Option<Cache>,
+    limits: Limits,
+    slots: Semaphore,
+    notices: Notices,
+}
+
+/// A component that is ready to run.
+pub struct Plugin {
+    /// What it has.
+    pub listing: Arc<Listing>,
+    instance: InstancePre<State>,
+    commands: Option<commands::GuestIndices>,
+    messages: Option<messages::GuestIndices>,
+    members: Option<members::GuestIndices>,
+    config: Arc<BTreeMap<String, String>>,
+}
+
+/// What a plugin is called for.
+#[derive(Debug, Clone)]
+pub enum Call {
+    /// One of its commands.
+    Command {
+        /// Which.
+        name: String,
+        /// What was typed after it.
+        rest: String,
+        /// The same, parsed.
+        arguments: Vec<Argument>,
+    },
+    /// A message.
+    Message,
+    /// Somebody came or went.
+    Member,
+}
+
+/// How a call ended.
+#[derive(Debug)]
+pub enum End {
+    /// Ok.
+    Handled,
+    /// Ok, and the next plugin shall have it too.
+    Pass,
+    /// The guest's own error.
+    Error(GuestError),
+    /// It was ended.
+    Fault(Fault),
+}
+
+/// An error that a guest returned, as plain data.
+#[derive(Debug, Clone)]
+pub struct GuestError {
+    /// What to do about it.
+    pub kind: GuestErrorKind,
+    /// For a person: one line, bounded.
+    pub message: String,
+    /// When to try again.
+    pub retry_after: Option<Duration>,
+}
+
+/// What to do about a guest's error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestErrorKind {
+    /// Trying again changes nothing, and the person can be told why.
+    Refused,
+    /// It may work later.
+    Later,
+    /// Something is wrong with the plugin.
+    Failed,
+}
+
+/// Why a call was ended.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// It ran too long.
+    #[error("it used up its {} of CPU time", seconds(*.0))]
+    Cpu(Duration),
+    /// It took too long.
+    #[error("it took longer than {}", seconds(*.0))]
+    Wall(Duration),
+    /// It wanted too much memory.
+    #[error("it wanted more than its {} MiB of memory", .0 / (1024 * 1024))]
+    Memory(usize),
+    /// It trapped.
+    #[error("it crashed: {0}")]
+    Trap(String),
+}
+
+fn seconds(duration: Duration) -> String {
+    let seconds = duration.as_secs_f64();
+    if seconds >= 120.0 { format!("{:.0} minutes", seconds / 60.0) } else { format!("{seconds} s") }
+}
+
+/// The guest was interrupted because its time was over.
+#[derive(Debug, thiserror::Error)]
+#[error("the CPU time is used up")]
+struct CpuOver;
+
+impl Engine {
+    /// An engine that keeps compiled code in `cache`.
+    ///
+    /// # Errors
+    /// One line, where the machine cannot run it.
+    pub fn new(limits: Limits, cache: Option<&Path>, links: &[Link], notices: Notices) -> Result<Self, String> {
+        let inner = pooling(&limits).or_else(|_| on_demand()).map_err(|error| format!("wasmtime: {error:#}"))?;
+        let mut linker = Linker::new(&inner);
+        capability::add_to_linker(&mut linker).map_err(|error| format!("wasmtime: {error:#}"))?;
+        for link in links {
+            link(&mut linker).map_err(|error| format!("an embedder's interface: {error:#}"))?;
+        }
+        let cache = cache.map(Cache::open).transpose()?;
+        tick(&inner)?;
+        Ok(Self { inner, linker, cache, limits, slots: Semaphore::new(limits.instances), notices })
+    }
+
+    /// Makes a plugin of a component's bytes: reads, compiles (or finds it compiled), links, and asks it what it
+    /// has. Blocks while it compiles: some ten seconds of CPU time for a Python component.
+    ///
+    /// # Errors
+    /// [`Refused`], in one line.
+    pub async fn load(
+        self: &Arc<Self>,
+        plugin: PluginName,
+        bytes: Arc<[u8]>,
+        config: Arc<BTreeMap<String, String>>,
+    ) -> Result<Plugin, Refused> {
+        let limit = self.limits.component;
+        if bytes.len() > limit {
+            return Err(Refused::TooLarge { size: bytes.len().div_ceil(1024 * 1024), limit: limit / (1024 * 1024) });
+        }
+        let surface = admission::surface(&bytes)?;
+        surface.admit()?;
+        let engine = self.clone();
+        let (component, digest) = tokio::task::spawn_blocking(move || engine.compile(&bytes))
+            .await
+            .map_err(|error| Refused::Host(format!("compiling failed: {error}")))??;
+        let instance = self.linker.instantiate_pre(&component).map_err(|error| unlinkable(&surface, &error))?;
+        let shape = |error: wasmtime::Error| Refused::Shape(format!("{error:#}"));
+        let commands = surface.handles("commands").then(|| commands::GuestIndices::new(&instance)).transpose().map_err(shape)?;
+        let messages = surface.handles("messages").then(|| messages::GuestIndices::new(&instance)).transpose().map_err(shape)?;
+        let members = surface.handles("members").then(|| members::GuestIndices::new(&instance)).transpose().map_err(shape)?;
+        let listing =
+            Listing { plugin, digest, commands: vec![], messages: messages.is_some(), members: members.is_some() };
+        let mut loaded = Plugin { listing: Arc::new(listing), instance, commands, messages, members, config };
+        let commands = self.list(&loaded).await?;
+        if let Some(listing) = Arc::get_mut(&mut loaded.listing) {
+            listing.commands = commands;
+        }
+        Ok(loaded)
+    }
+
+    /// Calls a plugin, in an instance of its own. Dropping the future ends the guest at once.
+    pub async fn call(&self, plugin: &Plugin, call: &Call, handling: Handling) -> (End, Work) {
+        let limits = self.limits;
+        let mut store = self.store(plugin, Some(handling));
+        let meter = self.meter(&mut store);
+        let Ok(_slot) = self.slots.acquire().await else {
+            return (End::Fault(Fault::Trap("the host is closing".into())), Work::default());
+        };
+        let run = run(plugin, call, &mut store);
+        let ended = tokio::time::timeout(limits.wall, meter.measure(run)).await;
+        store.data().log.finish();
+        let end = match ended {
+            Err(_) => End::Fault(Fault::Wall(limits.wall)),
+            Ok(Err(error)) => End::Fault(self.fault(&error, &store.data().limiter)),
+            Ok(Ok(end)) => end,
+        };
+        let work = std::mem::take(&mut store.data_mut().work);
+        (end, work)
+    }
+
+    /// Asks a plugin for its commands, with nothing granted; loading the other exports checks their types.
+    async fn list(&self, plugin: &Plugin) -> Result<Vec<Arc<crate::command::Command>>, Refused> {
+        let mut store = self.store(plugin, None);
+        let meter = self.meter(&mut store);
+        let listing = async {
+            let instance = plugin.instance.instantiate_async(&mut store).await?;
+            if let Some(messages) = &plugin.messages {
+                messages.load(&mut store, &instance)?;
+            }
+            if let Some(members) = &plugin.members {
+                members.load(&mut store, &instance)?;
+            }
+            match &plugin.commands {
+                Some(commands) => commands.load(&mut store, &instance)?.call_list_commands(&mut store).await,
+                None => Ok(vec![]),
+            }
+        };
+        let listed = tokio::time::timeout(LISTING, meter.measure(listing)).await;
+        let listed = match listed {
+            Err(_) => return Err(Refused::Listing(Fault::Wall(LISTING).to_string())),
+            Ok(Err(error)) => {
+                store.data().log.finish();
+                return Err(Refused::Listing(self.fault(&error, &store.data().limiter).to_string()));
+            }
+            Ok(Ok(listed)) => listed,
+        };
+        convert::commands(listed).map_err(Refused::Declaration)
+    }
+
+    fn compile(&self, bytes: &[u8]) -> Result<(wasmtime::component::Component, String), Refused> {
+        let digest = format!("{:x}", Sha256::digest(bytes));
+        if let Some(found) = self.cache.as_ref().and_then(|cache| cache.get(&self.inner, &digest)) {
+            return Ok((found, digest));
+        }
+        let component = wasmtime::component::Component::from_binary(&self.inner, bytes)
+            .map_err(|error| Refused::Invalid(first_line(&format!("{error:#}"))))?;
+        if let Some(cache) = &self.cache
+            && let Err(reason) = cache.put(&self.inner, &digest, &component)
+        {
+            tracing::warn!(target: "parlour", "compiled code is not kept: {reason}");
+        }
+        Ok((component, digest))
+    }
+
+    fn store(&self, plugin: &Plugin, handling: Option<Handling>) -> Store<State> {
+        let log = Log::new(plugin.listing.plugin.clone(), self.notices.clone());
+        let wasi = WasiCtx::builder().stdout(log.clone()).stderr(log.clone()).build();
+        let state = State {
+            handling,
+            work: Work::default(),
+            config: plugin.config.clone(),
+            log,
+            limiter: Limiter::new(self.limits.memory),
+            wasi,
+            table: wasmtime::component::ResourceTable::new(),
+        };
+        let mut store = Store::new(&self.inner, state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(self.limits.host_call);
+        store
+    }
+
+    fn meter(&self, store: &mut Store<State>) -> Arc<Meter> {
+        let meter = Meter::new(self.limits.cpu);
+        let running = meter.clone();
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |_| {
+            if running.is_over() { Err(wasmtime::Error::new(CpuOver)) } else { Ok(UpdateDeadline::Yield(1)) }
+        });
+        meter
+    }
+
+    fn fault(&self, error: &wasmtime::Error, limiter: &Limiter) -> Fault {
+        if error.is::<CpuOver>() {
+            return Fault::Cpu(self.limits.cpu);
+        }
+        if limiter.refused {
+            return Fault::Memory(limiter.memory());
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(trap) => Fault::Trap(trap.to_string()),
+            None => Fault::Trap(first_line(&error.root_cause().to_string())),
+        }
+    }
+}
+
+/// How long a plugin may take to say what it has, compiling apart.
+const LISTING: Duration = Duration::from_secs(10);
+
+async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime::Result<End> {
+    let instance = plugin.instance.instantiate_async(&mut *store).await?;
+    let absent = || wasmtime::Error::msg("the plugin does not export what it is called for");
+    let Some(handling) = &store.data().handling else { return Err(absent()) };
+    let ended = match call {
+        Call::Command { name, rest, arguments } => {
+            let invocation = convert::invocation(handling, name, rest, arguments);
+            let guest = plugin.commands.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
+            guest.call_run(store, &invocation).await?.map(|()| End::Handled)
+        }
+        Call::Message => {
+            let message = convert::message(handling);
+            let guest = plugin.messages.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
+            guest.call_on_message(store, &message).await?.map(|outcome| match outcome {
+                messages::Outcome::Handled => End::Handled,
+                messages::Outcome::Pass => End::Pass,
+            })
+        }
+        Call::Member => {
+            let change = convert::member_change(handling);
+            let guest = plugin.members.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
+            guest.call_on_member(store, &change).await?.map(|()| End::Pass)
+        }
+    };
+    Ok(ended.unwrap_or_else(|error: types::Error| End::Error(convert::guest_error(error))))
+}
+
+fn config() -> Config {
+    let mut config = Config::new();
+    // QuickJS and others' components need the feature, though the contract is synchronous.
+    config.wasm_component_model(true).wasm_component_model_async(true);
+    config.epoch_interruption(true).max_wasm_stack(STACK).async_stack_size(STACK * 4);
+    // What no guest of ours needs is attack surface; threads are not even compiled in.
+    config.wasm_memory64(false).wasm_relaxed_simd(false);
+    config
+}
+
+fn pooling(limits: &Limits) -> wasmtime::Result<wasmtime::Engine> {
+    let mut pool = PoolingAllocationConfig::default();
+    let instances = u32::try_from(limits.instances).unwrap_or(u32::MAX);
+    pool.total_component_instances(instances).total_stacks(instances);
+    // A component has several core modules: some twenty in Python's case, most of them without a memory.
+    pool.total_core_instances(instances.saturating_mul(24))
+        .total_memories(instances.saturating_mul(2))
+        .total_tables(instances.saturating_mul(4));
+    pool.max_memory_size(limits.memory);
+    let mut config = config();
+    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    wasmtime::Engine::new(&config)
+}
+
+/// Where the address space is too small for a pool.
+fn on_demand() -> wasmtime::Result<wasmtime::Engine> {
+    wasmtime::Engine::new(&config())
+}
+
+/// Ticks until the engine is gone.
+fn tick(engine: &wasmtime::Engine) -> Result<(), String> {
+    let engine = engine.weak();
+    let ticker = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            thread::sleep(TICK);
+        }
+    };
+    thread::Builder::new().name("parlour-ticks".into()).spawn(ticker).map_err(|error| format!("a thread: {error}"))?;
+    Ok(())
+}
+
+fn unlinkable(surface: &Surface, error: &wasmtime::Error) -> Refused {
+    let strangers: Vec<String> = surface.strangers().cloned().collect();
+    if strangers.is_empty() { Refused::Shape(first_line(&format!("{error:#}"))) } else { Refused::Imports(strangers) }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().chars().take(300).collect()
+}

@@ -1,0 +1,165 @@
+//! What a component is, read from its bytes before anything is compiled.
+
+use wasmparser::{Encoding, Parser, Payload};
+
+/// The contract that this host speaks.
+pub const CONTRACT: &str = "parlour:plugin";
+/// Guests of the same minor version link (component model, semver-compatible import names).
+pub const VERSION: &str = "0.1.0";
+
+/// What a component imports and exports, by name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Surface {
+    /// Interfaces, such as `parlour:plugin/outbox@0.1.0`.
+    pub imports: Vec<String>,
+    /// Interfaces, such as `parlour:plugin/commands@0.1.0`.
+    pub exports: Vec<String>,
+}
+
+/// Why a file is no plugin for this host.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// It is too large.
+    #[error("it has {size} MiB; a component has at most {limit} MiB")]
+    TooLarge {
+        /// Its size, in MiB.
+        size: usize,
+        /// The limit, in MiB.
+        limit: usize,
+    },
+    /// It is something else.
+    #[error("it is no WebAssembly component")]
+    NotWasm,
+    /// It is WebAssembly, but no component.
+    #[error("it is a core WebAssembly module, not a component; build it for wasm32-wasip2, or with `parlour build`")]
+    CoreModule,
+    /// Native code, which runs outside every sandbox.
+    #[error("it is compiled native code; only WebAssembly components are loaded")]
+    Precompiled,
+    /// The file is cut off.
+    #[error("the file ends in the middle; it may still be being written")]
+    Truncated,
+    /// It does not follow the format.
+    #[error("it is no valid component: {0}")]
+    Invalid(String),
+    /// It was made for another version of the contract.
+    #[error("it was made for {CONTRACT}@{0}; this host speaks {VERSION}")]
+    Version(String),
+    /// It exports nothing that this host calls.
+    #[error("it exports none of {CONTRACT}'s commands, messages and members")]
+    NothingHandled,
+    /// It wants what this host does not have.
+    #[error("it imports what this host does not have: {}", .0.join(", "))]
+    Imports(Vec<String>),
+    /// What it exports or imports has another shape than the contract says.
+    #[error("it does not fit the contract: {0}")]
+    Shape(String),
+    /// It failed when it was asked what it has.
+    #[error("it failed when it was asked for its commands: {0}")]
+    Listing(String),
+    /// It declares something that cannot be used.
+    #[error("{0}")]
+    Declaration(String),
+    /// The host's own trouble.
+    #[error("{0}")]
+    Host(String),
+}
+
+/// Reads what a component imports and exports.
+///
+/// # Errors
+/// [`Refused`] where the bytes are no component.
+pub fn surface(bytes: &[u8]) -> Result<Surface, Refused> {
+    if wasmtime::Engine::detect_precompiled(bytes).is_some() {
+        return Err(Refused::Precompiled);
+    }
+    if !bytes.starts_with(b"\0asm") {
+        return Err(if b"\0asm".starts_with(bytes) { Refused::Truncated } else { Refused::NotWasm });
+    }
+    let mut surface = Surface::default();
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(bytes) {
+        match payload.map_err(|error| broken(&error))? {
+            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => return Err(Refused::CoreModule),
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::ComponentImportSection(imports) if depth == 0 => {
+                for import in imports {
+                    surface.imports.push(import.map_err(|error| broken(&error))?.name.name.to_owned());
+                }
+            }
+            Payload::ComponentExportSection(exports) if depth == 0 => {
+                for export in exports {
+                    surface.exports.push(export.map_err(|error| broken(&error))?.name.name.to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+    Ok(surface)
+}
+
+impl Surface {
+    /// Whether this host could serve it, as far as names tell.
+    ///
+    /// # Errors
+    /// [`Refused::Version`] or [`Refused::NothingHandled`].
+    pub fn admit(&self) -> Result<(), Refused> {
+        for name in self.imports.iter().chain(&self.exports) {
+            if let Some((_, version)) = ours(name)
+                && !compatible(version)
+            {
+                return Err(Refused::Version(version.to_owned()));
+            }
+        }
+        if !["commands", "messages", "members"].iter().any(|interface| self.handles(interface)) {
+            return Err(Refused::NothingHandled);
+        }
+        Ok(())
+    }
+
+    /// Whether it exports one of our interfaces.
+    #[must_use]
+    pub fn handles(&self, interface: &str) -> bool {
+        self.exports.iter().any(|name| ours(name).is_some_and(|(of, _)| of == interface))
+    }
+
+    /// What it imports that is neither ours nor WASI.
+    pub fn strangers(&self) -> impl Iterator<Item = &String> {
+        self.imports.iter().filter(|name| ours(name).is_none() && !name.starts_with("wasi:"))
+    }
+}
+
+/// `("outbox", "0.1.0")` of `parlour:plugin/outbox@0.1.0`.
+#[must_use]
+pub fn ours(name: &str) -> Option<(&str, &str)> {
+    let (interface, version) = name.strip_prefix(CONTRACT)?.strip_prefix('/')?.split_once('@')?;
+    Some((interface, version))
+}
+
+fn compatible(version: &str) -> bool {
+    version.starts_with("0.1.")
+}
+
+fn broken(error: &wasmparser::BinaryReaderError) -> Refused {
+    if error.message().contains("unexpected end") { Refused::Truncated } else { Refused::Invalid(error.message().to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_plugin_is_said_so() {
+        assert_eq!(surface(b"hello"), Err(Refused::NotWasm));
+        assert_eq!(surface(b"\0as"), Err(Refused::Truncated));
+        assert_eq!(surface(b"\0asm\x01\0\0\0"), Err(Refused::CoreModule));
+        let empty = surface(b"\0asm\x0d\0\x01\0").unwrap();
+        assert_eq!(empty.admit(), Err(Refused::NothingHandled));
+        let other = Surface { imports: vec![], exports: vec!["parlour:plugin/commands@0.2.0".into()] };
+        assert_eq!(other.admit(), Err(Refused::Version("0.2.0".into())));
+        let newer = Surface { imports: vec![], exports: vec!["parlour:plugin/commands@0.1.3".into()] };
+        assert_eq!(newer.admit(), Ok(()));
+    }
+}

@@ -1,0 +1,137 @@
+//! What a call may take. Each limit is on by default, with its reason beside it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use wasmtime::ResourceLimiter;
+
+/// What a call may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Time in which the guest runs; waiting in a host call is not charged. Two seconds are hundreds of times
+    /// what answering a message takes, and short enough that nobody thinks the agent is dead.
+    pub cpu: Duration,
+    /// From the call to its end, waiting included: longer than a model writes.
+    pub wall: Duration,
+    /// Bytes of all memories of an instance together. Python starts with 13 MiB.
+    pub memory: usize,
+    /// Bytes of a component's file. CPython and its library have 18 MiB.
+    pub component: usize,
+    /// Bytes that a guest may pass in one host call: larger than the largest that a capability takes.
+    pub host_call: usize,
+    /// Instances at the same time, of all plugins. Those that wait hold one, so that there are many more than
+    /// cores.
+    pub instances: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            cpu: Duration::from_secs(2),
+            wall: Duration::from_secs(30 * 60),
+            memory: 256 * 1024 * 1024,
+            component: 64 * 1024 * 1024,
+            host_call: 8 * 1024 * 1024,
+            instances: 256,
+        }
+    }
+}
+
+/// Entries of all tables of an instance: StarlingMonkey has one of 7,701.
+const TABLES: usize = 100_000;
+
+/// Memory and tables of one instance, summed: wasmtime asks for one memory at a time.
+#[derive(Debug)]
+pub struct Limiter {
+    memory: usize,
+    left: usize,
+    tables: usize,
+    /// The last growth of a memory that was allowed, in case it fails.
+    last: usize,
+    /// A memory was refused: the trap that follows is its consequence.
+    pub refused: bool,
+}
+
+impl Limiter {
+    /// An instance that may have so many bytes.
+    pub fn new(memory: usize) -> Self {
+        Self { memory, left: memory, tables: TABLES, last: 0, refused: false }
+    }
+
+    /// How many bytes it may have.
+    pub fn memory(&self) -> usize {
+        self.memory
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let growth = desired.saturating_sub(current);
+        let Some(left) = self.left.checked_sub(growth) else {
+            self.refused = true;
+            return Ok(false);
+        };
+        self.left = left;
+        self.last = growth;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, _: wasmtime::Error) -> wasmtime::Result<()> {
+        self.left += std::mem::take(&mut self.last);
+        self.refused = true;
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, _: Option<usize>) -> wasmtime::Result<bool> {
+        let Some(left) = self.tables.checked_sub(desired.saturating_sub(current)) else { return Ok(false) };
+        self.tables = left;
+        Ok(true)
+    }
+}
+
+/// The time in which one guest has run.
+#[derive(Debug)]
+pub struct Meter {
+    born: Instant,
+    /// Nanoseconds of finished slices.
+    used: AtomicU64,
+    /// When the running slice began, in nanoseconds after `born`.
+    since: AtomicU64,
+    budget: Duration,
+}
+
+impl Meter {
+    /// A guest that may run so long.
+    pub fn new(budget: Duration) -> Arc<Self> {
+        Arc::new(Self { born: Instant::now(), used: AtomicU64::new(0), since: AtomicU64::new(0), budget })
+    }
+
+    /// Asked by the running guest itself: the slice that runs counts.
+    pub fn is_over(&self) -> bool {
+        let slice = self.now().saturating_sub(self.since.load(Relaxed));
+        Duration::from_nanos(self.used.load(Relaxed) + slice) > self.budget
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
+    /// Runs a future on this meter: what passes between its polls is not charged.
+    pub async fn measure<F: Future>(self: Arc<Self>, future: F) -> F::Output {
+        let mut future = std::pin::pin!(future);
+        std::future::poll_fn(move |context: &mut Context<'_>| {
+            let start = self.now();
+            self.since.store(start, Relaxed);
+            let polled: Poll<F::Output> = future.as_mut().poll(context);
+            self.used.fetch_add(self.now().saturating_sub(start), Relaxed);
+            polled
+        })
+        .await
+    }
+}

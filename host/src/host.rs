@@ -1,0 +1,274 @@
+//! The host: puts the parts together and runs them. The only file that knows every other.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    agent::{Agent, Finished, Running, Shared},
+    capability::llm,
+    engine::{Engine, Link, limits::Limits},
+    folder::{Folder, NotTaken, Sources},
+    id::PluginName,
+    journal::{Journal, memory::Memory},
+    notice::{Notice, Notices},
+    registry::Registry,
+    settings,
+};
+
+/// How long running handlers may go on after the host was asked to end. What has not ended by then is run
+/// again at the next start.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A host that cannot be built: one line.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The machine cannot run it, or a folder cannot be used.
+    #[error("{0}")]
+    Engine(String),
+    /// A plugin was refused.
+    #[error("{file}: {reason}")]
+    Plugin {
+        /// Its file, or its name where it came as bytes.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// Two agents have one name.
+    #[error("agent {0} is there twice")]
+    Twice(crate::id::AgentName),
+}
+
+/// No agent serves any more: each has said why.
+#[derive(Debug, thiserror::Error)]
+#[error("no agent is left")]
+pub struct NoAgentLeft;
+
+/// What a host is made of. Everything has a default but the agents.
+#[must_use]
+pub struct HostBuilder {
+    agents: Vec<Agent>,
+    bytes: Vec<(PluginName, Arc<[u8]>)>,
+    sources: Sources,
+    plugins: BTreeMap<PluginName, settings::Plugin>,
+    journal: Arc<dyn Journal>,
+    llm: Option<Arc<dyn llm::Backend>>,
+    cache: Option<PathBuf>,
+    limits: Limits,
+    notices: Notices,
+    links: Vec<Link>,
+    strict: bool,
+}
+
+/// Agents with their plugins, ready to run.
+pub struct Host {
+    agents: Vec<Agent>,
+    shared: Shared,
+    folder: Option<Folder>,
+}
+
+impl Host {
+    /// A host with nothing in it: no agent, no plugin, the journal in memory.
+    pub fn builder() -> HostBuilder {
+        HostBuilder {
+            agents: vec![],
+            bytes: vec![],
+            sources: Sources::default(),
+            plugins: BTreeMap::new(),
+            journal: Arc::new(Memory::default()),
+            llm: None,
+            cache: None,
+            limits: Limits::default(),
+            notices: Notices::default(),
+            links: vec![],
+            strict: false,
+        }
+    }
+
+    /// The commands of the plugins, as they are whenever it is asked.
+    #[must_use]
+    pub fn commands(&self) -> Commands {
+        Commands(self.shared.registry.clone())
+    }
+
+    /// Serves until `shutdown` is ready, or until every chat is over. Then running handlers get a few seconds,
+    /// and what has not ended is run again at the next start.
+    ///
+    /// # Errors
+    /// [`NoAgentLeft`] when every agent has refused to start or was lost.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), NoAgentLeft> {
+        let Self { agents, shared, folder } = self;
+        let stop = CancellationToken::new();
+        let closing = CancellationToken::new();
+        let mut serving = JoinSet::new();
+        for agent in agents {
+            let running = Running::new(agent, shared.clone(), closing.clone());
+            serving.spawn(running.serve(stop.clone()));
+        }
+        let following = folder.map(|folder| tokio::spawn(folder.follow()));
+        let finished = async {
+            let mut lost = true;
+            while let Some(finished) = serving.join_next().await {
+                lost &= matches!(finished, Ok(Finished::Lost) | Err(_));
+            }
+            lost
+        };
+        let mut finished = std::pin::pin!(finished);
+        let lost = tokio::select! {
+            lost = &mut finished => lost,
+            () = shutdown => {
+                stop.cancel();
+                if tokio::time::timeout(GRACE, &mut finished).await.is_err() {
+                    closing.cancel();
+                    finished.await;
+                }
+                false
+            }
+        };
+        if let Some(following) = following {
+            following.abort();
+        }
+        if lost { Err(NoAgentLeft) } else { Ok(()) }
+    }
+}
+
+/// The commands of a host's plugins, for a completion.
+#[derive(Clone)]
+pub struct Commands(Arc<Registry>);
+
+impl Commands {
+    /// Their names, in byte order.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let loaded = self.0.loaded();
+        let commands = loaded.plugins.values().flat_map(|plugin| &plugin.listing.commands);
+        let mut names: BTreeSet<String> = commands.map(|command| command.name.clone()).collect();
+        names.insert(crate::router::STOP.into());
+        names.into_iter().collect()
+    }
+}
+
+impl HostBuilder {
+    /// Adds an agent.
+    pub fn agent(mut self, agent: Agent) -> Self {
+        self.agents.push(agent);
+        self
+    }
+
+    /// Adds a plugin from its component's bytes.
+    pub fn plugin(mut self, name: PluginName, component: impl Into<Arc<[u8]>>) -> Self {
+        self.bytes.push((name, component.into()));
+        self
+    }
+
+    /// Loads every `NAME.wasm` in a folder, and follows what is dropped in, replaced and removed.
+    pub fn plugin_folder(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.sources.folder = Some(folder.into());
+        self
+    }
+
+    /// Loads a plugin from a file, and follows the file.
+    pub fn plugin_file(mut self, name: PluginName, file: impl Into<PathBuf>) -> Self {
+        self.sources.files.insert(name, file.into());
+        self
+    }
+
+    /// What a plugin may do, and its own settings.
+    pub fn plugin_settings(mut self, name: PluginName, settings: settings::Plugin) -> Self {
+        self.plugins.insert(name, settings);
+        self
+    }
+
+    /// Where events, effects and memories are kept; in memory by default.
+    pub fn journal(mut self, journal: impl Journal) -> Self {
+        self.journal = Arc::new(journal);
+        self
+    }
+
+    /// The language model; none by default.
+    pub fn llm(mut self, backend: impl llm::Backend) -> Self {
+        self.llm = Some(Arc::new(backend));
+        self
+    }
+
+    /// Where compiled code is kept; nowhere by default.
+    pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
+        self.cache = Some(folder.into());
+        self
+    }
+
+    /// What a call may take.
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Where the host's own words go; to `tracing` by default.
+    pub fn notices(mut self, notices: Notices) -> Self {
+        self.notices = notices;
+        self
+    }
+
+    /// Adds interfaces of your own to every plugin's imports. The one door to wasmtime.
+    pub fn link(mut self, link: Link) -> Self {
+        self.links.push(link);
+        self
+    }
+
+    /// A file that is refused now fails the build; by default it is reported, and may be replaced while the host
+    /// runs.
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
+    /// Compiles and loads the plugins.
+    ///
+    /// # Errors
+    /// [`BuildError`] in one line.
+    pub async fn build(self) -> Result<Host, BuildError> {
+        let mut names = BTreeSet::new();
+        for agent in &self.agents {
+            if !names.insert(agent.name.clone()) {
+                return Err(BuildError::Twice(agent.name.clone()));
+            }
+        }
+        let engine = Engine::new(self.limits, self.cache.as_deref(), &self.links, self.notices.clone());
+        let engine = Arc::new(engine.map_err(BuildError::Engine)?);
+        let registry = Arc::new(Registry::new(engine.clone(), self.plugins, self.notices.clone()));
+        for (name, bytes) in self.bytes {
+            let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {
+                file: name.to_string(),
+                reason: reason.to_string(),
+            };
+            registry.load(&name, bytes).await.map_err(refused)?;
+        }
+        let watched = self.sources.folder.is_some() || !self.sources.files.is_empty();
+        let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), self.notices.clone()));
+        if let Some(folder) = &mut folder {
+            for NotTaken { file, reason, .. } in folder.read().await {
+                let reason = reason.to_string();
+                if self.strict {
+                    return Err(BuildError::Plugin { file, reason });
+                }
+                self.notices.say(Notice::PluginRefused { file, reason, kept: false });
+            }
+        }
+        let shared = Shared {
+            engine,
+            registry,
+            journal: self.journal,
+            llm: self.llm,
+            notices: self.notices,
+            accounts: Arc::new(Mutex::default()),
+        };
+        Ok(Host { agents: self.agents, shared, folder })
+    }
+}

@@ -1,0 +1,266 @@
+//! What every backend of [`Journal`] promises, each promise a test that all of them pass. The names are the
+//! promises; [`model`] adds what nobody thought of: random calls, which all backends answer alike.
+
+mod commits;
+mod inbox;
+mod kv;
+mod model;
+mod outbox;
+
+use std::sync::Arc;
+
+use super::{
+    Arrival, Commit, Contribution, Journal, Namespace, Outcome, Queued, Read, Scope, Sequence, Write,
+    memory::Memory, sqlite::Sqlite,
+};
+use crate::{
+    effect::{Body, Effect, Place, Target},
+    event::{Class, DeviceTrust, Event, Kind, Message, Position, Room, Sender},
+    gate::{Denial, Verdict},
+    id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
+};
+
+macro_rules! promises {
+    ($($room:ident { $($promise:ident)* })*) => {
+        mod memory {$(mod $room {$(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $promise() {
+                super::super::super::$room::$promise(super::super::super::memory()).await;
+            }
+        )*})*}
+        mod sqlite {$(mod $room {$(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $promise() {
+                let (_folder, journal) = super::super::super::sqlite();
+                super::super::super::$room::$promise(journal).await;
+            }
+        )*})*}
+    };
+}
+
+mod keeps {
+    promises! {
+        inbox {
+            an_event_is_pending_until_it_ends
+            an_event_comes_back_whole
+            an_event_counts_once
+            the_position_is_that_of_the_last_batch
+            what_is_refused_is_never_pending
+            pending_is_in_order_and_can_be_read_in_parts
+            each_lane_has_its_own_events
+            a_room_that_was_encrypted_stays_so
+            agents_know_nothing_of_each_other
+        }
+        commits {
+            a_plugin_that_ended_is_not_asked_again
+            the_host_can_end_an_event
+            an_event_ends_however_a_delivery_ends
+            a_delivery_is_committed_once
+            a_delivery_of_an_event_that_never_came_fails
+            a_delivery_of_an_event_that_has_ended_is_kept
+            a_changed_value_is_a_conflict
+            a_changed_list_is_a_conflict
+            a_conflict_writes_nothing
+            what_nobody_read_is_no_conflict
+            increments_from_many_tasks_add_up
+        }
+        outbox {
+            effects_wait_in_order_with_their_places
+            a_home_is_set_and_not_sent
+            what_was_sent_waits_no_more
+            what_was_given_up_became_nothing
+            the_first_note_stands
+            a_note_of_another_agent_changes_nothing
+            a_name_means_the_newest_accepted_message
+            a_name_belongs_to_its_plugin
+            a_draft_is_known_before_it_is_sent
+            a_draft_waits_for_the_effect_that_takes_it
+            a_draft_that_nothing_takes_goes
+            a_late_word_of_a_draft_is_not_kept
+        }
+        kv {
+            a_value_is_set_and_deleted
+            a_version_never_comes_back
+            the_last_write_of_a_commit_stands
+            namespaces_share_nothing
+            keys_are_listed_in_byte_order
+            a_list_begins_where_it_is_asked_to
+        }
+    }
+}
+
+type Ledger = Arc<dyn Journal>;
+
+fn memory() -> Ledger {
+    Arc::new(Memory::default())
+}
+
+/// The folder goes when it is dropped.
+fn sqlite() -> (tempfile::TempDir, Ledger) {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = Sqlite::open(folder.path().join("journal.db")).unwrap();
+    (folder, Arc::new(journal))
+}
+
+pub(super) fn agent() -> AgentName {
+    AgentName::parse("researcher").unwrap()
+}
+
+fn other_agent() -> AgentName {
+    AgentName::parse("clerk").unwrap()
+}
+
+pub(super) fn plugin(name: &str) -> PluginName {
+    PluginName::parse(name).unwrap()
+}
+
+fn room(id: &str) -> RoomId {
+    RoomId::parse(id).unwrap()
+}
+
+fn session(id: &str) -> SessionId {
+    SessionId::parse(id).unwrap()
+}
+
+pub(super) fn event(id: &str) -> EventId {
+    EventId::parse(id).unwrap()
+}
+
+pub(super) fn delivery(id: &str) -> DeliveryId {
+    DeliveryId::parse(id).unwrap()
+}
+
+/// Somebody says something, in the lane `lane`.
+pub(super) fn said(id: &str, text: &str) -> Arrival {
+    let message = Message {
+        class: Class::Text,
+        text: text.into(),
+        html: None,
+        thread: None,
+        reply_to: None,
+        mentions: Vec::new(),
+        attachments: Vec::new(),
+    };
+    let sender = Sender {
+        id: UserId::parse("@alice:example.org").unwrap(),
+        display_name: Some("Alice".into()),
+        device: DeviceTrust::Cleartext,
+    };
+    let room = Room { id: room("!room"), direct: false, encrypted: false };
+    let event = Event {
+        id: event(id),
+        room,
+        sender,
+        sent: 1_700_000_000_000,
+        mark: None,
+        kind: Kind::Message(message),
+    };
+    Arrival { event, verdict: Verdict::Allow, session: session("lane") }
+}
+
+fn in_lane(id: &str, lane: &str) -> Arrival {
+    Arrival { session: session(lane), ..said(id, "hello") }
+}
+
+fn refused(id: &str) -> Arrival {
+    Arrival { verdict: Verdict::Deny(Denial::NotListed), ..said(id, "hello") }
+}
+
+pub(super) async fn receive(journal: &dyn Journal, arrivals: &[Arrival]) -> Vec<Option<Sequence>> {
+    journal.receive(&agent(), arrivals, &Position("here".into())).await.unwrap()
+}
+
+/// One event comes in.
+pub(super) async fn arrive(journal: &dyn Journal, id: &str) -> Sequence {
+    receive(journal, &[said(id, "hello")]).await[0].unwrap()
+}
+
+/// The ids of what has not ended.
+pub(super) async fn pending(journal: &dyn Journal) -> Vec<String> {
+    let pending = journal.pending(&agent(), None, None, u32::MAX).await.unwrap();
+    pending.into_iter().map(|pending| pending.event.id.to_string()).collect()
+}
+
+/// The plugin `echo` has done its part, without a word, and the event has ended.
+pub(super) fn ends(sequence: Sequence, id: &str) -> Commit {
+    let contribution = Contribution {
+        plugin: Some(plugin("echo")),
+        outcome: Outcome::Done,
+        effects: Vec::new(),
+        writes: Vec::new(),
+        reads: Vec::new(),
+    };
+    Commit { agent: agent(), sequence, delivery: delivery(id), contribution, ends_event: true }
+}
+
+pub(super) fn says(mut commit: Commit, effects: impl IntoIterator<Item = Effect>) -> Commit {
+    commit.contribution.effects.extend(effects);
+    commit
+}
+
+pub(super) fn writes(mut commit: Commit, writes: impl IntoIterator<Item = Write>) -> Commit {
+    commit.contribution.writes.extend(writes);
+    commit
+}
+
+pub(super) fn reads(mut commit: Commit, reads: impl IntoIterator<Item = Read>) -> Commit {
+    commit.contribution.reads.extend(reads);
+    commit
+}
+
+fn home(id: &str, thread: Option<&str>) -> Place {
+    Place { room: room(id), thread: thread.map(event) }
+}
+
+pub(super) fn message(text: &str) -> Effect {
+    send(text, None, false)
+}
+
+fn named(name: &str) -> Effect {
+    send("a name", Some(name), false)
+}
+
+fn takes_draft() -> Effect {
+    send("at last", None, true)
+}
+
+fn send(text: &str, name: Option<&str>, takes_draft: bool) -> Effect {
+    Effect::Send {
+        to: Target::Place(home("!room", None)),
+        body: Body::Markdown(text.into()),
+        reply_to: None,
+        name: name.map(Into::into),
+        takes_draft,
+    }
+}
+
+/// The plugin's own memory.
+pub(super) fn own() -> Namespace {
+    Namespace { agent: agent(), plugin: plugin("echo"), scope: Scope::Plugin }
+}
+
+pub(super) fn set(key: &str, value: &str) -> Write {
+    Write { namespace: own(), key: key.into(), value: Some(value.into()) }
+}
+
+fn delete(key: &str) -> Write {
+    Write { namespace: own(), key: key.into(), value: None }
+}
+
+/// What a handler reads, as it is now.
+pub(super) async fn read(journal: &dyn Journal, key: &str) -> Read {
+    let version = journal.get(&own(), key).await.unwrap().map(|stored| stored.version);
+    Read::Key { namespace: own(), key: key.into(), version }
+}
+
+/// An event comes, and these are written about it.
+async fn remember(journal: &dyn Journal, id: &str, them: impl IntoIterator<Item = Write>) {
+    let sequence = arrive(journal, &format!("${id}")).await;
+    journal.commit(writes(ends(sequence, id), them)).await.unwrap();
+}
+
+/// An event comes, and these are queued about it.
+async fn queue(journal: &dyn Journal, id: &str, effects: impl IntoIterator<Item = Effect>) -> Vec<Queued> {
+    let sequence = arrive(journal, &format!("${id}")).await;
+    journal.commit(says(ends(sequence, id), effects)).await.unwrap()
+}

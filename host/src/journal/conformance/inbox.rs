@@ -1,0 +1,171 @@
+//! What comes in, and until when it stays.
+
+use super::*;
+use crate::event::{Attachment, AttachmentKind, Member, Membership, Quoted};
+
+pub(super) async fn an_event_is_pending_until_it_ends(journal: Ledger) {
+    let sequence = arrive(&*journal, "$1").await;
+    assert_eq!(pending(&*journal).await, ["$1"]);
+    let goes_on = Commit { ends_event: false, ..ends(sequence, "d1") };
+    journal.commit(goes_on).await.unwrap();
+    assert_eq!(pending(&*journal).await, ["$1"]);
+    journal.commit(ends(sequence, "d2")).await.unwrap();
+    assert!(pending(&*journal).await.is_empty());
+}
+
+pub(super) async fn an_event_comes_back_whole(journal: Ledger) {
+    let mut full = said("$1", "'quotes', \"more\", \\ and \0 zero\n🐦");
+    full.event.mark = Some("d0.1".into());
+    full.event.room.direct = true;
+    let Kind::Message(message) = &mut full.event.kind else { unreachable!() };
+    message.html = Some("<b>bold</b>".into());
+    message.thread = Some(event("$root"));
+    message.mentions = vec![UserId::parse("@bob:example.org").unwrap()];
+    message.reply_to = Some(Quoted { id: event("$0"), sender: None, text: String::new() });
+    message.attachments = vec![Attachment {
+        kind: AttachmentKind::Voice,
+        name: "a.ogg".into(),
+        mime: None,
+        size: Some(u64::from(u32::MAX) + 1),
+        duration: Some(3),
+    }];
+    let mut left = said("$2", "");
+    left.event.kind = Kind::Member(Member {
+        user: UserId::parse("@bob:example.org").unwrap(),
+        display_name: None,
+        membership: Membership::Left,
+    });
+    let sequences = receive(&*journal, &[full.clone(), left.clone()]).await;
+
+    let found = journal.pending(&agent(), None, None, 10).await.unwrap();
+    assert_eq!(found.len(), 2);
+    for ((found, came), sequence) in found.iter().zip([full, left]).zip(sequences) {
+        assert_eq!(Some(found.sequence), sequence);
+        assert_eq!(found.session, came.session);
+        assert!(found.ended.is_empty());
+        assert_eq!(serde_json::to_value(&found.event).unwrap(), serde_json::to_value(&came.event).unwrap());
+    }
+}
+
+pub(super) async fn an_event_counts_once(journal: Ledger) {
+    let twice = receive(&*journal, &[said("$1", "first"), said("$1", "again"), said("$2", "x")]).await;
+    assert!(matches!(twice[..], [Some(_), None, Some(_)]), "{twice:?}");
+    assert!(twice[0] < twice[2]);
+    assert_eq!(receive(&*journal, &[said("$2", "x")]).await, [None], "while it is pending");
+    journal.commit(ends(twice[0].unwrap(), "d1")).await.unwrap();
+    assert_eq!(receive(&*journal, &[said("$1", "again")]).await, [None], "after it has ended");
+    assert_eq!(pending(&*journal).await, ["$2"]);
+}
+
+pub(super) async fn the_position_is_that_of_the_last_batch(journal: Ledger) {
+    assert_eq!(journal.position(&agent()).await.unwrap(), None);
+    let batches: [(&str, &[Arrival]); 4] =
+        [("s1", &[said("$1", "x")]), ("s2", &[]), ("s3", &[said("$1", "known")]), ("s4", &[refused("$2")])];
+    for (at, arrivals) in batches {
+        journal.receive(&agent(), arrivals, &Position(at.into())).await.unwrap();
+        assert_eq!(journal.position(&agent()).await.unwrap(), Some(Position(at.into())));
+    }
+}
+
+pub(super) async fn what_is_refused_is_never_pending(journal: Ledger) {
+    assert_eq!(receive(&*journal, &[refused("$1"), said("$2", "x")]).await[0], None);
+    assert_eq!(receive(&*journal, &[said("$1", "allowed meanwhile")]).await, [None], "it was seen before");
+    assert_eq!(pending(&*journal).await, ["$2"]);
+}
+
+pub(super) async fn pending_is_in_order_and_can_be_read_in_parts(journal: Ledger) {
+    let ids = ["$e", "$b", "$d", "$a", "$c"];
+    let first = receive(&*journal, &ids.map(|id| said(id, "x"))[..3]).await;
+    let rest = receive(&*journal, &ids.map(|id| said(id, "x"))[3..]).await;
+    let sequences: Vec<_> = first.into_iter().chain(rest).map(Option::unwrap).collect();
+    assert!(sequences.is_sorted());
+    assert_eq!(pending(&*journal).await, ids);
+
+    let after = |after, limit| journal.pending(&agent(), None, after, limit);
+    let mut read = Vec::new();
+    let mut last = None;
+    loop {
+        let part = after(last, 2).await.unwrap();
+        let Some(end) = part.last() else { break };
+        assert!(part.len() <= 2);
+        last = Some(end.sequence);
+        read.extend(part.into_iter().map(|pending| pending.sequence));
+    }
+    assert_eq!(read, sequences);
+    assert!(after(None, 0).await.unwrap().is_empty());
+    assert!(after(Some(Sequence(i64::MAX)), 2).await.unwrap().is_empty());
+
+    journal.commit(ends(sequences[1], "d1")).await.unwrap();
+    assert_eq!(pending(&*journal).await, ["$e", "$d", "$a", "$c"]);
+}
+
+pub(super) async fn each_lane_has_its_own_events(journal: Ledger) {
+    let came =
+        receive(&*journal, &[in_lane("$1", "a"), in_lane("$2", "b"), in_lane("$3", "a"), in_lane("$4", "a")])
+            .await;
+    let lane = async |lane: &str, after, limit| {
+        let found = journal.pending(&agent(), Some(&session(lane)), after, limit).await.unwrap();
+        found.into_iter().map(|pending| pending.event.id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(lane("a", None, 10).await, ["$1", "$3", "$4"]);
+    assert_eq!(lane("a", None, 2).await, ["$1", "$3"]);
+    assert_eq!(lane("a", came[0], 10).await, ["$3", "$4"]);
+    assert_eq!(lane("b", None, 10).await, ["$2"]);
+    assert!(lane("c", None, 10).await.is_empty());
+    journal.commit(ends(came[2].unwrap(), "d1")).await.unwrap();
+    assert_eq!(lane("a", None, 10).await, ["$1", "$4"]);
+}
+
+pub(super) async fn a_room_that_was_encrypted_stays_so(journal: Ledger) {
+    let mut secret = said("$1", "x");
+    secret.event.room = Room { id: room("!secret"), direct: false, encrypted: true };
+    let mut strangers = refused("$2");
+    strangers.event.room = Room { id: room("!strangers"), direct: false, encrypted: true };
+    let mut later = said("$3", "x");
+    later.event.room = Room { id: room("!later"), direct: false, encrypted: false };
+    let was = |id: &str| {
+        let (journal, id) = (journal.clone(), room(id));
+        async move { journal.was_encrypted(&agent(), &id).await.unwrap() }
+    };
+    assert!(!was("!secret").await);
+    receive(&*journal, &[secret.clone(), strangers, later.clone()]).await;
+    assert!(was("!secret").await);
+    assert!(was("!strangers").await, "whoever wrote there");
+    assert!(!was("!later").await);
+
+    later.event.room.encrypted = true;
+    secret.event.room.encrypted = false;
+    secret.event.id = event("$4");
+    receive(&*journal, &[later, secret]).await;
+    assert!(was("!later").await, "though the event was known");
+    assert!(was("!secret").await, "though it is said not to be any more");
+}
+
+pub(super) async fn agents_know_nothing_of_each_other(journal: Ledger) {
+    let other = other_agent();
+    let mut secret = said("$1", "x");
+    secret.event.room.encrypted = true;
+    let sequence = receive(&*journal, &[secret]).await[0].unwrap();
+    let goes_on = says(
+        Commit { ends_event: false, ..ends(sequence, "d1") },
+        [message("x"), Effect::SetHome(home("!room", None))],
+    );
+    journal.commit(goes_on).await.unwrap();
+    journal.draft(&agent(), &delivery("d2"), None).await.unwrap();
+
+    assert_eq!(journal.position(&other).await.unwrap(), None);
+    assert!(journal.pending(&other, None, None, 10).await.unwrap().is_empty());
+    assert!(journal.unsent(&other).await.unwrap().is_empty());
+    assert_eq!(journal.home(&other).await.unwrap(), None);
+    assert_eq!(journal.drafted(&other, &delivery("d2")).await.unwrap(), None);
+    assert!(!journal.was_encrypted(&other, &room("!room")).await.unwrap());
+
+    let theirs = journal.receive(&other, &[said("$1", "x")], &Position("p".into())).await.unwrap();
+    let theirs = theirs[0].expect("the same event is new to another agent");
+    assert!(theirs > sequence || theirs < sequence, "numbers are not shared");
+    let same = says(Commit { agent: other.clone(), ..ends(theirs, "d1") }, [message("y")]);
+    assert_eq!(journal.commit(same).await.unwrap().len(), 1, "the same delivery is another's");
+    assert_eq!(pending(&*journal).await, ["$1"]);
+    let foreign = Commit { agent: other, ..ends(sequence, "d3") };
+    journal.commit(foreign).await.expect_err("nobody ends another's event");
+}

@@ -1,0 +1,246 @@
+//! Random calls, from a world so small that they meet: every backend gives the same answers, number for number,
+//! and ends in the same state, also if the file is closed and opened again in between.
+
+use std::fmt::Debug;
+
+use proptest::{collection::vec, option, prelude::*};
+
+use super::*;
+use crate::{
+    effect::EffectId,
+    journal::{KeyQuery, Sent},
+};
+
+#[derive(Debug, Clone)]
+enum Call {
+    Receive {
+        agent: usize,
+        arrivals: Vec<(usize, usize, Manner)>,
+    },
+    Commit {
+        agent: usize,
+        sequence: i64,
+        delivery: usize,
+        plugin: Option<usize>,
+        does: Does,
+        ends: bool,
+    },
+    Sent {
+        agent: usize,
+        row: i64,
+        event: Option<usize>,
+    },
+    Draft {
+        agent: usize,
+        delivery: usize,
+        event: Option<usize>,
+    },
+    /// Reads, for the commits that follow.
+    Look {
+        key: usize,
+    },
+    List {
+        prefix: usize,
+        limit: u32,
+    },
+    Reopen,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Manner {
+    Allowed,
+    Refused,
+    Encrypted,
+}
+
+#[derive(Debug, Clone)]
+struct Does {
+    effects: Vec<usize>,
+    writes: Vec<(usize, Option<u8>)>,
+    /// How many of the newest reads it rests on.
+    reads: usize,
+}
+
+const AGENTS: usize = 2;
+const DELIVERIES: usize = 5;
+const PLUGINS: [&str; 2] = ["echo", "assistant"];
+const KEYS: [&str; 4] = ["a", "a/b", "a/c", "b"];
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
+    let agent = 0..AGENTS;
+    let manner = prop_oneof![Just(Manner::Allowed), Just(Manner::Refused), Just(Manner::Encrypted)];
+    let does = (vec(0..5_usize, 0..4), vec((0..KEYS.len(), option::of(0..3_u8)), 0..3), 0..3_usize)
+        .prop_map(|(effects, writes, reads)| Does { effects, writes, reads });
+    let receive = (agent.clone(), vec((0..8_usize, 0..2_usize, manner), 0..4))
+        .prop_map(|(agent, arrivals)| Call::Receive { agent, arrivals });
+    let commit = (agent.clone(), 0..8_i64, 0..DELIVERIES, option::of(0..PLUGINS.len()), does, any::<bool>())
+        .prop_map(|(agent, sequence, delivery, plugin, does, ends)| Call::Commit {
+            agent,
+            sequence,
+            delivery,
+            plugin,
+            does,
+            ends,
+        });
+    let sent = (agent.clone(), 0..10_i64, option::of(0..4_usize))
+        .prop_map(|(agent, row, event)| Call::Sent { agent, row, event });
+    let draft = (agent, 0..DELIVERIES, option::of(0..4_usize))
+        .prop_map(|(agent, delivery, event)| Call::Draft { agent, delivery, event });
+    let look = (0..KEYS.len()).prop_map(|key| Call::Look { key });
+    let list = (0..KEYS.len(), 0..4_u32).prop_map(|(prefix, limit)| Call::List { prefix, limit });
+    let call = prop_oneof![
+        4 => receive, 8 => commit, 3 => sent, 2 => draft, 2 => look, 1 => list, 1 => Just(Call::Reopen)
+    ];
+    vec(call, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(64) })]
+    #[test]
+    fn all_backends_answer_alike(calls in calls()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(play(&calls));
+    }
+}
+
+async fn play(calls: &[Call]) {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || Sqlite::open(folder.path().join("journal.db")).unwrap();
+    let memory = Memory::default();
+    let mut sqlite = open();
+    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    for call in calls {
+        if matches!(call, Call::Reopen) {
+            drop(sqlite);
+            sqlite = open();
+        }
+        let answer = answer(&memory, &mut theirs, call).await;
+        assert_eq!(answer, self::answer(&sqlite, &mut ours, call).await, "to {call:?}");
+    }
+    for agent in 0..AGENTS {
+        assert_eq!(
+            state(&memory, &name(agent)).await,
+            state(&sqlite, &name(agent)).await,
+            "of {}",
+            name(agent)
+        );
+    }
+}
+
+fn name(agent: usize) -> AgentName {
+    [self::agent(), other_agent()][agent].clone()
+}
+
+fn base(n: usize) -> DeliveryId {
+    delivery(&format!("d{n}"))
+}
+
+fn numbered(n: usize) -> EventId {
+    event(&format!("${n}"))
+}
+
+fn arrival(&(id, lane, manner): &(usize, usize, Manner)) -> Arrival {
+    let mut arrival = in_lane(&format!("${id}"), &format!("lane{lane}"));
+    arrival.event.room.id = room(&format!("!{lane}"));
+    match manner {
+        Manner::Allowed => {}
+        Manner::Refused => arrival.verdict = Verdict::Deny(Denial::NotListed),
+        Manner::Encrypted => arrival.event.room.encrypted = true,
+    }
+    arrival
+}
+
+async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> String {
+    match call {
+        Call::Receive { agent, arrivals } => {
+            let arrivals: Vec<_> = arrivals.iter().map(arrival).collect();
+            let position = Position(format!("{arrivals:?}"));
+            told(journal.receive(&name(*agent), &arrivals, &position).await)
+        }
+        Call::Commit { agent, sequence, delivery, plugin, does, ends } => {
+            let effects = [message("x"), named("n"), takes_draft(), named("m")];
+            let effects = does.effects.iter().map(|it| match effects.get(*it) {
+                Some(effect) => effect.clone(),
+                None => Effect::SetHome(home(&format!("!{delivery}"), None)),
+            });
+            let contribution = Contribution {
+                plugin: plugin.map(|it| self::plugin(PLUGINS[it])),
+                outcome: Outcome::Done,
+                effects: effects.collect(),
+                writes: does
+                    .writes
+                    .iter()
+                    .map(|(key, value)| Write {
+                        namespace: own(),
+                        key: KEYS[*key].into(),
+                        value: value.map(|value| vec![value]),
+                    })
+                    .collect(),
+                reads: looked.iter().rev().take(does.reads).cloned().collect(),
+            };
+            told(
+                journal
+                    .commit(Commit {
+                        agent: name(*agent),
+                        sequence: Sequence(*sequence),
+                        delivery: base(*delivery),
+                        contribution,
+                        ends_event: *ends,
+                    })
+                    .await,
+            )
+        }
+        Call::Sent { agent, row, event } => {
+            let sent = event.map_or_else(|| Sent::GivenUp("no".into()), |it| Sent::Accepted(numbered(it)));
+            told(journal.sent(&name(*agent), *row, &sent).await)
+        }
+        Call::Draft { agent, delivery, event } => {
+            told(journal.draft(&name(*agent), &base(*delivery), event.map(numbered).as_ref()).await)
+        }
+        Call::Look { key } => {
+            looked.push(read(journal, KEYS[*key]).await);
+            told(looked.last())
+        }
+        Call::List { prefix, limit } => {
+            let query = KeyQuery { prefix: KEYS[*prefix].into(), after: None, limit: *limit };
+            let found = journal.keys(&own(), &query).await.unwrap();
+            looked.push(Read::Keys { namespace: own(), query, found });
+            told(looked.last())
+        }
+        Call::Reopen => String::new(),
+    }
+}
+
+/// All that can be asked, one answer a line.
+async fn state(journal: &dyn Journal, agent: &AgentName) -> String {
+    let mut all = vec![
+        told(journal.position(agent).await),
+        told(journal.pending(agent, None, None, 100).await),
+        told(journal.unsent(agent).await),
+        told(journal.home(agent).await),
+    ];
+    for lane in ["0", "1"] {
+        all.push(told(journal.was_encrypted(agent, &room(&format!("!{lane}"))).await));
+        all.push(told(
+            journal.pending(agent, Some(&session(&format!("lane{lane}"))), Some(Sequence(1)), 2).await,
+        ));
+    }
+    for delivery in (0..DELIVERIES).map(base) {
+        all.push(told(journal.drafted(agent, &delivery).await));
+        for ordinal in [None, Some(0), Some(1), Some(2), Some(3)] {
+            all.push(told(journal.event_of(agent, &EffectId { delivery: delivery.clone(), ordinal }).await));
+        }
+    }
+    for plugin in PLUGINS {
+        all.push(told(journal.named(agent, &self::plugin(plugin), "n").await));
+        all.push(told(journal.named(agent, &self::plugin(plugin), "m").await));
+    }
+    for key in KEYS {
+        all.push(told(journal.get(&own(), key).await));
+    }
+    all.join("\n")
+}
+
+fn told(answer: impl Debug) -> String {
+    format!("{answer:?}")
+}

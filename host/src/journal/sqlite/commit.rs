@@ -1,0 +1,93 @@
+//! What ends a delivery, in one go.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    super::{Commit, Contribution, Error, Outcome, Queued, never_received, takes_draft},
+    Failed, kv, number,
+};
+use crate::effect::{Effect, EffectId, Place};
+
+/// The effects of a contribution as JSON, made by the caller.
+pub(super) struct Effects(Vec<String>);
+
+impl Effects {
+    pub(super) fn of(contribution: &Contribution) -> Result<Self, Failed> {
+        Ok(Self(contribution.effects.iter().map(serde_json::to_string).collect::<Result<_, _>>()?))
+    }
+}
+
+pub(super) fn commit(db: &Connection, commit: Commit, effects: Effects) -> Result<Vec<Queued>, Failed> {
+    let Commit { agent: name, sequence, delivery, contribution, ends_event } = commit;
+    let agent = number(db, &name)?;
+    let committed = db
+        .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
+        .exists(params![agent, delivery.as_str()])?;
+    if committed {
+        return Ok(Vec::new());
+    }
+    // Before the reads are checked, so that the number is there for the writes; a conflict takes it back.
+    let row = db
+        .prepare_cached(
+            "INSERT INTO contribution (agent, delivery, event, plugin, outcome)
+             SELECT ?1, ?2, sequence, ?3, ?4 FROM event WHERE sequence = ?5 AND agent = ?1 RETURNING row",
+        )?
+        .query_row(
+            params![
+                agent,
+                delivery.as_str(),
+                contribution.plugin.as_ref().map(|plugin| plugin.as_str()),
+                word(contribution.outcome),
+                sequence.0
+            ],
+            |row| row.get(0),
+        )
+        .optional()?;
+    let row: i64 = row.ok_or_else(|| never_received(&name, sequence))?;
+    for read in &contribution.reads {
+        if !kv::unchanged(db, read)? {
+            return Err(Error::Conflict.into());
+        }
+    }
+    for write in &contribution.writes {
+        kv::write(db, write, row)?;
+    }
+
+    let mut queued = Vec::with_capacity(contribution.effects.len());
+    for (ordinal, (effect, json)) in (0..).zip(contribution.effects.into_iter().zip(effects.0)) {
+        if let Effect::SetHome(place) = &effect {
+            set_home(db, agent, place)?;
+            continue;
+        }
+        let row = db
+            .prepare_cached(
+                "INSERT INTO unsent (agent, contribution, ordinal, effect) VALUES (?1, ?2, ?3, ?4)",
+            )?
+            .insert(params![agent, row, ordinal, json])?;
+        let id = EffectId { delivery: delivery.clone(), ordinal: Some(ordinal) };
+        queued.push(Queued { row, id, plugin: contribution.plugin.clone(), effect });
+    }
+    if !queued.iter().any(|queued| takes_draft(&queued.effect)) {
+        db.prepare_cached("DELETE FROM draft WHERE agent = ?1 AND delivery = ?2")?
+            .execute(params![agent, delivery.as_str()])?;
+    }
+    if ends_event {
+        db.prepare_cached("DELETE FROM pending WHERE sequence = ?1")?.execute([sequence.0])?;
+    }
+    Ok(queued)
+}
+
+fn set_home(db: &Connection, agent: i64, place: &Place) -> Result<(), Failed> {
+    db.prepare_cached("UPDATE agent SET home_room = ?2, home_thread = ?3 WHERE id = ?1")?
+        .execute(params![agent, place.room.as_str(), place.thread.as_ref().map(|thread| thread.as_str())])?;
+    Ok(())
+}
+
+fn word(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Done => "done",
+        Outcome::Refused => "refused",
+        Outcome::Faulted => "faulted",
+        Outcome::Cancelled => "cancelled",
+    }
+}

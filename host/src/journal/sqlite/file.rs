@@ -1,0 +1,128 @@
+//! The file: made so that nobody else can read it, known by its number, brought up to the version that is spoken
+//! here, and set so that what was answered is on disk.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rusqlite::{Connection, OpenFlags, TransactionBehavior};
+
+/// What SQLite calls the application id: `parl`.
+pub(super) const APPLICATION: i32 = 0x7061_726c;
+
+/// Each brings the file from one version to the next; the number of the last is the version. One that was
+/// released is never changed.
+const MIGRATIONS: [&str; 1] = [include_str!("1.sql")];
+
+/// How long to wait while another process writes. Nobody but this one should, for longer than a glance.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// More than there are statements, so that each is compiled once.
+const STATEMENTS: usize = 64;
+
+/// Why the file is not opened.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Error {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+    #[error("not a journal of Parlour")]
+    Foreign,
+    #[error("written by a newer Parlour: its version is {found}, the newest known here is {}", MIGRATIONS.len())]
+    Newer { found: i64 },
+    #[error("folder {} can't be made: {source}", path.display())]
+    Folder { path: PathBuf, source: io::Error },
+}
+
+/// Opens it, or makes it.
+pub(super) fn open(path: &Path) -> Result<Connection, Error> {
+    make(path)?;
+    // Without SQLITE_OPEN_URI: a path is a path, whatever it looks like.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let mut db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY)?;
+    // Before anything is written: it may be somebody else's.
+    version(&db)?;
+    set(&db)?;
+    migrate(&mut db)?;
+    Ok(db)
+}
+
+/// SQLite gives the files beside it (`-wal`, `-shm`) the mode of this one, and makes this one 0644.
+fn make(path: &Path) -> Result<(), Error> {
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty() && !folder.exists()) {
+        let mut builder = fs::DirBuilder::new();
+        builder.recursive(true);
+        #[cfg(unix)]
+        std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+        builder.create(folder).map_err(|source| Error::Folder { path: folder.into(), source })?;
+    }
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    match options.open(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// The version of a file that is ours; 0 of an empty one.
+fn version(db: &Connection) -> Result<usize, Error> {
+    let number = |sql| db.query_row(sql, [], |row| row.get::<_, i64>(0));
+    let application = match number("PRAGMA application_id") {
+        Err(error) if error.sqlite_error_code() == Some(rusqlite::ErrorCode::NotADatabase) => {
+            return Err(Error::Foreign);
+        }
+        other => other?,
+    };
+    let version = number("PRAGMA user_version")?;
+    if application == 0 && version == 0 && number("SELECT count(*) FROM sqlite_schema")? == 0 {
+        return Ok(0);
+    }
+    if application != i64::from(APPLICATION) {
+        return Err(Error::Foreign);
+    }
+    usize::try_from(version)
+        .ok()
+        .filter(|version| *version <= MIGRATIONS.len())
+        .ok_or(Error::Newer { found: version })
+}
+
+/// What a connection has to be told each time.
+fn set(db: &Connection) -> Result<(), Error> {
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    // Answers with the mode, and does not fail where it can't be had.
+    let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
+    if mode != "wal" {
+        return Err(Error::Io(io::Error::other("this file system has no room for a write-ahead log")));
+    }
+    // FULL: each commit waits for the disk, and on macOS for the disk's own cache.
+    // secure_delete: what is deleted is overwritten, not left in free pages.
+    db.execute_batch(
+        "PRAGMA synchronous = FULL;
+         PRAGMA fullfsync = ON;
+         PRAGMA checkpoint_fullfsync = ON;
+         PRAGMA foreign_keys = ON;
+         PRAGMA secure_delete = ON;",
+    )?;
+    Ok(())
+}
+
+fn migrate(db: &mut Connection) -> Result<(), Error> {
+    if version(db)? == MIGRATIONS.len() {
+        return Ok(());
+    }
+    // Asked again under the lock: another opener may have been quicker.
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for migration in &MIGRATIONS[version(&transaction)?..] {
+        transaction.execute_batch(migration)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION)?;
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    transaction.commit()?;
+    Ok(())
+}

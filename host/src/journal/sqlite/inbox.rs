@@ -1,0 +1,137 @@
+//! What came in, and what of it has not ended.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::{
+    super::{Arrival, Pending, Sequence},
+    Failed, id, json,
+};
+use crate::{
+    event::Position,
+    gate::Verdict,
+    id::{AgentName, EventId, PluginName, RoomId, SessionId},
+};
+
+pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Position>, Failed> {
+    let position = db
+        .prepare_cached("SELECT position FROM agent WHERE name = ?1")?
+        .query_row([agent.as_str()], |row| row.get::<_, Option<String>>(0))
+        .optional()?;
+    Ok(position.flatten().map(Position))
+}
+
+/// An arrival, made ready by its caller: the thread that writes has enough to do.
+pub(super) struct Received {
+    id: EventId,
+    session: SessionId,
+    /// Where, if it is encrypted there.
+    encrypted: Option<RoomId>,
+    /// The event as JSON, or why it may not pass.
+    said: Result<String, String>,
+}
+
+impl Received {
+    pub(super) fn of(arrival: &Arrival) -> Result<Self, Failed> {
+        let event = &arrival.event;
+        Ok(Self {
+            id: event.id.clone(),
+            session: arrival.session.clone(),
+            encrypted: event.room.encrypted.then(|| event.room.id.clone()),
+            said: match &arrival.verdict {
+                Verdict::Allow => Ok(serde_json::to_string(event)?),
+                Verdict::Deny(denial) => Err(serde_json::to_string(denial)?),
+            },
+        })
+    }
+}
+
+pub(super) fn receive(
+    db: &Connection,
+    agent: &AgentName,
+    received: Vec<Received>,
+    position: &Position,
+) -> Result<Vec<Option<Sequence>>, Failed> {
+    let agent: i64 = db
+        .prepare_cached(
+            "INSERT INTO agent (name, position) VALUES (?1, ?2)
+             ON CONFLICT (name) DO UPDATE SET position = excluded.position RETURNING id",
+        )?
+        .query_row([agent.as_str(), &position.0], |row| row.get(0))?;
+    received.into_iter().map(|it| receive_one(db, agent, &it)).collect()
+}
+
+fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Option<Sequence>, Failed> {
+    if let Some(room) = &received.encrypted {
+        db.prepare_cached("INSERT INTO encrypted_room (agent, room) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
+            .execute(params![agent, room.as_str()])?;
+    }
+    let known = db
+        .prepare_cached("SELECT 1 FROM event WHERE agent = ?1 AND id = ?2")?
+        .exists(params![agent, received.id.as_str()])?;
+    if known {
+        return Ok(None);
+    }
+    let session = received.session.as_str();
+    let sequence = db
+        .prepare_cached("INSERT INTO event (agent, id, session, refused) VALUES (?1, ?2, ?3, ?4)")?
+        .insert(params![agent, received.id.as_str(), session, received.said.as_ref().err()])?;
+    let Ok(event) = &received.said else { return Ok(None) };
+    db.prepare_cached("INSERT INTO pending (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![sequence, agent, session, event])?;
+    Ok(Some(Sequence(sequence)))
+}
+
+/// The two ways to ask differ in one line, and each has its index.
+macro_rules! pending {
+    ($of_session:literal) => {
+        concat!(
+            "SELECT sequence, session, event,
+                    (SELECT group_concat(plugin, ' ' ORDER BY row) FROM contribution
+                     WHERE contribution.event = pending.sequence)
+             FROM pending
+             WHERE agent = (SELECT id FROM agent WHERE name = ?1) ",
+            $of_session,
+            " AND sequence > ?2 ORDER BY sequence LIMIT ?3"
+        )
+    };
+}
+
+pub(super) fn pending(
+    db: &Connection,
+    agent: &AgentName,
+    session: Option<&SessionId>,
+    after: Option<Sequence>,
+    limit: u32,
+) -> Result<Vec<Pending>, Failed> {
+    let (agent, after) = (agent.as_str(), after.map_or(i64::MIN, |it| it.0));
+    let rows = match session {
+        None => db
+            .prepare_cached(pending!(""))?
+            .query_map(params![agent, after, limit], pending_of)?
+            .collect::<Result<_, _>>()?,
+        Some(session) => db
+            .prepare_cached(pending!("AND session = ?4"))?
+            .query_map(params![agent, after, limit, session.as_str()], pending_of)?
+            .collect::<Result<_, _>>()?,
+    };
+    Ok(rows)
+}
+
+fn pending_of(row: &Row<'_>) -> rusqlite::Result<Pending> {
+    let mut ended = Vec::new();
+    for plugin in row.get_ref(3)?.as_str_or_null()?.into_iter().flat_map(|names| names.split(' ')) {
+        let plugin = super::parsed::<PluginName>(3, plugin)?;
+        if !ended.contains(&plugin) {
+            ended.push(plugin);
+        }
+    }
+    Ok(Pending { sequence: Sequence(row.get(0)?), event: json(row, 2)?, session: id(row, 1)?, ended })
+}
+
+pub(super) fn was_encrypted(db: &Connection, agent: &AgentName, room: &RoomId) -> Result<bool, Failed> {
+    Ok(db
+        .prepare_cached(
+            "SELECT 1 FROM encrypted_room WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND room = ?2",
+        )?
+        .exists([agent.as_str(), room.as_str()])?)
+}

@@ -1,0 +1,149 @@
+//! What goes out, and what became of it: effects, the names of messages, drafts; and where the agent is at home.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    super::{Draft, Queued, Sent, takes_draft},
+    Failed, id, json, number, optional_id,
+};
+use crate::{
+    effect::{Effect, EffectId, Place},
+    id::{AgentName, DeliveryId, EventId, PluginName},
+};
+
+pub(super) fn unsent(db: &Connection, agent: &AgentName) -> Result<Vec<Queued>, Failed> {
+    let queued = db
+        .prepare_cached(
+            "SELECT unsent.row, delivery, ordinal, plugin, effect
+             FROM unsent JOIN contribution ON contribution.row = unsent.contribution
+             WHERE unsent.agent = (SELECT id FROM agent WHERE name = ?1) ORDER BY unsent.row",
+        )?
+        .query_map([agent.as_str()], |row| {
+            Ok(Queued {
+                row: row.get(0)?,
+                id: EffectId { delivery: id(row, 1)?, ordinal: Some(row.get(2)?) },
+                plugin: optional_id(row, 3)?,
+                effect: json(row, 4)?,
+            })
+        })?
+        .collect::<Result<_, _>>()?;
+    Ok(queued)
+}
+
+pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Failed> {
+    let agent = number(db, agent)?;
+    let taken = db
+        .prepare_cached(
+            "DELETE FROM unsent WHERE row = ?1 AND agent = ?2 RETURNING contribution, ordinal, effect",
+        )?
+        .query_row([row, agent], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?, json::<Effect>(row, 2)?))
+        })
+        .optional()?;
+    let Some((contribution, ordinal, effect)) = taken else { return Ok(()) };
+    let (event, given_up) = match sent {
+        Sent::Accepted(event) => (Some(event.as_str()), None),
+        Sent::GivenUp(reason) => (None, Some(reason)),
+    };
+    db.prepare_cached("INSERT INTO sent (contribution, ordinal, event, given_up) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![contribution, ordinal, event, given_up])?;
+    if takes_draft(&effect) {
+        db.prepare_cached(
+            "DELETE FROM draft
+             WHERE agent = ?1 AND delivery = (SELECT delivery FROM contribution WHERE row = ?2)",
+        )?
+        .execute([agent, contribution])?;
+    }
+    if let (Some(event), Effect::Send { name: Some(name), .. }) = (event, effect) {
+        db.prepare_cached(
+            "INSERT INTO named (agent, plugin, name, row, event)
+             SELECT ?1, plugin, ?2, ?3, ?4 FROM contribution WHERE row = ?5 AND plugin IS NOT NULL
+             ON CONFLICT (agent, plugin, name) DO UPDATE SET row = excluded.row, event = excluded.event
+             WHERE excluded.row > named.row",
+        )?
+        .execute(params![agent, name, row, event, contribution])?;
+    }
+    Ok(())
+}
+
+pub(super) fn event_of(
+    db: &Connection,
+    agent: &AgentName,
+    effect: &EffectId,
+) -> Result<Option<EventId>, Failed> {
+    let Some(ordinal) = effect.ordinal else {
+        return Ok(drafted(db, agent, &effect.delivery)?.and_then(|draft| draft.event));
+    };
+    let event = db
+        .prepare_cached(
+            "SELECT sent.event FROM contribution JOIN sent ON sent.contribution = contribution.row
+             WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND delivery = ?2 AND ordinal = ?3",
+        )?
+        .query_row(params![agent.as_str(), effect.delivery.as_str(), ordinal], |row| optional_id(row, 0))
+        .optional()?;
+    Ok(event.flatten())
+}
+
+pub(super) fn named(
+    db: &Connection,
+    agent: &AgentName,
+    plugin: &PluginName,
+    name: &str,
+) -> Result<Option<EventId>, Failed> {
+    let event = db
+        .prepare_cached(
+            "SELECT event FROM named
+             WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND plugin = ?2 AND name = ?3",
+        )?
+        .query_row([agent.as_str(), plugin.as_str(), name], |row| id(row, 0))
+        .optional()?;
+    Ok(event)
+}
+
+pub(super) fn draft(
+    db: &Connection,
+    agent: &AgentName,
+    delivery: &DeliveryId,
+    event: Option<&EventId>,
+) -> Result<Draft, Failed> {
+    let agent = number(db, agent)?;
+    let noted = params![agent, delivery.as_str(), event.map(|event| event.as_str())];
+    let known = db
+        .prepare_cached(
+            "UPDATE draft SET event = coalesce(?3, event) WHERE agent = ?1 AND delivery = ?2 RETURNING event",
+        )?
+        .query_row(noted, |row| optional_id(row, 0))
+        .optional()?;
+    if let Some(event) = known {
+        return Ok(Draft::of(delivery, event));
+    }
+    // Of a delivery that has ended nothing is kept: its draft is gone, and what is heard of it now is late.
+    db.prepare_cached(
+        "INSERT INTO draft (agent, delivery, event) SELECT ?1, ?2, ?3
+         WHERE NOT EXISTS (SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2)",
+    )?
+    .execute(noted)?;
+    Ok(Draft::of(delivery, event.cloned()))
+}
+
+pub(super) fn drafted(
+    db: &Connection,
+    agent: &AgentName,
+    delivery: &DeliveryId,
+) -> Result<Option<Draft>, Failed> {
+    let event = db
+        .prepare_cached(
+            "SELECT event FROM draft WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND delivery = ?2",
+        )?
+        .query_row([agent.as_str(), delivery.as_str()], |row| optional_id(row, 0))
+        .optional()?;
+    Ok(event.map(|event| Draft::of(delivery, event)))
+}
+
+pub(super) fn home(db: &Connection, agent: &AgentName) -> Result<Option<Place>, Failed> {
+    let home = db
+        .prepare_cached("SELECT home_room, home_thread FROM agent WHERE name = ?1 AND home_room IS NOT NULL")?
+        .query_row([agent.as_str()], |row| Ok(Place { room: id(row, 0)?, thread: optional_id(row, 1)? }))
+        .optional()?;
+    Ok(home)
+}

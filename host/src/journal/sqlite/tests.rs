@@ -1,0 +1,331 @@
+//! What only a file can promise; the rest is in [`crate::journal::conformance`].
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, mpsc},
+};
+
+use futures_util::future::join_all;
+use rusqlite::Connection;
+use tempfile::TempDir;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::journal::conformance::*;
+
+fn folder() -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.db");
+    (folder, path)
+}
+
+fn open(path: &Path) -> Arc<Sqlite> {
+    Arc::new(Sqlite::open(path).unwrap())
+}
+
+fn refusal(path: &Path) -> String {
+    let error = Sqlite::open(path).expect_err("it can't be opened").to_string();
+    let subject = format!("journal {}: ", path.display());
+    let reason = error.strip_prefix(&subject).unwrap_or_else(|| panic!("{error:?} names the file"));
+    assert!(!reason.contains('\n'));
+    reason.to_owned()
+}
+
+#[tokio::test]
+async fn everything_is_there_when_it_is_opened_again() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let [one, two] = [arrive(&*journal, "$1").await, arrive(&*journal, "$2").await];
+    let goes_on = Commit { ends_event: false, ..writes(ends(one, "d1"), [set("k", "1")]) };
+    journal.commit(goes_on).await.unwrap();
+    let queued = journal.commit(says(ends(two, "d2"), [message("a"), message("b")])).await.unwrap();
+    journal.sent(&agent(), queued[0].row, &Sent::Accepted(event("$a"))).await.unwrap();
+    journal.draft(&agent(), &delivery("d3"), None).await.unwrap();
+    let stored = journal.get(&own(), "k").await.unwrap().unwrap();
+    drop(journal);
+
+    let journal = open(&path);
+    assert_eq!(journal.position(&agent()).await.unwrap(), Some(Position("here".into())));
+    let found = journal.pending(&agent(), None, None, 10).await.unwrap();
+    assert_eq!(found.len(), 1);
+    assert_eq!((found[0].sequence, &found[0].ended[..]), (one, &[plugin("echo")][..]));
+    assert_eq!(journal.unsent(&agent()).await.unwrap(), queued[1..]);
+    assert_eq!(journal.event_of(&agent(), &queued[0].id).await.unwrap(), Some(event("$a")));
+    assert!(journal.drafted(&agent(), &delivery("d3")).await.unwrap().is_some());
+    assert_eq!(journal.get(&own(), "k").await.unwrap(), Some(stored.clone()));
+    assert_eq!(receive(&*journal, &[said("$2", "x")]).await, [None]);
+    assert!(journal.commit(ends(two, "d2")).await.unwrap().is_empty());
+
+    // Numbers go on where they were.
+    let three = arrive(&*journal, "$3").await;
+    assert!(three > two);
+    let later =
+        journal.commit(says(writes(ends(three, "d4"), [set("k", "1")]), [message("c")])).await.unwrap();
+    assert!(later[0].row > queued[1].row);
+    assert!(journal.get(&own(), "k").await.unwrap().unwrap().version > stored.version);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_openers_see_what_the_other_was_told() {
+    let (_folder, path) = folder();
+    let [here, there] = [open(&path), open(&path)];
+    let sequence = arrive(&*here, "$1").await;
+    assert_eq!(pending(&*there).await, ["$1"]);
+    let found = read(&*there, "k").await;
+    here.commit(writes(ends(sequence, "d1"), [set("k", "1")])).await.unwrap();
+    assert!(pending(&*there).await.is_empty());
+    let second = arrive(&*there, "$2").await;
+    let stale = reads(ends(second, "d2"), [found]);
+    assert!(matches!(there.commit(stale).await, Err(Error::Conflict)));
+
+    let mut tasks = JoinSet::new();
+    for n in 0..100 {
+        let journal = if n % 2 == 0 { here.clone() } else { there.clone() };
+        tasks.spawn(async move { arrive(&*journal, &format!("$many{n}")).await });
+    }
+    let mut sequences = tasks.join_all().await;
+    sequences.sort_unstable();
+    sequences.dedup();
+    assert_eq!(sequences.len(), 100);
+}
+
+#[test]
+fn a_file_that_is_no_journal_is_left_alone() {
+    let (folder, path) = folder();
+    fs::write(
+        &path,
+        "a letter to a friend, long enough to be taken for a header of a database, if one is careless",
+    )
+    .unwrap();
+    let letter = fs::read(&path).unwrap();
+    assert_eq!(refusal(&path), "not a journal of Parlour");
+    assert_eq!(fs::read(&path).unwrap(), letter);
+
+    let path = folder.path().join("other.db");
+    Connection::open(&path).unwrap().execute_batch("CREATE TABLE t (x); PRAGMA user_version = 1").unwrap();
+    let before = fs::read(&path).unwrap();
+    assert_eq!(refusal(&path), "not a journal of Parlour");
+    assert_eq!(fs::read(&path).unwrap(), before);
+    assert!(!folder.path().join("other.db-wal").exists());
+
+    assert!(!refusal(folder.path()).is_empty(), "a folder");
+    let below = folder.path().join("other.db").join("journal.db");
+    assert!(refusal(&below).starts_with("folder "), "a file instead of a folder: {}", refusal(&below));
+}
+
+#[test]
+fn an_empty_file_becomes_a_journal() {
+    let (_folder, path) = folder();
+    fs::write(&path, "").unwrap();
+    drop(open(&path));
+    assert_eq!(fs::read(&path).unwrap()[68..72], file::APPLICATION.to_be_bytes());
+}
+
+#[test]
+fn a_file_of_a_newer_version_is_left_alone() {
+    let (_folder, path) = folder();
+    drop(open(&path));
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
+    let before = fs::read(&path).unwrap();
+    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 7, the newest known here is 1");
+    assert_eq!(fs::read(&path).unwrap(), before);
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn nobody_else_can_read_it() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let outer = tempfile::tempdir().unwrap();
+    fs::set_permissions(outer.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let folder = outer.path().join("data/here");
+    let journal = open(&folder.join("journal.db"));
+    arrive(&*journal, "$1").await;
+    assert_eq!(mode(&folder), 0o700);
+    assert_eq!(mode(folder.parent().unwrap()), 0o700);
+    assert_eq!(mode(outer.path()), 0o755, "it was there before");
+    let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort_unstable();
+    assert_eq!(files, ["journal.db", "journal.db-shm", "journal.db-wal"].map(|name| folder.join(name)));
+    for file in files {
+        assert_eq!(mode(&file), 0o600, "{}", file.display());
+    }
+}
+
+#[tokio::test]
+async fn nothing_of_an_ended_event_is_in_the_file() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let long = "the-secret ".repeat(2000);
+    let came = receive(&*journal, &[said("$1", "the-secret"), said("$2", &long)]).await;
+    for (n, sequence) in came.into_iter().enumerate() {
+        let effects = [message(if n == 0 { "the-secret" } else { &long })];
+        let queued = journal.commit(says(ends(sequence.unwrap(), &format!("d{n}")), effects)).await.unwrap();
+        journal.sent(&agent(), queued[0].row, &Sent::Accepted(event("$a"))).await.unwrap();
+    }
+    drop(journal);
+    let file = fs::read(&path).unwrap();
+    assert!(!file.windows(10).any(|window| window == b"the-secret"));
+    assert!(file.windows(2).any(|window| window == b"$2"), "its id stays");
+}
+
+/// Keeps the thread busy until what it answers is dropped: what is called meanwhile makes one group.
+async fn hold(journal: &Arc<Sqlite>) -> mpsc::Sender<()> {
+    let (release, held) = mpsc::channel::<()>();
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let journal = journal.clone();
+    tokio::spawn(async move {
+        let wait = move |_: &Connection| {
+            let _ = begun.send(());
+            let _ = held.recv();
+            Ok(())
+        };
+        journal.thread.read(wait).await
+    });
+    begins.await.unwrap();
+    release
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_is_one_transaction_and_a_conflict_takes_back_only_its_own() {
+    const CALLS: usize = 200;
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let arrivals: Vec<_> = (0..CALLS).map(|n| said(&format!("${n}"), "x")).collect();
+    let sequences = receive(&*journal, &arrivals).await;
+    let stale = read(&*journal, "k").await;
+    let calls = sequences.into_iter().enumerate().map(|(n, sequence)| {
+        let key = if n % 2 == 0 { "k".to_owned() } else { format!("odd{n}") };
+        let commit =
+            writes(says(ends(sequence.unwrap(), &format!("d{n}")), [message("x")]), [set(&key, "x")]);
+        journal.commit(if n % 2 == 0 { commit } else { reads(commit, [stale.clone()]) })
+    });
+    // The last of the group sees, through a connection of its own, that nothing is on disk yet.
+    let other = Connection::open(&path).unwrap();
+    let committed = move |_: &Connection| {
+        Ok(other.query_row("SELECT count(*) FROM contribution", [], |row| row.get::<_, i64>(0))?)
+    };
+
+    let release = hold(&journal).await;
+    // Each is queued when it is polled first, and `join!` polls in this order.
+    let (answers, seen, ()) =
+        tokio::join!(join_all(calls), journal.thread.write(committed), async { drop(release) });
+    assert_eq!(seen.unwrap(), 0);
+    for (n, answer) in answers.iter().enumerate() {
+        match answer {
+            Ok(queued) => assert!(n % 2 == 0 && queued.len() == 1, "{n}"),
+            Err(error) => assert!(n % 2 == 1 && matches!(error, Error::Conflict), "{n}: {error}"),
+        }
+    }
+    assert_eq!(pending(&*journal).await.len(), CALLS / 2);
+    assert_eq!(journal.unsent(&agent()).await.unwrap().len(), CALLS / 2);
+    let query = KeyQuery { prefix: String::new(), after: None, limit: 1000 };
+    assert_eq!(journal.keys(&own(), &query).await.unwrap(), ["k"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_whole_group_fails_each_is_told_and_the_next_goes_on() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let sequence = arrive(&*journal, "$1").await;
+    let release = hold(&journal).await;
+    // What SQLite does by itself when the disk is full.
+    let fails = |db: &Connection| -> Result<(), Failed> {
+        db.execute_batch("ROLLBACK")?;
+        Err(Error::Storage("disk full".into()).into())
+    };
+    let (before, failed, behind, read, ()) = tokio::join!(
+        journal.commit(ends(sequence, "d1")),
+        journal.thread.write(fails),
+        journal.draft(&agent(), &DeliveryId::parse("d2").unwrap(), None),
+        journal.home(&agent()),
+        async { drop(release) }
+    );
+    assert_eq!(failed.unwrap_err().to_string(), "disk full");
+    for error in [before.unwrap_err(), behind.unwrap_err(), read.unwrap_err()] {
+        assert_eq!(error.to_string(), "the storage failed for a call in the same transaction");
+    }
+    assert_eq!(pending(&*journal).await, ["$1"]);
+    journal.commit(ends(sequence, "d1")).await.unwrap();
+    assert!(pending(&*journal).await.is_empty());
+}
+
+/// Commits one event after the other and notes, once answered, which; until it is stopped.
+async fn work(journal: Arc<Sqlite>, task: usize, answered: Arc<Mutex<Vec<(EventId, DeliveryId)>>>) {
+    for n in 0.. {
+        let id = format!("{task}-{n}");
+        let came = format!("${id}");
+        let arrivals = [said(&came, "x")];
+        let Ok(received) = journal.receive(&agent(), &arrivals, &Position(id.clone())).await else { return };
+        let commit = says(ends(received[0].unwrap(), &id), [message("x")]);
+        let Ok(queued) = journal.commit(commit).await else { return };
+        answered.lock().unwrap().push((event(&came), queued[0].id.delivery.clone()));
+    }
+}
+
+async fn nothing_is_lost(journal: &Sqlite, answered: &[(EventId, DeliveryId)]) {
+    assert!(!answered.is_empty());
+    let unsent = journal.unsent(&agent()).await.unwrap();
+    let waits: std::collections::HashSet<_> = unsent.into_iter().map(|queued| queued.id.delivery).collect();
+    let open = pending(journal).await;
+    for (event, delivery) in answered {
+        assert!(waits.contains(delivery), "{delivery}");
+        assert!(!open.iter().any(|open| open == event.as_str()), "{event}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callers_that_go_away_lose_nothing_that_was_answered() {
+    let (_folder, path) = folder();
+    let answered = Arc::default();
+    let journal = open(&path);
+    let mut tasks = JoinSet::new();
+    for task in 0..20 {
+        tasks.spawn(work(journal.clone(), task, Arc::clone(&answered)));
+    }
+    while answered.lock().unwrap().len() < 500 {
+        tokio::task::yield_now().await;
+    }
+    tasks.shutdown().await;
+    drop(Arc::into_inner(journal).expect("no task has it any more"));
+    nothing_is_lost(&open(&path), &answered.lock().unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_the_thread_loses_nothing_that_was_answered() {
+    let (_folder, path) = folder();
+    let answered = Arc::default();
+    let journal = open(&path);
+    let mut tasks = JoinSet::new();
+    for task in 0..20 {
+        tasks.spawn(work(journal.clone(), task, Arc::clone(&answered)));
+    }
+    while answered.lock().unwrap().len() < 100 {
+        tokio::task::yield_now().await;
+    }
+    let fall = |_: &Connection| -> Result<(), Failed> { panic!("on purpose") };
+    let error = journal.thread.write(fall).await.unwrap_err();
+    assert_eq!(error.to_string(), "the journal's thread has ended");
+    assert!(journal.home(&agent()).await.is_err(), "and stays so");
+    tasks.shutdown().await;
+    drop(journal);
+    nothing_is_lost(&open(&path), &answered.lock().unwrap()).await;
+}
+
+#[tokio::test]
+async fn what_was_answered_is_there_though_the_file_was_never_closed() {
+    let (folder, path) = folder();
+    let journal = open(&path);
+    let sequence = arrive(&*journal, "$1").await;
+    arrive(&*journal, "$2").await;
+    let queued = journal.commit(says(ends(sequence, "d1"), [message("x")])).await.unwrap();
+    // What a host finds that was killed: the file and its log, as they are.
+    let copy = folder.path().join("copy.db");
+    fs::copy(&path, &copy).unwrap();
+    fs::copy(folder.path().join("journal.db-wal"), folder.path().join("copy.db-wal")).unwrap();
+    let found = open(&copy);
+    assert_eq!(pending(&*found).await, ["$2"]);
+    assert_eq!(found.unsent(&agent()).await.unwrap(), queued);
+}

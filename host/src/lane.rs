@@ -1,0 +1,206 @@
+//! Lanes: one ordered queue for each session, and sessions side by side. What does not fit into a queue waits
+//! in the journal; what has to overtake is taken out before.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    event::Event,
+    id::{PluginName, SessionId},
+    journal::{Pending, Sequence},
+};
+
+/// Events that one session holds in memory: more than a person types while an answer is written.
+const LANE: usize = 32;
+
+/// An event that waits for its handler.
+#[derive(Debug, Clone)]
+pub struct Waiting {
+    /// Its place in the order of arrival.
+    pub sequence: Sequence,
+    /// What came.
+    pub event: Arc<Event>,
+    /// In which lane it waits.
+    pub session: SessionId,
+    /// Plugins that have ended with it.
+    pub ended: Vec<PluginName>,
+    /// It was received before this start: a handler may have begun with it.
+    pub resumed: bool,
+}
+
+impl From<Pending> for Waiting {
+    fn from(pending: Pending) -> Self {
+        let Pending { sequence, event, session, ended } = pending;
+        Self { sequence, event: Arc::new(event), session, ended, resumed: true }
+    }
+}
+
+/// All lanes of one agent.
+#[derive(Default)]
+pub struct Lanes(Mutex<All>);
+
+#[derive(Default)]
+struct All {
+    lanes: HashMap<SessionId, Lane>,
+    /// The newest event that was put into any lane: a newer one in the journal is still on its way here.
+    pushed: Option<Sequence>,
+}
+
+#[derive(Default)]
+struct Lane {
+    queue: VecDeque<Waiting>,
+    /// Something was left in the journal.
+    overflow: bool,
+    /// Something was left there since the last look.
+    again: bool,
+    /// The newest event that was in this lane's memory.
+    newest: Option<Sequence>,
+    running: Option<CancellationToken>,
+    /// The next one is ended before it has begun.
+    stopped: bool,
+}
+
+/// What a lane does next.
+pub enum Next {
+    /// Handle this one; the token ends it.
+    Handle(Waiting, CancellationToken),
+    /// Read on in the journal, after this event.
+    Refill(Option<Sequence>),
+    /// The lane is gone.
+    Nothing,
+}
+
+impl Lanes {
+    /// Puts an event into its lane. Answers true where the lane is new and somebody has to run it.
+    pub fn push(&self, waiting: Waiting) -> bool {
+        let mut all = self.lock();
+        all.pushed = all.pushed.max(Some(waiting.sequence));
+        if let Some(lane) = all.lanes.get_mut(&waiting.session) {
+            if lane.overflow || lane.queue.len() >= LANE {
+                lane.overflow = true;
+                lane.again = true;
+            } else {
+                lane.newest = Some(waiting.sequence);
+                lane.queue.push_back(waiting);
+            }
+            return false;
+        }
+        let lane = Lane { newest: Some(waiting.sequence), ..Lane::default() };
+        all.lanes.entry(waiting.session.clone()).or_insert(lane).queue.push_back(waiting);
+        true
+    }
+
+    /// What a lane does next. The one before it has ended.
+    pub fn next(&self, session: &SessionId) -> Next {
+        let mut all = self.lock();
+        let Some(lane) = all.lanes.get_mut(session) else { return Next::Nothing };
+        if let Some(waiting) = lane.queue.pop_front() {
+            let token = CancellationToken::new();
+            if std::mem::take(&mut lane.stopped) {
+                token.cancel();
+            }
+            lane.running = Some(token.clone());
+            return Next::Handle(waiting, token);
+        }
+        lane.running = None;
+        if lane.overflow {
+            lane.again = false;
+            return Next::Refill(lane.newest);
+        }
+        all.lanes.remove(session);
+        Next::Nothing
+    }
+
+    /// What was left in the journal comes into the lane.
+    pub fn refill(&self, session: &SessionId, pending: Vec<Waiting>) {
+        let mut all = self.lock();
+        let pushed = all.pushed;
+        let Some(lane) = all.lanes.get_mut(session) else { return };
+        lane.queue.extend(pending.into_iter().filter(|waiting| Some(waiting.sequence) <= pushed));
+        let found = !lane.queue.is_empty();
+        lane.newest = lane.queue.back().map(|last| last.sequence).or(lane.newest);
+        lane.overflow = found || lane.again;
+    }
+
+    /// How many a refill takes.
+    pub fn refill_limit() -> u32 {
+        u32::try_from(LANE).unwrap_or(u32::MAX)
+    }
+
+    /// Ends what runs in a session, or is about to. Answers whether there was something.
+    pub fn stop(&self, session: &SessionId) -> bool {
+        let mut all = self.lock();
+        let Some(lane) = all.lanes.get_mut(session) else { return false };
+        if let Some(running) = &lane.running {
+            let first = !running.is_cancelled();
+            running.cancel();
+            return first;
+        }
+        lane.stopped = !lane.queue.is_empty();
+        lane.stopped
+    }
+
+    fn lock(&self) -> MutexGuard<'_, All> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::chat::memory::message;
+    use crate::event::{DeviceTrust, Kind, Room, Sender};
+    use crate::id::{EventId, RoomId, UserId};
+
+    fn waiting(sequence: i64) -> Waiting {
+        let event = Event {
+            id: EventId::parse(format!("$e{sequence}")).unwrap(),
+            room: Room { id: RoomId::parse("!r").unwrap(), direct: true, encrypted: false },
+            sender: Sender {
+                id: UserId::parse("@alice:memory").unwrap(),
+                display_name: None,
+                device: DeviceTrust::Cleartext,
+            },
+            sent: 0,
+            mark: None,
+            kind: Kind::Message(message("hello")),
+        };
+        let session = SessionId::parse("!r").unwrap();
+        Waiting { sequence: Sequence(sequence), event: Arc::new(event), session, ended: vec![], resumed: false }
+    }
+
+    /// A journal of 100 events, of which the lane holds some: every one is handled once, in order.
+    #[test]
+    fn what_does_not_fit_is_read_from_the_journal_once_and_in_order() {
+        let lanes = Lanes::default();
+        let session = SessionId::parse("!r").unwrap();
+        let mut handled = Vec::new();
+        let mut pushed = 0;
+        let mut rounds = 0;
+        loop {
+            rounds += 1;
+            // What comes while others are handled: three at a time, the journal being one event ahead.
+            for _ in 0..if rounds == 1 { 50 } else { 3 } {
+                if pushed < 100 {
+                    pushed += 1;
+                    lanes.push(waiting(pushed));
+                }
+            }
+            match lanes.next(&session) {
+                Next::Handle(waiting, _) => handled.push(waiting.sequence.0),
+                Next::Refill(after) => {
+                    let after = after.map_or(0, |sequence| sequence.0);
+                    let journal = (after + 1)..=(pushed + 1).min(100);
+                    lanes.refill(&session, journal.take(LANE).map(waiting).collect());
+                }
+                Next::Nothing if pushed == 100 => break,
+                Next::Nothing => {}
+            }
+        }
+        assert_eq!(handled, (1..=100).collect::<Vec<_>>());
+    }
+}

@@ -1,0 +1,273 @@
+//! The outbox: sends what was committed, in order within each room, until the chat has taken it or says that it
+//! never will. What is left when the host ends is sent at the next start, with the same transaction ids.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use crate::{
+    chat::{Chat, SendError},
+    effect::{Body, Content, Effect, EffectId, MessageRef, Outgoing, Place, Target},
+    id::{AgentName, EventId, PluginName, RoomId, TransactionId},
+    journal::{Journal, Queued, Sent},
+    notice::{Notice, Notices},
+};
+
+/// Between two tries, where the other side does not say: half a second at first, a minute at most.
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// Sends what one agent's plugins queued.
+pub struct Outbox {
+    agent: AgentName,
+    chat: Arc<dyn Chat>,
+    journal: Arc<dyn Journal>,
+    notices: Notices,
+    rooms: Mutex<HashMap<Key, VecDeque<Queued>>>,
+    encrypted: Mutex<HashMap<RoomId, bool>>,
+    /// What runs; waited for when the host ends.
+    tasks: TaskTracker,
+    closing: CancellationToken,
+}
+
+/// What keeps its order: a room, or the chat with a person whose room is not known yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Room(RoomId),
+    Person(crate::id::UserId),
+}
+
+/// Why an effect has no way out.
+enum Stuck {
+    /// Say so, and go on with the next.
+    Final(String),
+    /// The host ends; it is tried again at the next start.
+    Closing,
+}
+
+impl Outbox {
+    /// Nothing to send yet. `closing` ends all waiting.
+    pub fn new(
+        agent: AgentName,
+        chat: Arc<dyn Chat>,
+        journal: Arc<dyn Journal>,
+        notices: Notices,
+        closing: CancellationToken,
+    ) -> Self {
+        let (rooms, encrypted) = (Mutex::default(), Mutex::default());
+        Self { agent, chat, journal, notices, rooms, encrypted, tasks: TaskTracker::new(), closing }
+    }
+
+    /// A room was seen encrypted: nothing leaves in clear there any more.
+    pub fn is_encrypted(&self, room: &RoomId) {
+        lock(&self.encrypted).insert(room.clone(), true);
+    }
+
+    /// Sends these, each after what was pushed before for the same room.
+    pub fn push(self: &Arc<Self>, queued: Vec<Queued>) {
+        for queued in queued {
+            let key = key(&queued.effect);
+            let mut rooms = lock(&self.rooms);
+            if let Some(waiting) = rooms.get_mut(&key) {
+                waiting.push_back(queued);
+                continue;
+            }
+            rooms.insert(key.clone(), VecDeque::from([queued]));
+            drop(rooms);
+            let outbox = self.clone();
+            self.tasks.spawn(async move { outbox.drain(key).await });
+        }
+    }
+
+    /// Waits until everything is sent, or, when the host is closing, until nothing is under way.
+    pub async fn finish(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.tasks.reopen();
+    }
+
+    /// Sends one room's effects, and ends when there are none.
+    async fn drain(self: Arc<Self>, key: Key) {
+        loop {
+            let queued = {
+                let mut rooms = lock(&self.rooms);
+                match rooms.get_mut(&key).and_then(VecDeque::pop_front) {
+                    Some(queued) => queued,
+                    None => return drop(rooms.remove(&key)),
+                }
+            };
+            let sent = match self.carry_out(&queued).await {
+                Ok(event) => Sent::Accepted(event),
+                Err(Stuck::Final(reason)) => {
+                    self.notices.say(Notice::NotSent { agent: self.agent.clone(), reason: reason.clone() });
+                    Sent::GivenUp(reason)
+                }
+                Err(Stuck::Closing) => return drop(lock(&self.rooms).remove(&key)),
+            };
+            self.note(&queued, &sent).await;
+        }
+    }
+
+    async fn note(&self, queued: &Queued, sent: &Sent) {
+        let mut delays = backoff();
+        while let Err(error) = self.journal.sent(&self.agent, queued.row, sent).await {
+            self.notices.say(Notice::Journal { reason: error.to_string() });
+            if self.wait(delays.next().unwrap_or(LONGEST)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Sends one effect, however long it takes.
+    async fn carry_out(&self, queued: &Queued) -> Result<EventId, Stuck> {
+        let plugin = queued.plugin.as_ref();
+        let (room, content, transaction) = match &queued.effect {
+            Effect::Send { to, body, reply_to, takes_draft, .. } => {
+                let place = self.place(to).await?;
+                if *takes_draft
+                    && let Some(event) = self.take_draft(&queued.id, &place, body).await?
+                {
+                    return Ok(event);
+                }
+                let reply_to = match reply_to {
+                    Some(reference) => Some(self.event(reference, queued, plugin).await?),
+                    None => None,
+                };
+                let content = Content::Message { body: body.clone(), thread: place.thread, reply_to };
+                (place.room, content, queued.id.transaction())
+            }
+            Effect::Edit { place, message, body } => {
+                let event = self.event(message, queued, plugin).await?;
+                (place.room.clone(), Content::Edit { event, body: body.clone() }, queued.id.transaction())
+            }
+            Effect::React { place, message, key } => {
+                let event = self.event(message, queued, plugin).await?;
+                (place.room.clone(), Content::Reaction { event, key: key.clone() }, queued.id.transaction())
+            }
+            Effect::Redact { place, message, reason } => {
+                let event = self.event(message, queued, plugin).await?;
+                (place.room.clone(), Content::Redaction { event, reason: reason.clone() }, queued.id.transaction())
+            }
+            Effect::SetHome(_) => return Err(Stuck::Final("a home is not sent".into())),
+        };
+        self.send(&room, content, transaction, &queued.id).await
+    }
+
+    /// The last text of a draft takes its place. None where there is no draft.
+    async fn take_draft(&self, id: &EffectId, place: &Place, body: &Body) -> Result<Option<EventId>, Stuck> {
+        let drafted = self.retry(|| self.journal.drafted(&self.agent, &id.delivery)).await?;
+        let Some(draft) = drafted else { return Ok(None) };
+        let event = match draft.event {
+            Some(event) => event,
+            // It may have been sent, and its answer lost. The same transaction id tells: either this is the first
+            // time, or the answer is the event that is there, with an older text.
+            None => {
+                let content = Content::Message { body: body.clone(), thread: place.thread.clone(), reply_to: None };
+                self.send(&place.room, content, draft.transaction, id).await?
+            }
+        };
+        let content = Content::Edit { event: event.clone(), body: body.clone() };
+        self.send(&place.room, content, id.transaction(), id).await?;
+        Ok(Some(event))
+    }
+
+    async fn send(&self, room: &RoomId, content: Content, transaction: TransactionId, id: &EffectId) -> Result<EventId, Stuck> {
+        let must_encrypt = self.must_encrypt(room).await?;
+        let outgoing = Outgoing { room: room.clone(), transaction, mark: id.to_string(), must_encrypt, content };
+        self.persist(|| self.chat.send(&outgoing)).await
+    }
+
+    async fn place(&self, target: &Target) -> Result<Place, Stuck> {
+        match target {
+            Target::Place(place) => Ok(place.clone()),
+            Target::Direct(user) => {
+                let room = self.persist(|| self.chat.direct(user)).await?;
+                Ok(Place { room, thread: None })
+            }
+        }
+    }
+
+    /// The event that a reference means, as far as it can be known by now.
+    async fn event(&self, reference: &MessageRef, queued: &Queued, plugin: Option<&PluginName>) -> Result<EventId, Stuck> {
+        let found = match (reference, plugin) {
+            (MessageRef::Event(event), _) => Some(event.clone()),
+            (MessageRef::Queued(ordinal), _) => {
+                let id = EffectId { delivery: queued.id.delivery.clone(), ordinal: Some(*ordinal) };
+                self.retry(|| self.journal.event_of(&self.agent, &id)).await?
+            }
+            (MessageRef::Named(name), Some(plugin)) => {
+                self.retry(|| self.journal.named(&self.agent, plugin, name)).await?
+            }
+            (MessageRef::Named(_), None) => None,
+        };
+        found.ok_or_else(|| Stuck::Final(format!("{}: the message that it is about is not there", queued.id)))
+    }
+
+    async fn must_encrypt(&self, room: &RoomId) -> Result<bool, Stuck> {
+        if let Some(known) = lock(&self.encrypted).get(room) {
+            return Ok(*known);
+        }
+        let known = self.retry(|| self.journal.was_encrypted(&self.agent, room)).await?;
+        // Somebody may have seen it encrypted meanwhile.
+        Ok(*lock(&self.encrypted).entry(room.clone()).or_insert(known))
+    }
+
+    /// Tries until the chat has taken it or says that it never will.
+    async fn persist<T, F: Future<Output = Result<T, SendError>>>(&self, what: impl Fn() -> F) -> Result<T, Stuck> {
+        let mut delays = backoff();
+        loop {
+            match what().await {
+                Ok(value) => return Ok(value),
+                Err(SendError::Final { code, reason }) => return Err(Stuck::Final(format!("{code}: {reason}"))),
+                Err(SendError::Later { after, .. }) => {
+                    self.wait(after.or_else(|| delays.next()).unwrap_or(LONGEST)).await?;
+                }
+            }
+        }
+    }
+
+    /// Asks the journal until it answers.
+    async fn retry<T, F: Future<Output = Result<T, crate::journal::Error>>>(&self, what: impl Fn() -> F) -> Result<T, Stuck> {
+        let mut delays = backoff();
+        loop {
+            match what().await {
+                Ok(value) => return Ok(value),
+                Err(error) => {
+                    self.notices.say(Notice::Journal { reason: error.to_string() });
+                    self.wait(delays.next().unwrap_or(LONGEST)).await?;
+                }
+            }
+        }
+    }
+
+    async fn wait(&self, delay: Duration) -> Result<(), Stuck> {
+        tokio::select! {
+            () = self.closing.cancelled() => Err(Stuck::Closing),
+            () = tokio::time::sleep(delay) => Ok(()),
+        }
+    }
+}
+
+fn backoff() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST).without_max_times().with_jitter().build()
+}
+
+fn key(effect: &Effect) -> Key {
+    match effect {
+        Effect::Send { to: Target::Direct(user), .. } => Key::Person(user.clone()),
+        Effect::Send { to: Target::Place(place), .. }
+        | Effect::Edit { place, .. }
+        | Effect::React { place, .. }
+        | Effect::Redact { place, .. }
+        | Effect::SetHome(place) => Key::Room(place.room.clone()),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

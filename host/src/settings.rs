@@ -1,0 +1,270 @@
+//! What the operator says: `parlour.toml` as values.
+//!
+//! Unknown keys are errors that name the place and the nearest key ([`parse`]). Nothing here reads the
+//! environment or a file except [`parse`]'s caller and [`SecretText::reveal`].
+
+mod parse;
+mod secret;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    time::Duration,
+};
+
+use serde::Deserialize;
+
+pub use parse::{SettingsError, load, parse};
+pub use secret::SecretText;
+
+use crate::id::{AgentName, PluginName, RoomId, UserId};
+
+/// `parlour.toml`.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// State: journal, crypto stores, compiled code. Made with mode 0700.
+    #[serde(default = "default_data")]
+    pub data: PathBuf,
+    /// What is dropped in here serves the agents that list its name, or `"*"`.
+    #[serde(default = "default_plugin_folder")]
+    pub plugin_folder: PathBuf,
+    /// For every agent that names none of its own.
+    pub homeserver: Option<String>,
+    /// One Matrix account each.
+    #[serde(default)]
+    pub agents: BTreeMap<AgentName, Agent>,
+    /// Who may talk.
+    #[serde(default)]
+    pub access: Access,
+    /// How agents behave in rooms.
+    #[serde(default)]
+    pub behaviour: Behaviour,
+    /// What is known of single plugins.
+    #[serde(default)]
+    pub plugins: BTreeMap<PluginName, Plugin>,
+    /// The language model.
+    pub llm: Option<Llm>,
+}
+
+fn default_data() -> PathBuf {
+    "data".into()
+}
+
+fn default_plugin_folder() -> PathBuf {
+    "plugins".into()
+}
+
+/// One Matrix account.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agent {
+    /// Where it signs in.
+    pub homeserver: Option<String>,
+    /// Its account; a token may stand without it.
+    pub user: Option<UserId>,
+    /// Signs in once; then the session is stored and used again.
+    pub password: Option<SecretText>,
+    /// An access token of its own device, in place of a password.
+    pub token: Option<SecretText>,
+    /// For a first sign-in with a password.
+    pub device_id: Option<String>,
+    /// What people see in their list of devices.
+    #[serde(default = "default_device_name")]
+    pub device_name: String,
+    /// When to encrypt.
+    #[serde(default)]
+    pub encryption: Encryption,
+    /// Gives the agent its own identity back on a new device.
+    pub recovery_key: Option<SecretText>,
+    /// The account is a person's own: what they write themselves is heard.
+    #[serde(default)]
+    pub own_account: bool,
+    /// In the order in which they are asked; `"*"` stands for every other one.
+    pub plugins: Vec<String>,
+    /// In place of `[access]`.
+    pub access: Option<Access>,
+    /// In place of `[behaviour]`.
+    pub behaviour: Option<Behaviour>,
+}
+
+fn default_device_name() -> String {
+    "Parlour".into()
+}
+
+/// When to encrypt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Encryption {
+    /// As the room has it.
+    #[default]
+    AsRoom,
+    /// Nothing is sent to a room that is not encrypted.
+    Required,
+    /// Encrypted rooms are not served.
+    Off,
+}
+
+/// Who may talk. Nobody until listed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Access {
+    /// May talk to the agent, and invite it.
+    pub users: BTreeSet<UserId>,
+    /// May also run what is for admins.
+    pub admins: BTreeSet<UserId>,
+    /// Which rooms are served.
+    pub room_policy: RoomPolicy,
+    /// For `room_policy = "listed"`.
+    pub rooms: BTreeSet<RoomId>,
+    /// Whose invitations are accepted; the others are declined.
+    pub invites: Invites,
+}
+
+impl Access {
+    /// What these settings say of a person: nothing, unless they are listed.
+    #[must_use]
+    pub fn role(&self, user: &UserId) -> Option<Role> {
+        if self.admins.contains(user) {
+            Some(Role::Admin)
+        } else if self.users.contains(user) {
+            Some(Role::User)
+        } else {
+            None
+        }
+    }
+}
+
+/// What the settings say of a person.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// On no list.
+    Guest,
+    /// Listed in `access.users`.
+    User,
+    /// Listed in `access.admins`.
+    Admin,
+}
+
+/// Which rooms are served.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RoomPolicy {
+    /// Those that the agent is in: a listed person brought it there.
+    #[default]
+    Invited,
+    /// Those in `access.rooms`, and direct chats.
+    Listed,
+}
+
+/// Whose invitations are accepted.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Invites {
+    /// Those of listed people.
+    #[default]
+    Listed,
+    /// Nobody's.
+    Nobody,
+}
+
+/// How an agent behaves in rooms.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Behaviour {
+    /// In a room, only what mentions the agent, and commands, are for it.
+    pub require_mention: bool,
+    /// Rooms where it need not be mentioned.
+    pub free_response_rooms: BTreeSet<RoomId>,
+    /// In a room, each person has a session of their own.
+    pub session_per_user: bool,
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self { require_mention: true, free_response_rooms: BTreeSet::new(), session_per_user: true }
+    }
+}
+
+/// What the settings say of one plugin.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Plugin {
+    /// Its file; by default `NAME.wasm` in the plugin folder.
+    pub source: Option<PathBuf>,
+    /// What it reads by `wasi:config/store`. What is no text is given as JSON.
+    pub config: BTreeMap<String, toml::Value>,
+    /// What it may do beside answering and remembering.
+    pub grants: Grants,
+}
+
+impl Plugin {
+    /// The settings as the plugin sees them.
+    #[must_use]
+    pub fn config_texts(&self) -> BTreeMap<String, String> {
+        let text = |value: &toml::Value| match value {
+            toml::Value::String(text) => text.clone(),
+            other => serde_json::to_string(other).unwrap_or_else(|_| other.to_string()),
+        };
+        self.config.iter().map(|(key, value)| (key.clone(), text(value))).collect()
+    }
+}
+
+/// What a plugin may do beside answering where it was asked and remembering. Nothing until granted.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Grants {
+    /// Make a conversation the agent's home, for an admin.
+    pub home: bool,
+    /// Ask the language model.
+    pub llm: bool,
+    /// Write to these other rooms that the agent is in: ids, or `"*"`.
+    pub rooms: BTreeSet<String>,
+    /// Write to these people in a direct chat: ids, `"*:example.org"`, or `"*"`.
+    pub people: BTreeSet<String>,
+}
+
+impl Grants {
+    /// Whether a room may be written to.
+    #[must_use]
+    pub fn room(&self, room: &RoomId) -> bool {
+        self.rooms.contains("*") || self.rooms.contains(room.as_str())
+    }
+
+    /// Whether a person may be written to.
+    #[must_use]
+    pub fn person(&self, user: &UserId) -> bool {
+        let server = user.as_str().split_once(':').map_or("", |(_, server)| server);
+        self.people.contains("*")
+            || self.people.contains(user.as_str())
+            || self.people.contains(&format!("*:{server}"))
+    }
+}
+
+/// A language model behind an OpenAI-compatible endpoint. Plugins see neither the address nor the key.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Llm {
+    /// Up to and without `/chat/completions`.
+    pub url: String,
+    /// Sent as `Authorization: Bearer`.
+    pub key: Option<SecretText>,
+    /// Where a plugin names none.
+    pub model: String,
+    /// How long the endpoint may be silent, in seconds.
+    #[serde(default = "default_idle_timeout")]
+    pub idle_timeout: u64,
+}
+
+impl Llm {
+    /// How long the endpoint may be silent.
+    #[must_use]
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_timeout)
+    }
+}
+
+/// Local models may load for a minute before they say a word.
+fn default_idle_timeout() -> u64 {
+    120
+}

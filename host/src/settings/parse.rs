@@ -1,0 +1,189 @@
+//! From text to [`Settings`], with errors that name the place and the nearest key.
+
+use std::path::{Path, PathBuf};
+
+use super::Settings;
+
+/// Settings that cannot be used: one line with file, line and column.
+#[derive(Debug, thiserror::Error)]
+pub enum SettingsError {
+    /// The file cannot be read.
+    #[error("{}: {reason}", file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// Why.
+        reason: std::io::Error,
+    },
+    /// Its text is not what it should be.
+    #[error("{place}: {reason}")]
+    Invalid {
+        /// `parlour.toml:3:1`
+        place: String,
+        /// What is wrong there.
+        reason: String,
+    },
+}
+
+/// Reads `parlour.toml`. Relative paths in it are relative to its folder. Environment variables such as
+/// `PARLOUR_AGENTS__RESEARCHER__PASSWORD` win over what it says.
+///
+/// # Errors
+/// [`SettingsError`] with the place.
+pub fn load(file: &Path) -> Result<Settings, SettingsError> {
+    let text = std::fs::read_to_string(file)
+        .map_err(|reason| SettingsError::Unreadable { file: file.into(), reason })?;
+    let mut settings = parse(&file.display().to_string(), &text, std::env::vars())?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    settings.data = folder.join(&settings.data);
+    settings.plugin_folder = folder.join(&settings.plugin_folder);
+    for plugin in settings.plugins.values_mut() {
+        plugin.source = plugin.source.take().map(|source| folder.join(source));
+    }
+    Ok(settings)
+}
+
+/// Parses `text`; `name` is what errors call it, `env` what may override it.
+///
+/// # Errors
+/// [`SettingsError::Invalid`] with line and column.
+pub fn parse(
+    name: &str,
+    text: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Settings, SettingsError> {
+    // Parsed as it stands first: only then do errors have a line.
+    let settings: Settings = toml::from_str(text).map_err(|error| invalid(name, text, &error))?;
+    let overrides: Vec<_> =
+        env.into_iter().filter_map(|(key, value)| Some((key.strip_prefix("PARLOUR_")?.to_owned(), value))).collect();
+    let settings = if overrides.is_empty() {
+        settings
+    } else {
+        let mut table: toml::Table = toml::from_str(text).map_err(|error| invalid(name, text, &error))?;
+        for (key, value) in &overrides {
+            set(&mut table, key, value);
+        }
+        let names = || overrides.iter().map(|(key, _)| format!("PARLOUR_{key}")).collect::<Vec<_>>().join(", ");
+        toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| SettingsError::Invalid {
+            place: format!("environment ({})", names()),
+            reason: reason(error.message()),
+        })?
+    };
+    check(name, settings)
+}
+
+fn check(name: &str, settings: Settings) -> Result<Settings, SettingsError> {
+    let invalid = |place: String, reason: &str| SettingsError::Invalid { place: format!("{name}: {place}"), reason: reason.into() };
+    for (agent, of) in &settings.agents {
+        let place = || format!("agents.{agent}");
+        match (&of.password, &of.token) {
+            (Some(_), Some(_)) => return Err(invalid(place(), "has a password and a token; give one of them")),
+            (None, None) => return Err(invalid(place(), "needs a `password` or a `token`")),
+            (Some(_), None) if of.user.is_none() => {
+                return Err(invalid(place(), "needs `user` beside `password`, such as @agent:example.org"));
+            }
+            _ => {}
+        }
+        if of.homeserver.is_none() && settings.homeserver.is_none() {
+            return Err(invalid(place(), "needs a `homeserver`, here or at the top"));
+        }
+        for plugin in of.plugins.iter().filter(|plugin| *plugin != "*") {
+            if let Err(error) = crate::id::PluginName::parse(plugin) {
+                return Err(invalid(format!("agents.{agent}.plugins"), &error.to_string()));
+            }
+        }
+    }
+    Ok(settings)
+}
+
+/// Sets `AGENTS__RESEARCHER__PASSWORD` in a table, where the spelling of a part follows a key that is there.
+fn set(table: &mut toml::Table, path: &str, value: &str) {
+    let (first, rest) = path.split_once("__").map_or((path, None), |(first, rest)| (first, Some(rest)));
+    let lower = first.to_ascii_lowercase();
+    let key = table
+        .keys()
+        .find(|key| key.to_ascii_lowercase().replace('-', "_") == lower)
+        .cloned()
+        .unwrap_or(lower);
+    match rest {
+        None => {
+            let parsed = value.parse::<toml::Value>().ok().filter(|value| !value.is_datetime());
+            table.insert(key, parsed.unwrap_or_else(|| toml::Value::String(value.to_owned())));
+        }
+        Some(rest) => {
+            let entry = table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if let toml::Value::Table(inner) = entry {
+                set(inner, rest, value);
+            }
+        }
+    }
+}
+
+fn invalid(name: &str, text: &str, error: &toml::de::Error) -> SettingsError {
+    let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or(text));
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+    SettingsError::Invalid { place: format!("{name}:{line}:{column}"), reason: reason(error.message()) }
+}
+
+/// serde's "unknown field `x`, expected one of …", with the nearest one in place of the list.
+fn reason(message: &str) -> String {
+    let message = message.lines().collect::<Vec<_>>().join(" ");
+    let Some(rest) = message.strip_prefix("unknown field `") else { return message };
+    let mut names = rest.split('`').step_by(2);
+    let Some(unknown) = names.next() else { return message };
+    let known: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
+    let nearest = known
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
+        .min()
+        .filter(|(distance, name)| *distance <= name.len().div_ceil(2));
+    match nearest {
+        Some((_, name)) => format!("unknown setting `{unknown}`; did you mean `{name}`?"),
+        None => format!("unknown setting `{unknown}`; known here: {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> Result<Settings, String> {
+        parse("parlour.toml", text, []).map_err(|error| error.to_string())
+    }
+
+    const AGENT: &str = "homeserver = \"https://example.org\"\n[agents.a]\nuser = \"@a:example.org\"\npassword = \"p\"\nplugins = []\n";
+
+    #[test]
+    fn a_mistake_is_named_with_its_place() {
+        for (text, expected) in [
+            ("dta = 1", "parlour.toml:1:1: unknown setting `dta`; did you mean `data`?"),
+            ("\n[access]\n  usrs = []", "parlour.toml:3:3: unknown setting `usrs`; did you mean `users`?"),
+            ("[access]\nusers = [\"alice\"]", "\"alice\" is not a user id such as @alice:example.org"),
+            ("[agents.a]\nplugins = []", "parlour.toml: agents.a: needs a `password` or a `token`"),
+            ("[agents.A]\nplugins = []", "\"A\" is not a name of lower-case letters"),
+        ] {
+            let error = parsed(text).unwrap_err();
+            assert!(error.contains(expected), "{text:?}: {error}");
+            assert_eq!(error.lines().count(), 1, "{error}");
+        }
+    }
+
+    #[test]
+    fn the_environment_wins() {
+        let env = [("PARLOUR_AGENTS__A__PASSWORD".to_owned(), "secret".to_owned()), ("HOME".into(), "/".into())];
+        let settings = parse("parlour.toml", AGENT, env).unwrap();
+        let agent = settings.agents.values().next().unwrap();
+        assert_eq!(agent.password.as_ref().unwrap().reveal().unwrap(), "secret");
+        assert!(!format!("{settings:?}").contains("secret"));
+    }
+
+    #[test]
+    fn nobody_is_listed_by_default() {
+        let settings = parsed(AGENT).unwrap();
+        assert_eq!(settings.access.role(&UserId::parse("@alice:example.org").unwrap()), None);
+        assert!(settings.behaviour.require_mention);
+    }
+
+    use crate::id::UserId;
+}

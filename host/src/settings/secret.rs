@@ -1,0 +1,62 @@
+//! Secrets in the settings: a literal, `{ env = "NAME" }` or `{ file = "path" }`.
+
+use std::{fmt, path::PathBuf};
+
+use serde::Deserialize;
+
+/// Where a secret is to be had. Its `Debug` never shows a literal.
+#[derive(Clone, Deserialize)]
+#[serde(untagged, expecting = "expected a text, { env = \"NAME\" } or { file = \"path\" }")]
+pub enum SecretText {
+    /// In the settings themselves.
+    Literal(String),
+    /// In an environment variable.
+    #[serde(rename_all = "kebab-case")]
+    Env(EnvSecret),
+    /// In a file, without the white space at its end.
+    File(FileSecret),
+}
+
+/// `{ env = "NAME" }`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnvSecret {
+    /// The variable.
+    pub env: String,
+}
+
+/// `{ file = "path" }`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileSecret {
+    /// The file.
+    pub file: PathBuf,
+}
+
+impl SecretText {
+    /// The secret itself.
+    ///
+    /// # Errors
+    /// One line that names the variable or the file that cannot be had.
+    pub fn reveal(&self) -> Result<String, String> {
+        match self {
+            Self::Literal(text) => Ok(text.clone()),
+            Self::Env(EnvSecret { env }) => {
+                std::env::var(env).map_err(|_| format!("the environment variable {env} is not set"))
+            }
+            Self::File(FileSecret { file }) => std::fs::read_to_string(file)
+                .map(|text| text.trim_end().to_owned())
+                .map_err(|error| format!("{}: {error}", file.display())),
+        }
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Literal(_) => f.write_str("Literal(…)"),
+            Self::Env(env) => env.fmt(f),
+            Self::File(file) => file.fmt(f),
+        }
+    }
+}

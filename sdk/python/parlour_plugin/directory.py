@@ -1,0 +1,3 @@
+"""Who and what is around."""
+
+from wit_world.imports.directory import *

@@ -1,0 +1,20 @@
+"""What a handler wants done. Every call only queues: nothing leaves before the handler has returned."""
+
+from wit_world.imports.outbox import *
+from wit_world.imports.outbox import Target_Here, send
+from wit_world.imports.types import Body_Markdown, Body_Notice, Body_Plain
+
+
+def say(text: str) -> int:
+    """Says something where the event happened, as it is."""
+    return send(Target_Here(), Body_Plain(text))
+
+
+def markdown(text: str) -> int:
+    """Says something where the event happened, in CommonMark."""
+    return send(Target_Here(), Body_Markdown(text))
+
+
+def notice(text: str) -> int:
+    """Says something quietly where the event happened: a notice, which well-behaved bots don't answer."""
+    return send(Target_Here(), Body_Notice(text))

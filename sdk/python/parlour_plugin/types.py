@@ -1,0 +1,27 @@
+"""What the interfaces share, and short names for what plugins write most."""
+
+from componentize_py_types import Err
+from wit_world.imports.types import *
+from wit_world.imports.types import Body_Markdown, Body_Notice, Body_Plain
+from wit_world.imports.types import Command, Error, ErrorKind, Parameter, Role
+
+TEXT = '{"type":"string"}'
+
+Plain = Body_Plain
+Markdown = Body_Markdown
+Notice = Body_Notice
+
+
+def error(kind: ErrorKind, message: str, retry_after: int | None = None) -> Err:
+    """An error to raise: `raise error(ErrorKind.INVALID, "no such day")`; `retry_after` is in milliseconds."""
+    return Err(Error(kind, None, message, retry_after, None))
+
+
+def command(name: str, description: str, *parameters: Parameter, role: Role = Role.USER) -> Command:
+    """A command for everybody with this role."""
+    return Command(name, description, list(parameters), role, None)
+
+
+def parameter(name: str, description: str, schema: str = TEXT, required: bool = True) -> Parameter:
+    """A parameter; a last one of type string takes the rest of the line."""
+    return Parameter(name, description, schema, required, None)

@@ -1,0 +1,8 @@
+//! What nearly every plugin names.
+
+pub use crate::types::Attachment;
+pub use crate::{
+    Body, Command, Commands, Conversation, Error, ErrorKind, Invocation, MemberChange, Members, Membership,
+    Message, Messages, Outcome, Parameter, Role, Sender, config, directory, kv, llm, log, outbox, progress,
+    random,
+};

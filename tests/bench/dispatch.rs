@@ -1,0 +1,102 @@
+//! `cargo bench`: what Parlour adds to the bare machine.
+//!
+//! One side is an event's whole way: from the chat that hands it over to the chat that is told to send the answer,
+//! with journal, gate, lane, instance, call, commit and outbox. The other side is wasmtime alone, with the same
+//! engine settings and the same prepared component: a fresh instance and one call. Both run in turns, in the same
+//! process, and what counts is their ratio. With the SQLite journal, the other side also makes the two commits
+//! that the way must make: the event with its position, and the effect with "done".
+
+mod bare;
+mod dispatch_chat;
+
+use std::{
+    path::Path,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use parlour::{Agent, Host, journal::sqlite::Sqlite, settings::Access};
+
+use self::{bare::Bare, dispatch_chat::Loop};
+
+/// Pairs that are measured, after a tenth as many that are not.
+const PAIRS: usize = 2_000;
+
+fn main() -> Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    println!("{:<34}{:>12}{:>12}{:>9}", "", "parlour", "bare", "ratio");
+    for (language, component) in components()? {
+        for durable in [false, true] {
+            let component = component.clone();
+            let (ours, bare) = runtime.block_on(runtime.spawn(measure(component, durable)))??;
+            let journal = if durable { "SQLite" } else { "memory" };
+            let ratio = ours.as_secs_f64() / bare.as_secs_f64();
+            println!("{:<34}{:>12.1?}{:>12.1?}{ratio:>9.2}", format!("{language}, journal in {journal}, median"), ours, bare);
+        }
+    }
+    Ok(())
+}
+
+/// The same plugin in each language: `/echo text` answers with the text.
+fn components() -> Result<Vec<(&'static str, Arc<[u8]>)>> {
+    let folder = std::env::var_os("PARLOUR_BENCH").map_or_else(
+        || Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench"),
+        std::path::PathBuf::from,
+    );
+    let mut components = Vec::new();
+    for language in ["Rust", "JavaScript", "Python"] {
+        let file = bare::component(language, &folder)?;
+        let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
+        components.push((language, bytes.into()));
+    }
+    Ok(components)
+}
+
+async fn measure(component: Arc<[u8]>, durable: bool) -> Result<(Duration, Duration)> {
+    let folder = tempfile::tempdir()?;
+    let (chat, mut person) = Loop::new();
+    let access = Access { users: ["@alice:bench".parse()?].into(), ..Access::default() };
+    let mut builder = Host::builder()
+        .agent(Agent::new("agent".parse()?, chat).access(access))
+        .plugin("echo".parse()?, component.clone());
+    if durable {
+        let journal = Sqlite::open(&folder.path().join("journal.db")).map_err(|error| anyhow::anyhow!("{error}"))?;
+        builder = builder.journal(journal);
+    }
+    let serving = tokio::spawn(builder.build().await?.run(std::future::pending()));
+    let bare = Bare::new(&component)?;
+    let mut commits = durable.then(|| bare::Commits::open(&folder.path().join("bare.db"))).transpose()?;
+
+    let (mut ours, mut theirs) = (Vec::with_capacity(PAIRS), Vec::with_capacity(PAIRS));
+    for pair in 0..PAIRS + PAIRS / 10 {
+        let text = format!("/echo {pair}");
+        let began = Instant::now();
+        let (answer, ended) = person.ask(&text).await?;
+        let our = ended - began;
+        anyhow::ensure!(answer == pair.to_string(), "{text}: {answer}");
+
+        let began = Instant::now();
+        if let Some(commits) = &mut commits {
+            commits.event(&text)?;
+        }
+        let answer = bare.call(&pair.to_string()).await?;
+        if let Some(commits) = &mut commits {
+            commits.effect(&answer)?;
+        }
+        let their = began.elapsed();
+        anyhow::ensure!(answer == pair.to_string(), "bare: {answer}");
+        if pair >= PAIRS / 10 {
+            ours.push(our);
+            theirs.push(their);
+        }
+    }
+    drop(person);
+    serving.await??;
+    Ok((median(ours), median(theirs)))
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
+}

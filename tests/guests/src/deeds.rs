@@ -1,0 +1,98 @@
+//! Does one thing of each kind, so that the tests can see it granted and denied.
+
+use parlour_plugin::{outbox::{MessageRef, Target}, prelude::*};
+
+struct Deeds;
+
+impl Commands for Deeds {
+    fn list_commands() -> Vec<Command> {
+        let rest = |name, description| Command::new(name, description).rest("text", "Any text");
+        vec![
+            rest("count", "Counts its calls"),
+            rest("remember", "Remembers a text for this session"),
+            rest("recall", "Says what it remembers here"),
+            rest("room", "Writes to a room"),
+            rest("direct", "Writes to a person"),
+            rest("home", "Writes to the home"),
+            rest("draft", "Shows a draft and removes it"),
+            rest("edit", "Sends, names, and edits"),
+            rest("react", "Reacts to what was said"),
+            rest("reply", "Replies to what was said"),
+            rest("model", "Asks the model"),
+            rest("draw", "Draws a random number"),
+            rest("later", "Is not available at first"),
+            rest("setting", "Says one of its settings"),
+            Command::new("admin", "For admins").role(Role::Admin),
+            Command::new("typed", "Says its arguments")
+                .parameter(Parameter::integer("number", "A number"))
+                .parameter(Parameter::text("text", "A text")),
+        ]
+    }
+
+    fn run(call: Invocation) -> Result<(), Error> {
+        let said = MessageRef::Event(call.message.id.clone());
+        match call.name.as_str() {
+            "count" => {
+                let count = kv::increment(kv::Scope::Plugin, "count", 1)?;
+                outbox::say(format!("{count}"))?;
+            }
+            "remember" => kv::set(kv::Scope::Session, "text", call.rest.as_bytes())?,
+            "recall" => {
+                let text = kv::get(kv::Scope::Session, "text")?.unwrap_or_else(|| b"nothing".to_vec());
+                outbox::say(String::from_utf8_lossy(&text))?;
+            }
+            "room" => {
+                let (room, text) = call.rest.split_once(' ').unwrap_or((&call.rest, ""));
+                outbox::send(&Target::Room(room.into()), &Body::Plain(text.into()))?;
+            }
+            "direct" => {
+                let (user, text) = call.rest.split_once(' ').unwrap_or((&call.rest, ""));
+                outbox::send(&Target::Direct(user.into()), &Body::Plain(text.into()))?;
+            }
+            "home" => {
+                outbox::send(&Target::Home, &Body::Plain(call.rest))?;
+            }
+            "draft" => progress::draft(&Body::Plain(call.rest))?,
+            "edit" => {
+                let queued = outbox::say("at first")?;
+                outbox::name(queued, "it")?;
+                outbox::edit(&MessageRef::Queued(queued), &Body::Plain("in between".into()))?;
+                outbox::edit(&MessageRef::Key("it".into()), &Body::Plain(call.rest))?;
+            }
+            "react" => {
+                outbox::react(&said, &call.rest)?;
+            }
+            "reply" => {
+                let queued = outbox::say(call.rest)?;
+                outbox::reply_to(queued, &said)?;
+            }
+            "model" => {
+                let answer = &llm::ask(&llm::Request::new(vec![llm::Turn::new(llm::Role::User, call.rest)]))?;
+                let pieces: Result<Vec<_>, Error> = answer.into_iter().collect();
+                outbox::say(pieces?.into_iter().map(|piece| piece.text).collect::<String>())?;
+            }
+            "draw" => {
+                outbox::say(format!("{}", random::within(0..=u32::MAX - 1)))?;
+            }
+            "later" => {
+                // Nothing is written by a handler that fails, so that only time can make the difference.
+                return Err(Error::unavailable("not yet").retry_after(100));
+            }
+            "setting" => {
+                outbox::say(config::get(&call.rest)?.unwrap_or_else(|| "unset".into()))?;
+            }
+            "admin" => {
+                outbox::say("done")?;
+            }
+            "typed" => {
+                let arguments: Vec<_> =
+                    call.arguments.iter().map(|argument| format!("{}={}", argument.name, argument.value)).collect();
+                outbox::say(arguments.join(" "))?;
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+parlour_plugin::export!(Deeds: commands);

@@ -1,0 +1,1 @@
+//! Guests for the tests: each example is a component.

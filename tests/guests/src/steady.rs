@@ -1,0 +1,31 @@
+//! Answers with its version and what it was asked. The tests make a second version by replacing the text
+//! `version-1` in the component.
+
+use std::{thread, time::Duration};
+
+use parlour_plugin::prelude::*;
+
+struct Steady;
+
+const VERSION: &str = "version-1";
+
+impl Commands for Steady {
+    fn list_commands() -> Vec<Command> {
+        vec![
+            Command::new("echo", "Says what you say").rest("text", "What to say"),
+            Command::new("slow", "Says what you say, 200 ms later").rest("text", "What to say"),
+        ]
+    }
+
+    fn run(call: Invocation) -> Result<(), Error> {
+        if call.name == "slow" {
+            thread::sleep(Duration::from_millis(200));
+        }
+        // Read through a volatile pointer: the text stays in the component, where the tests find it.
+        let version = unsafe { std::ptr::read_volatile(&VERSION) };
+        outbox::say(format!("{version} {}", call.rest))?;
+        Ok(())
+    }
+}
+
+parlour_plugin::export!(Steady: commands);

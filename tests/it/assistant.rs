@@ -1,0 +1,178 @@
+//! `assistant`, in Python, with a scripted model: in memory, and in an encrypted room on Synapse.
+
+use std::time::{Duration, Instant};
+
+use parlour::{llm::openai::OpenAi, settings::Grants};
+
+use crate::{
+    guests::{assistant, example, patched},
+    host::Home,
+    matrix::{Account, settings},
+    model::{End, Model, script::Reply},
+    person::Person,
+    stage::{ALICE, Stage, granted},
+    synapse::{NewRoom, Synapse},
+};
+
+async fn stage(model: &Model) -> Stage {
+    let backend = OpenAi::new(&model.url(), Some("sk-secret".into()), "scripted".into(), Duration::from_secs(20)).unwrap();
+    let llm = granted(Grants { llm: true, ..Grants::default() });
+    Stage::start(&[("assistant", assistant()), ("echo", example("echo"))], |builder| {
+        builder.llm(backend).plugin_settings("assistant".parse().unwrap(), llm)
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_is_streamed_into_one_message_and_remembered() {
+    let model = Model::start().await.unwrap();
+    let stage = stage(&model).await;
+    let live = model.live();
+    let asked = stage.rooms.say(ALICE, &stage.room, "What is the capital of France?");
+    assert!(live.say("The capital").await);
+    let draft = stage.answer_to(&stage.room, &asked).await;
+    assert_eq!(draft.text, "The capital");
+    assert!(live.say(" is **Paris**.").await);
+    live.finish().await;
+    let lines = stage.until(&stage.room, |lines| lines[1].text == "The capital is **Paris**.").await;
+    assert_eq!(lines.len(), 2, "one message");
+
+    model.answer(Reply::text("About two million."));
+    assert_eq!(stage.ask("How many people live there?").await, "About two million.");
+    let request = model.request(1).await.unwrap();
+    assert_eq!(request.header("authorization"), Some("Bearer sk-secret"));
+    let said: Vec<_> = request.messages().into_iter().map(|(role, _)| role.to_owned()).collect();
+    assert_eq!(said, ["system", "user", "assistant", "user"]);
+    stage.ask("/reset").await;
+    model.answer(Reply::text("Which city?"));
+    stage.ask("How many people live there?").await;
+    assert_eq!(model.request(2).await.unwrap().messages().len(), 2, "nothing is remembered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_at_the_model_is_one_polite_line() {
+    let model = Model::start().await.unwrap();
+    let stage = stage(&model).await;
+    model.answer(Reply::error(400, "this model does not exist"));
+    let answer = stage.ask("hello").await;
+    assert!(answer.contains("this model does not exist") && answer.lines().count() == 1, "{answer}");
+    model.answer(Reply::rate_limited(0));
+    model.answer(Reply::text("now I can"));
+    assert_eq!(stage.ask("hello").await, "now I can");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stop_ends_the_answer_and_the_request_within_a_second() {
+    let model = Model::start().await.unwrap();
+    let stage = stage(&model).await;
+    let live = model.live();
+    let asked = stage.rooms.say(ALICE, &stage.room, "Tell me everything");
+    live.say("It is a long story").await;
+    stage.answer_to(&stage.room, &asked).await;
+    let stopped = Instant::now();
+    stage.rooms.say(ALICE, &stage.room, "/stop");
+    let lines = stage.until(&stage.room, |lines| lines[1].text.ends_with("Stopped.")).await;
+    assert!(stopped.elapsed() < Duration::from_secs(1));
+    assert_eq!(lines[1].text, "It is a long story\n\nStopped.");
+    assert!(matches!(model.end(0).await.unwrap(), End::HungUp(_)));
+    assert_eq!(stage.ask("/echo next").await, "next");
+}
+
+/// One answer in an encrypted room; its host is killed, or its file replaced, in the middle.
+struct Long {
+    synapse: &'static Synapse,
+    model: Model,
+    home: Home,
+    agent: Account,
+    alice: Person,
+    bob: Person,
+}
+
+impl Long {
+    async fn new() -> Self {
+        let synapse = Synapse::shared().await.unwrap();
+        let model = Model::start().await.unwrap();
+        let (agent, other) = (Account::new(synapse, "agent").await, Account::new(synapse, "other").await);
+        let (alice, bob) = (Person::new(synapse, "alice").await.unwrap(), Person::new(synapse, "bob").await.unwrap());
+        let agents = [agent.settings("[\"assistant\", \"echo\"]"), other.settings("[\"echo\"]")];
+        let mut settings = settings(synapse, &agents, &[&bob.user], &[&alice.user]);
+        settings += &format!("[llm]\nurl = \"{}\"\nmodel = \"scripted\"\n[plugins.assistant.grants]\nllm = true\n", model.url());
+        let (assistant, echo) = (assistant(), example("echo"));
+        let home = Home::new(&settings, &[("assistant", &assistant), ("echo", &echo)]);
+        Self { synapse, model, home, agent, alice, bob }
+    }
+
+    async fn room(&self) -> String {
+        let invite = vec![self.agent.user.clone(), self.bob.user.clone()];
+        let room = NewRoom { encrypted: true, invite, ..NewRoom::default() };
+        let room = self.alice.create_room(&room).await.unwrap();
+        self.alice.wait_member(&room, &self.agent.user, "join").await.unwrap();
+        self.bob.join(&room).await.unwrap();
+        room
+    }
+
+    /// What the agent has written in the room, and not removed.
+    fn answers(&self, room: &str) -> Vec<crate::person::Message> {
+        let messages = self.alice.messages(room).into_iter();
+        messages.filter(|message| message.sender == self.agent.user && !message.redacted).collect()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_answer_holds_up_nobody_and_survives_a_replaced_file() {
+    let long = Long::new().await;
+    let host = long.home.run();
+    host.said(&format!("agent {}: serves", long.agent.name)).await;
+    let room = long.room().await;
+    let live = long.model.live();
+    let mark = long.alice.mark();
+    long.alice.say(&room, format!("{} tell me a story", long.agent.user).as_str()).await.unwrap();
+    live.say("Once upon a time").await;
+    long.alice.hear_since(mark, &room, &long.agent.user, "Once upon a time").await.unwrap();
+    for number in 0..3 {
+        let mark = long.bob.mark();
+        long.bob.say(&room, format!("!echo meanwhile {number}").as_str()).await.unwrap();
+        long.bob.hear_since(mark, &room, &long.agent.user, &format!("meanwhile {number}")).await.unwrap();
+    }
+    let other = patched(&assistant(), "I have forgotten this conversation.", "I have forgotten that conversation.");
+    long.home.plugin("assistant", &other);
+    host.said("plugin assistant: new version took over").await;
+    live.say(" there was a room.").await;
+    live.finish().await;
+    long.alice.hear(&room, &long.agent.user, "Once upon a time there was a room.").await.unwrap();
+    let mark = long.alice.mark();
+    long.alice.say(&room, "!reset").await.unwrap();
+    long.alice.hear_since(mark, &room, &long.agent.user, "I have forgotten that conversation.").await.unwrap();
+    let answers = long.answers(&room);
+    assert_eq!(answers.iter().filter(|answer| answer.text().starts_with("Once")).count(), 1, "{answers:#?}");
+    assert!(answers.iter().all(crate::person::Message::sealed));
+    assert_eq!(long.synapse.places_of("Once upon a time").unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_host_leaves_one_message_in_the_end() {
+    let long = Long::new().await;
+    let host = long.home.run();
+    host.said(&format!("agent {}: serves", long.agent.name)).await;
+    let room = long.room().await;
+    let live = long.model.live();
+    let mark = long.alice.mark();
+    long.alice.say(&room, format!("{} tell me a story", long.agent.user).as_str()).await.unwrap();
+    live.say("Once upon a time").await;
+    long.alice.hear_since(mark, &room, &long.agent.user, "Once upon a time").await.unwrap();
+    host.kill();
+
+    let again = long.model.live();
+    let host = long.home.run();
+    host.said(&format!("agent {}: serves", long.agent.name)).await;
+    again.say("Once upon a time there was").await;
+    again.say(" another room.").await;
+    again.finish().await;
+    let message = long.alice.hear(&room, &long.agent.user, "Once upon a time there was another room.").await.unwrap();
+    let mark = long.alice.mark();
+    long.alice.say(&room, "!echo end").await.unwrap();
+    long.alice.hear_since(mark, &room, &long.agent.user, "end").await.unwrap();
+    let answers = long.answers(&room);
+    assert_eq!(answers.len(), 2, "one story, and the echo: {answers:#?}");
+    assert!(message.sealed());
+}

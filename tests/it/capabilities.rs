@@ -1,0 +1,179 @@
+//! What each capability gives a plugin: granted, denied, limited.
+
+use std::time::Duration;
+
+use parlour::settings::{Grants, Plugin};
+
+use crate::{
+    guests::guest,
+    stage::{AGENT, ALICE, BOB, Stage, granted},
+};
+
+async fn stage(grants: Grants) -> Stage {
+    let also = |builder: parlour::HostBuilder| builder.plugin_settings("deeds".parse().unwrap(), granted(grants));
+    Stage::start(&[("deeds", guest("deeds"))], also).await
+}
+
+#[tokio::test]
+async fn kv_counts_across_events() {
+    let stage = stage(Grants::default()).await;
+    for count in 1..=5 {
+        assert_eq!(stage.ask("/count").await, count.to_string());
+    }
+}
+
+#[tokio::test]
+async fn kv_counts_every_one_of_many_at_once() {
+    let stage = stage(Grants::default()).await;
+    let rooms: Vec<_> = (0..20).map(|_| stage.rooms.create_direct(BOB, AGENT)).collect();
+    for room in &rooms {
+        stage.rooms.say(BOB, room, "/count");
+    }
+    let mut counts = Vec::new();
+    for room in &rooms {
+        let lines = stage.until(room, |lines| lines.len() == 2).await;
+        counts.push(lines[1].text.parse::<u32>().unwrap());
+    }
+    counts.sort_unstable();
+    assert_eq!(counts, (1..=20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_session_remembers_only_its_own() {
+    let stage = stage(Grants::default()).await;
+    let room = stage.rooms.create([ALICE, BOB, AGENT]);
+    stage.rooms.say(ALICE, &room, "/remember apples");
+    assert_eq!(stage.ask_as(ALICE, &room, "/recall").await, "apples");
+    assert_eq!(stage.ask_as(BOB, &room, "/recall").await, "nothing");
+    assert_eq!(stage.ask("/recall").await, "nothing");
+}
+
+#[tokio::test]
+async fn another_room_is_denied_until_granted() {
+    let denied = stage(Grants::default()).await;
+    let room = denied.rooms.create([ALICE, AGENT]);
+    assert_eq!(denied.ask(&format!("/room {room} hello")).await, "/room: that room is not granted");
+
+    let granted = stage(Grants { rooms: ["*".into()].into(), ..Grants::default() }).await;
+    let room = granted.rooms.create([ALICE, AGENT]);
+    granted.rooms.say(ALICE, &granted.room, &format!("/room {room} hello"));
+    assert_eq!(granted.until(&room, |lines| lines.len() == 1).await[0].text, "hello");
+    // A room that the agent is not in is given up and reported.
+    let elsewhere = granted.rooms.create([ALICE]);
+    granted.rooms.say(ALICE, &granted.room, &format!("/room {elsewhere} hello"));
+    granted.noticed("not in the room").await;
+}
+
+#[tokio::test]
+async fn a_person_is_denied_until_granted() {
+    let denied = stage(Grants::default()).await;
+    assert_eq!(denied.ask(&format!("/direct {BOB} hello")).await, "/direct: that person is not granted");
+
+    let granted = stage(Grants { people: ["*:memory".into()].into(), ..Grants::default() }).await;
+    let room = granted.rooms.create_direct(BOB, AGENT);
+    granted.rooms.say(ALICE, &granted.room, &format!("/direct {BOB} hello"));
+    assert_eq!(granted.until(&room, |lines| lines.len() == 1).await[0].text, "hello");
+}
+
+#[tokio::test]
+async fn the_home_is_written_to_once_it_is_set() {
+    let grants = granted(Grants { home: true, ..Grants::default() });
+    let guests = [("deeds", guest("deeds")), ("sethome", crate::guests::example("sethome"))];
+    let stage = Stage::start(&guests, |builder| builder.plugin_settings("sethome".parse().unwrap(), grants)).await;
+    assert_eq!(stage.ask("/home hello").await, "/home: no home is set");
+    let home = stage.rooms.create([ALICE, AGENT]);
+    stage.ask_as(ALICE, &home, "/sethome").await;
+    stage.rooms.say(ALICE, &stage.room, "/home hello");
+    stage.until(&home, |lines| lines.iter().any(|line| line.text == "hello")).await;
+}
+
+#[tokio::test]
+async fn sethome_needs_its_grant() {
+    let stage = Stage::with(&[("sethome", crate::guests::example("sethome"))]).await;
+    assert_eq!(stage.ask("/sethome").await, "/sethome: the grant `home` is missing");
+}
+
+#[tokio::test]
+async fn a_draft_becomes_the_answer_or_goes() {
+    let stage = stage(Grants::default()).await;
+    stage.rooms.say(ALICE, &stage.room, "/draft half an answer");
+    let lines = stage.until(&stage.room, |lines| lines.get(1).is_some_and(|line| line.redacted)).await;
+    assert_eq!(lines.len(), 2);
+}
+
+#[tokio::test]
+async fn messages_are_named_edited_answered_and_reacted_to() {
+    let stage = stage(Grants::default()).await;
+    stage.rooms.say(ALICE, &stage.room, "/edit in the end");
+    let lines = stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text == "in the end")).await;
+    assert_eq!((lines.len(), lines[1].edits), (2, 2));
+
+    let asked = stage.rooms.say(ALICE, &stage.room, "/react 👍");
+    let reacted = |lines: &[parlour::chat::memory::Line]| {
+        lines.iter().any(|line| line.id == asked && line.reactions == [(AGENT.parse().unwrap(), "👍".to_owned())])
+    };
+    stage.until(&stage.room, reacted).await;
+
+    let asked = stage.rooms.say(ALICE, &stage.room, "/reply to you");
+    assert_eq!(stage.answer_to(&stage.room, &asked).await.reply_to, Some(asked));
+}
+
+#[tokio::test]
+async fn in_an_encrypted_room_a_reaction_carries_no_words() {
+    let stage = stage(Grants::default()).await;
+    stage.rooms.encrypt(&stage.room);
+    let answer = stage.ask("/react secret").await;
+    assert_eq!(answer, "/react: in an encrypted room a reaction is one emoji: it travels in clear");
+}
+
+#[tokio::test]
+async fn what_was_encrypted_once_is_never_sent_in_clear() {
+    let stage = stage(Grants { rooms: ["*".into()].into(), ..Grants::default() }).await;
+    let secret = stage.rooms.create([ALICE, AGENT]);
+    stage.rooms.encrypt(&secret);
+    stage.ask_as(ALICE, &secret, "/count").await;
+    stage.rooms.decrypt(&secret);
+    stage.rooms.say(ALICE, &stage.room, &format!("/room {secret} in clear"));
+    stage.noticed("not encrypted").await;
+    assert!(!stage.transcript(&secret).contains("in clear"));
+}
+
+#[tokio::test]
+async fn settings_are_read_and_nothing_else() {
+    let config = toml::toml! { units = "metric" };
+    let plugin = Plugin { config: config.into_iter().collect(), ..Plugin::default() };
+    let also = |builder: parlour::HostBuilder| builder.plugin_settings("deeds".parse().unwrap(), plugin);
+    let stage = Stage::start(&[("deeds", guest("deeds"))], also).await;
+    assert_eq!(stage.ask("/setting units").await, "metric");
+    assert_eq!(stage.ask("/setting PATH").await, "unset");
+}
+
+#[tokio::test]
+async fn the_model_is_denied_until_granted_and_unavailable_until_set_up() {
+    let denied = stage(Grants::default()).await;
+    assert_eq!(denied.ask("/model hello").await, "/model: the grant `llm` is missing");
+}
+
+#[tokio::test]
+async fn a_refused_send_is_tried_again_and_a_final_one_is_reported() {
+    use parlour::chat::SendError;
+    let stage = stage(Grants::default()).await;
+    let after = Some(Duration::from_millis(50));
+    stage.rooms.refuse(SendError::Later { after, reason: "M_LIMIT_EXCEEDED".into() });
+    assert_eq!(stage.ask("/count").await, "1");
+    stage.rooms.refuse(SendError::Final { code: "M_FORBIDDEN".into(), reason: "no".into() });
+    stage.rooms.say(ALICE, &stage.room, "/count");
+    stage.noticed("M_FORBIDDEN: no").await;
+    assert_eq!(stage.ask("/count").await, "3");
+}
+
+#[tokio::test]
+async fn a_handler_that_is_not_available_runs_again_and_can_be_stopped() {
+    let stage = stage(Grants::default()).await;
+    let asked = stage.rooms.say(ALICE, &stage.room, "/later");
+    while stage.rooms.typing(&stage.room).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    stage.rooms.say(ALICE, &stage.room, "/stop");
+    assert_eq!(stage.answer_to(&stage.room, &asked).await.text, "Stopped.");
+}

@@ -1,0 +1,110 @@
+//! The program as a person types it.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Output, Stdio},
+};
+
+use crate::guests::{example, guest};
+
+fn parlour(arguments: &[&str], input: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
+    command.args(arguments).env("XDG_CACHE_HOME", crate::guests::target().join("test-tools"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // It may have ended before it read anything.
+    drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
+    child.wait_with_output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+#[test]
+fn a_pipe_gets_the_answers_and_the_end() {
+    for arguments in [&["chat"][..], &[]] {
+        let output = parlour(arguments, "/echo hello\n/roll d1\n\nhello\n");
+        assert!(output.status.success());
+        let lines: Vec<String> = text(&output.stdout).lines().map(str::to_owned).collect();
+        assert_eq!(lines.first().map(String::as_str), Some("hello"), "{lines:?}");
+        assert!(lines.iter().any(|line| line.contains('1')), "{lines:?}");
+        assert_eq!(lines.last().map(String::as_str), Some("I answer commands only. /help lists them."));
+        assert_eq!(text(&output.stderr), "");
+    }
+}
+
+#[test]
+fn somebody_else_is_no_admin() {
+    let output = parlour(&["chat", "--as", "bob"], "/sethome\n");
+    assert_eq!(text(&output.stdout), "/sethome is for admins only.\n");
+}
+
+#[test]
+fn inspect_says_in_plain_words_what_a_component_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("echo.wasm");
+    fs::write(&file, example("echo")).unwrap();
+    let output = parlour(&["plugin", "inspect", file.to_str().unwrap()], "");
+    let said = text(&output.stdout);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("has commands that people type") && said.contains("This host can load it."), "{said}");
+
+    fs::write(&file, "nothing").unwrap();
+    let output = parlour(&["plugin", "inspect", file.to_str().unwrap()], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(text(&output.stderr), format!("parlour: {}: it is no WebAssembly component\n", file.display()));
+}
+
+#[test]
+fn bad_input_is_one_line_and_exit_code_2() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let agent = "homeserver = \"https://example.org\"\n[agents.a]\nuser = \"@a:example.org\"\npassword = \"p\"\nplugins = [\"echo\"]\n";
+    fs::create_dir(at("plugins")).unwrap();
+    let broken = |bytes: &[u8]| fs::write(at("plugins/echo.wasm"), bytes).unwrap();
+    let settings = |text: &str| fs::write(at("parlour.toml"), text).unwrap();
+
+    settings("homeservr = 1\n");
+    refused(&at("parlour.toml"), "parlour.toml:1:1: unknown setting `homeservr`; did you mean `homeserver`?");
+    settings(agent);
+    refused(&at("parlour.toml"), "agents.a.plugins: there is no ");
+    broken(b"\0asm\x01\0\0\0");
+    refused(&at("parlour.toml"), "plugins/echo.wasm: it is a core WebAssembly module, not a component");
+    let other = wat::parse_str(r#"(component (instance $i) (export "parlour:plugin/commands@0.9.0" (instance $i)))"#);
+    broken(&other.unwrap());
+    refused(&at("parlour.toml"), "plugins/echo.wasm: it was made for parlour:plugin@0.9.0; this host speaks 0.1.0");
+    settings(&agent.replace("\"p\"", "{ env = \"NOT_SET_ANYWHERE\" }"));
+    refused(&at("parlour.toml"), "agents.a.password: the environment variable NOT_SET_ANYWHERE is not set");
+
+    let output = parlour(&["run", "-c", &at("none.toml")], "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(text(&output.stderr).contains("[agents.helper]"), "it says what to write");
+}
+
+fn refused(settings: &str, expected: &str) {
+    let output = parlour(&["run", "-c", settings], "");
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(expected), "{expected}: {said}");
+    assert_eq!(said.lines().count(), 1, "{said}");
+}
+
+#[test]
+fn a_folder_of_plugins_joins_the_chat() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("steady.wasm"), guest("deeds")).unwrap();
+    let output = parlour(&["chat", "--plugins", folder.path().to_str().unwrap()], "/count\n/count\n");
+    assert_eq!(text(&output.stdout), "1\n2\n");
+    let output = parlour(&["chat", "--plugins", "/nowhere"], "");
+    assert_eq!(text(&output.stderr), "parlour: --plugins: there is no folder /nowhere\n");
+}
+
+#[test]
+fn help_and_version_are_there() {
+    let help = text(&parlour(&["--help"], "").stdout);
+    for command in ["chat", "run", "plugin", "build"] {
+        assert!(help.contains(command), "{help}");
+    }
+    assert!(text(&parlour(&["--version"], "").stdout).starts_with("parlour "));
+}

@@ -1,0 +1,96 @@
+//! Components for the tests, built once for each run.
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::{Arc, OnceLock},
+};
+
+use crate::tools;
+
+/// The checkout.
+pub fn checkout() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// The folder that cargo builds into.
+pub fn target() -> PathBuf {
+    let program = Path::new(env!("CARGO_BIN_EXE_parlour"));
+    program.ancestors().nth(2).unwrap().to_owned()
+}
+
+/// One of the Rust example plugins: `echo`, `help`, `roll` or `sethome`.
+pub fn example(name: &str) -> Arc<[u8]> {
+    let file = target().join("plugins/wasm32-wasip2/release").join(format!("{name}.wasm"));
+    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).into()
+}
+
+/// One of the guests in `tests/guests`.
+pub fn guest(name: &str) -> Arc<[u8]> {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    let folder = BUILT.get_or_init(|| {
+        // The target folder of the example plugins: they share what they are made of.
+        let into = target().join("plugins");
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.current_dir(checkout().join("plugins"));
+        cargo.args(["build", "--release", "--locked", "--quiet", "--package", "guests", "--examples", "--target-dir"]);
+        for name in ["CARGO_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
+            cargo.env_remove(name);
+        }
+        let status = cargo.arg(&into).status().unwrap();
+        assert!(status.success(), "the guests in tests/guests do not build");
+        into.join("wasm32-wasip2/release/examples")
+    });
+    std::fs::read(folder.join(format!("{name}.wasm"))).unwrap().into()
+}
+
+/// The same component with one text in place of another of the same length: another version.
+pub fn patched(component: &[u8], old: &str, new: &str) -> Vec<u8> {
+    assert_eq!(old.len(), new.len());
+    let mut bytes = component.to_vec();
+    let mut count = 0;
+    while let Some(at) = bytes.windows(old.len()).position(|window| window == old.as_bytes()) {
+        bytes[at..at + old.len()].copy_from_slice(new.as_bytes());
+        count += 1;
+    }
+    assert!(count > 0, "{old:?} is not in the component");
+    bytes
+}
+
+/// `greet`, in JavaScript.
+pub fn greet() -> Arc<[u8]> {
+    static BUILT: OnceLock<Arc<[u8]>> = OnceLock::new();
+    BUILT.get_or_init(|| built(&checkout().join("plugins/greet"))).clone()
+}
+
+/// `assistant`, in Python.
+pub fn assistant() -> Arc<[u8]> {
+    static BUILT: OnceLock<Arc<[u8]>> = OnceLock::new();
+    BUILT.get_or_init(|| built(&checkout().join("plugins/assistant"))).clone()
+}
+
+/// What `parlour build` makes of a folder.
+pub fn built(folder: &Path) -> Arc<[u8]> {
+    let out = tempfile::tempdir().unwrap();
+    let file = out.path().join("built.wasm");
+    let output = build_command(folder, &file).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    std::fs::read(file).unwrap().into()
+}
+
+/// `parlour build`, with the tools of the other languages on its path.
+pub fn build_command(folder: &Path, out: &Path) -> Command {
+    let python = tools::componentize_py().unwrap_or_else(|error| panic!("{error:#}"));
+    let node = tools::node_modules().unwrap_or_else(|error| panic!("{error:#}"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let ours = [python.parent().unwrap().to_owned(), node.join(".bin")];
+    let path = std::env::join_paths(ours.into_iter().chain(std::env::split_paths(&path))).unwrap();
+    let mut parlour = Command::new(env!("CARGO_BIN_EXE_parlour"));
+    parlour.arg("build").arg(folder).arg("--out").arg(out).env("PATH", path);
+    parlour
+}
+
+/// Where the tests keep compiled code: compiling a Python component takes some ten seconds.
+pub fn cache() -> PathBuf {
+    target().join("test-tools/compiled")
+}

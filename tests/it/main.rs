@@ -1,0 +1,38 @@
+//! The integration test of the program: real components, a real Synapse, real people in other processes.
+//!
+//! What a machine lacks is a failed test that names it. The first run installs Synapse, matrix-nio and what
+//! builds Python and JavaScript plugins into the target folder.
+
+#![expect(clippy::unwrap_used, reason = "a test that fails says where")]
+#![allow(missing_docs, reason = "tests are read, not called")]
+#![allow(dead_code, reason = "the harness has more than each test needs")]
+
+// The harness.
+mod guests;
+mod host;
+mod model;
+mod person;
+mod stage;
+mod synapse;
+mod tools;
+
+// What an agent says and does, in rooms in memory.
+mod transcripts;
+// What each capability grants, denies and limits.
+mod capabilities;
+// Plugins that misbehave are contained.
+mod faults;
+// Files that are dropped in and replaced.
+mod swap;
+// Plugins in other languages than Rust.
+mod languages;
+// What is promised after a crash.
+mod recovery;
+// Every chat keeps the same promises.
+mod conformance;
+// The program at the terminal and on a pipe.
+mod command_line;
+// Encrypted rooms on a real Synapse.
+mod matrix;
+// An agent with a language model.
+mod assistant;

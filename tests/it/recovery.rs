@@ -1,0 +1,87 @@
+//! What is promised after a crash: what was received is handled, what was committed is sent, and nothing twice.
+
+use std::time::Duration;
+
+use parlour::{
+    Agent,
+    chat::memory::Rooms,
+    journal::sqlite::Sqlite,
+};
+
+use crate::{
+    guests::{example, guest},
+    stage::{AGENT, ALICE, Stage, access},
+};
+
+fn agent(rooms: &Rooms) -> Agent {
+    Agent::new("agent".parse().unwrap(), rooms.account(AGENT)).access(access())
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("journal.db");
+    let guests = [("deeds", guest("deeds")), ("echo", example("echo"))];
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    for round in 1..=3 {
+        let journal = Sqlite::open(&file).unwrap();
+        let stage = Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| builder.journal(journal)).await;
+        if round > 1 {
+            let away = rooms.transcript(&room).into_iter().rev().find(|line| line.text == "/echo while away").unwrap();
+            assert_eq!(stage.answer_to(&room, &away.id).await.text, "while away");
+        }
+        assert_eq!(stage.ask("/count").await, round.to_string(), "kv is kept");
+        stage.stop().await;
+        rooms.say(ALICE, &room, "/echo while away");
+    }
+    let answers = rooms.transcript(&room).iter().filter(|line| line.text == "while away").count();
+    assert_eq!(answers, 2, "each once");
+}
+
+#[tokio::test]
+async fn a_handler_that_was_ended_by_the_end_of_the_host_runs_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("journal.db");
+    let guests = [("naughty", guest("naughty")), ("deeds", guest("deeds"))];
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let first = Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| {
+        builder.journal(Sqlite::open(&file).unwrap())
+    })
+    .await;
+    let waiting = rooms.say(ALICE, &room, "/wait");
+    let queued = rooms.say(ALICE, &room, "/count");
+    while rooms.typing(&room).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    first.stop().await;
+    assert_eq!(rooms.transcript(&room).len(), 2, "nothing was said of it");
+
+    let second = Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| {
+        builder.journal(Sqlite::open(&file).unwrap())
+    })
+    .await;
+    while rooms.typing(&room).is_empty() {
+        tokio::task::yield_now().await;
+    }
+    rooms.say(ALICE, &room, "/stop");
+    assert_eq!(second.answer_to(&room, &waiting).await.text, "Stopped.");
+    let lines = second.until(&room, |lines| lines.iter().any(|line| line.text == "1")).await;
+    assert!(lines.iter().position(|line| line.text == "1") > lines.iter().position(|line| line.id == queued));
+}
+
+#[tokio::test]
+async fn a_hundred_events_in_one_session_are_answered_in_order() {
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let account = agent(&rooms);
+    for number in 0..300 {
+        rooms.say(ALICE, &room, &format!("/echo {number}"));
+    }
+    let stage = Stage::start_with(rooms.clone(), room.clone(), account, &[("echo", example("echo"))], |builder| builder).await;
+    let lines = stage.until(&room, |lines| lines.len() == 600).await;
+    let answers: Vec<_> = lines.iter().filter(|line| line.sender.as_str() == AGENT).map(|line| line.text.clone()).collect();
+    assert_eq!(answers, (0..300).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert!(rooms.until(&room, Duration::from_millis(300), |lines| lines.len() > 600).await.is_err());
+}

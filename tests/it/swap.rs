@@ -1,0 +1,102 @@
+//! Files that are dropped in, replaced and removed while the host serves.
+
+use std::{
+    fs,
+    io::Write as _,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use crate::{
+    guests::{example, guest, patched},
+    stage::{AGENT, BOB, Stage},
+};
+
+async fn stage(folder: &Path) -> Stage {
+    Stage::start(&[], |builder| builder.plugin_folder(folder)).await
+}
+
+#[tokio::test]
+async fn a_file_is_dropped_in_replaced_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = stage(folder.path()).await;
+    assert_eq!(stage.ask("/echo hello").await, "I don't know /echo.");
+
+    let file = folder.path().join("steady.wasm");
+    fs::write(&file, guest("steady")).unwrap();
+    stage.noticed("plugin steady: loaded").await;
+    assert_eq!(stage.ask("/echo hello").await, "version-1 hello");
+
+    fs::write(&file, patched(&guest("steady"), "version-1", "version-2")).unwrap();
+    stage.noticed("plugin steady: new version took over").await;
+    assert_eq!(stage.ask("/echo hello").await, "version-2 hello");
+
+    fs::remove_file(&file).unwrap();
+    stage.noticed("plugin steady: removed").await;
+    assert_eq!(stage.ask("/echo hello").await, "I don't know /echo.");
+}
+
+#[tokio::test]
+async fn what_is_refused_leaves_the_old_version_serving() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("steady.wasm");
+    fs::write(&file, guest("steady")).unwrap();
+    let stage = stage(folder.path()).await;
+    for (bytes, reason) in [
+        (b"\0asm\x01\0\0\0".to_vec(), "core WebAssembly module"),
+        (b"not wasm".to_vec(), "no WebAssembly component"),
+        (guest("steady")[..1000].to_vec(), "ends in the middle"),
+    ] {
+        fs::write(&file, bytes).unwrap();
+        let notice = stage.noticed(reason).await.to_string();
+        assert!(notice.contains("steady.wasm: refused: ") && notice.ends_with("the version before it goes on"), "{notice}");
+        assert_eq!(stage.ask("/echo hello").await, "version-1 hello");
+    }
+    fs::write(folder.path().join("Bad Name.wasm"), example("echo")).unwrap();
+    stage.noticed("a plugin's file is named in lower-case letters").await;
+}
+
+/// 500 events in 5 s, every tenth in flight for 200 ms, and the file replaced in two halves in the middle.
+#[tokio::test]
+async fn replacing_a_file_under_load_loses_and_repeats_nothing() {
+    const EVENTS: u32 = 500;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("steady.wasm");
+    fs::write(&file, guest("steady")).unwrap();
+    let stage = stage(folder.path()).await;
+    let rooms: Vec<_> = (0..10).map(|_| stage.rooms.create_direct(BOB, AGENT)).collect();
+    let second = patched(&guest("steady"), "version-1", "version-2");
+    let (one, other) = second.split_at(second.len() / 2);
+    let started = Instant::now();
+    let mut replacing = fs::File::create(folder.path().join(".unused")).unwrap();
+    for number in 0..EVENTS {
+        if number == EVENTS / 4 {
+            replacing = fs::File::create(&file).unwrap();
+            replacing.write_all(one).unwrap();
+        }
+        if number == EVENTS / 2 {
+            replacing.write_all(other).unwrap();
+            replacing.sync_all().unwrap();
+        }
+        let command = if number % 10 == 0 { "slow" } else { "echo" };
+        let room = &rooms[(number / 10 % 10) as usize];
+        stage.rooms.say(BOB, room, &format!("/{command} {number}"));
+        let due = started + Duration::from_millis(10) * (number + 1);
+        tokio::time::sleep_until(due.into()).await;
+    }
+    stage.noticed("plugin steady: new version took over").await;
+    assert_eq!(stage.ask("/echo after").await, "version-2 after");
+
+    let mut answered = Vec::new();
+    for room in &rooms {
+        let lines = stage.until(room, |lines| lines.len() == 2 * EVENTS as usize / 10).await;
+        let answers: Vec<_> = lines.iter().filter(|line| line.sender.as_str() == AGENT).collect();
+        let versions: Vec<_> = answers.iter().map(|line| line.text.split(' ').next().unwrap()).collect();
+        assert!(versions.is_sorted(), "once the new version answers, the old one does not: {versions:?}");
+        let numbers: Vec<u32> = answers.iter().map(|line| line.text.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+        assert!(numbers.is_sorted(), "in order: {numbers:?}");
+        answered.extend(numbers);
+    }
+    answered.sort_unstable();
+    assert_eq!(answered, (0..EVENTS).collect::<Vec<_>>());
+}
