@@ -7,7 +7,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use matrix_sdk::{
-    Error, HttpError, Room, RoomState,
+    Error, HttpError, Room,
     config::{SyncSettings, SyncToken},
     deserialized_responses::{
         TimelineEvent, TimelineEventKind, UnableToDecryptReason, VerificationLevel, VerificationState,
@@ -51,7 +51,7 @@ const INVITED_FOR: u64 = 24 * 60 * 60 * 1000;
 
 /// Waits between attempts, doubled up to the longest, and spread so that agents don't come back in step.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Where the next request starts, and how.
 #[derive(Debug, Clone)]
@@ -271,17 +271,17 @@ fn trust(state: &VerificationState) -> Option<DeviceTrust> {
     })
 }
 
-/// All invitations that wait, those of earlier runs too.
+/// The invitations that wait, those of earlier runs too, each once.
 async fn invites(live: &Live) -> Vec<Invite> {
     let mut invites = Vec::new();
     for room in live.client.invited_rooms() {
-        if room.state() != RoomState::Invited || live.is_declined(room.room_id()) {
+        if live.is_declined(room.room_id()) || !live.is_news(room.room_id()) {
             continue;
         }
         let Ok(id) = RoomId::parse(room.room_id()) else { continue };
         let details = room.invite_details().await.ok();
-        let inviter = details.and_then(|details| UserId::parse(details.inviter_id).ok());
-        invites.push(Invite { room: id, inviter });
+        let by = details.and_then(|details| UserId::parse(details.inviter_id).ok());
+        invites.push(Invite { room: id, inviter: by });
     }
     invites
 }
