@@ -366,3 +366,86 @@ fn nonce() -> u64 {
 pub(super) fn matrix_room(room: &RoomId) -> Option<OwnedRoomId> {
     matrix_sdk::ruma::RoomId::parse(room.as_str()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use matrix_sdk::ruma::serde::Raw;
+    use serde_json::json;
+
+    use super::*;
+
+    const DAY: u64 = INVITED_FOR;
+
+    fn message(id: &str, sent: u64) -> Value {
+        json!({ "type": "m.room.message", "event_id": id, "sender": "@a:hs", "origin_server_ts": sent, "content": {} })
+    }
+
+    fn own(id: &str, now: &str, before: &str, sent: u64) -> Value {
+        json!({
+            "type": "m.room.member", "event_id": id, "sender": "@a:hs", "state_key": "@bot:hs", "origin_server_ts": sent,
+            "content": { "membership": now }, "unsigned": { "prev_content": { "membership": before } },
+        })
+    }
+
+    fn kept(events: &[Value]) -> Vec<String> {
+        let events = events.iter().map(|event| {
+            let raw = Raw::from_json_string(event.to_string()).unwrap();
+            TimelineEvent::from_plaintext(raw)
+        });
+        since_invited(events.collect(), "@bot:hs")
+            .iter()
+            .map(|event| event.event_id().unwrap().to_string())
+            .collect()
+    }
+
+    #[test]
+    fn what_was_before_the_invitation_is_history() {
+        let late = 10 * DAY;
+        for (timeline, expected) in [
+            (vec![message("$1", 1), message("$2", 2)], vec!["$1", "$2"]),
+            (
+                vec![
+                    message("$1", late),
+                    own("$i", "invite", "leave", late),
+                    message("$2", late),
+                    own("$j", "join", "invite", late),
+                ],
+                vec!["$i", "$2", "$j"],
+            ),
+            (
+                vec![message("$1", late), own("$j", "join", "leave", late), message("$2", late)],
+                vec!["$j", "$2"],
+            ),
+            // Invited long ago, and others talked meanwhile.
+            (
+                vec![
+                    own("$i", "invite", "leave", 1),
+                    message("$1", 2),
+                    message("$2", late),
+                    own("$j", "join", "invite", late + 1),
+                ],
+                vec!["$2", "$j"],
+            ),
+            // Another name is no coming in.
+            (
+                vec![message("$1", late), own("$n", "join", "join", late), message("$2", late)],
+                vec!["$1", "$n", "$2"],
+            ),
+            // Put out and fetched back.
+            (
+                vec![
+                    own("$i", "invite", "leave", late),
+                    own("$j", "join", "invite", late),
+                    message("$1", late),
+                    own("$k", "leave", "join", late),
+                    message("$2", late),
+                    own("$l", "join", "leave", late),
+                    message("$3", late),
+                ],
+                vec!["$l", "$3"],
+            ),
+        ] {
+            assert_eq!(kept(&timeline), expected, "{timeline:?}");
+        }
+    }
+}
