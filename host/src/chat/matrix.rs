@@ -21,7 +21,7 @@ mod wire;
 use std::{
     collections::{HashMap, HashSet},
     sync::{
-        Arc, Mutex, OnceLock, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -60,7 +60,10 @@ use crate::{
 const REQUEST: Duration = Duration::from_secs(30);
 
 /// Setting up the account's identity may hold up a start for so long; it goes on after the first sync.
-const IDENTITY: Duration = Duration::from_secs(60);
+const IDENTITY: Duration = Duration::from_mins(1);
+
+/// So may the first contact: an account in many rooms has much to tell.
+const FIRST_CONTACT: Duration = Duration::from_mins(5);
 
 /// One account on one homeserver.
 pub struct Matrix {
@@ -74,6 +77,20 @@ pub struct Matrix {
 struct Stream {
     start: Start,
     running: Option<JoinHandle<Result<Batch, Ended>>>,
+    /// Came while the account was started.
+    ready: Option<Result<Batch, Ended>>,
+}
+
+impl Stream {
+    /// What comes next. Cancel-safe: the request goes on.
+    async fn poll(&mut self, live: &Arc<Live>) -> Result<Batch, Ended> {
+        let start = &self.start;
+        let running =
+            self.running.get_or_insert_with(|| tokio::spawn(sync::step(live.clone(), start.clone())));
+        let result = running.await;
+        self.running = None;
+        result.unwrap_or_else(|error| Err(Ended::Lost(format!("the sync loop failed: {error}"))))
+    }
 }
 
 /// What exists once the account is signed in.
@@ -86,6 +103,8 @@ struct Live {
     presence: Presence,
     outage: AtomicBool,
     identity_settled: tokio::sync::Mutex<bool>,
+    /// Invitations that were handed over in this run.
+    invited: Mutex<HashSet<OwnedRoomId>>,
     /// Invitations that were declined here and that the next sync takes away.
     declined: Mutex<HashSet<OwnedRoomId>>,
     /// Direct chats made in this run, which `m.direct` may not show yet.
@@ -97,7 +116,7 @@ impl Matrix {
     #[must_use]
     pub fn new(account: Account, notices: Notices) -> Self {
         let start = Start { position: None, full_state: false, at_once: true };
-        let stream = tokio::sync::Mutex::new(Stream { start, running: None });
+        let stream = tokio::sync::Mutex::new(Stream { start, running: None, ready: None });
         Self { account, notices, live: OnceLock::new(), stream }
     }
 
@@ -118,7 +137,7 @@ impl Chat for Matrix {
         let (account, notices) = (self.account.clone(), self.notices.clone());
         let say = |text: String| notices.say(Notice::Agent { agent: account.agent.clone(), text });
         let wire = Wire::new(&account.homeserver)?;
-        let store = Store::open(&account.store)?;
+        let store = Store::open(&account.store).await?;
         let had_keys = store.has_keys();
         let SignedIn { session, reachable, fresh } = sign_in::sign_in(&account, &store, &wire, &say).await?;
         let client = open_client(&wire, &store, &session).await?;
@@ -135,6 +154,7 @@ impl Chat for Matrix {
             presence: Presence::default(),
             outage: AtomicBool::new(!reachable),
             identity_settled: tokio::sync::Mutex::default(),
+            invited: Mutex::default(),
             declined: Mutex::default(),
             made: tokio::sync::Mutex::default(),
         });
@@ -151,6 +171,10 @@ impl Chat for Matrix {
             position: from.map(|position| position.0),
             at_once: true,
         };
+        // From here on what is new counts, so the first contact is made now.
+        if reachable && stream.start.position.is_none() {
+            stream.ready = tokio::time::timeout(FIRST_CONTACT, stream.poll(&live)).await.ok();
+        }
         let _ = self.live.set(live);
         Ok(Identity { user, display_name })
     }
@@ -160,13 +184,10 @@ impl Chat for Matrix {
         let Some(live) = self.live.get() else {
             return Err(Ended::Lost("the account was never signed in".into()));
         };
-        let start = stream.start.clone();
-        let running = stream.running.get_or_insert_with(|| tokio::spawn(sync::step(live.clone(), start)));
-        let result = match running.await {
-            Ok(result) => result,
-            Err(error) => Err(Ended::Lost(format!("the sync loop failed: {error}"))),
+        let result = match stream.ready.take() {
+            Some(result) => result,
+            None => stream.poll(live).await,
         };
-        stream.running = None;
         let batch = result?;
         stream.start = Start { position: Some(batch.position.0.clone()), full_state: false, at_once: false };
         Ok(batch)
@@ -283,20 +304,26 @@ impl Live {
     }
 
     fn declined(&self, room: &MatrixRoomId) {
-        self.declined_rooms().insert(room.to_owned());
+        lock(&self.declined).insert(room.to_owned());
     }
 
     fn is_declined(&self, room: &MatrixRoomId) -> bool {
-        self.declined_rooms().contains(room)
+        lock(&self.declined).contains(room)
+    }
+
+    /// Whether this invitation was not handed over yet.
+    fn is_news(&self, room: &MatrixRoomId) -> bool {
+        lock(&self.invited).insert(room.to_owned())
     }
 
     fn invited_again(&self, room: &MatrixRoomId) {
-        self.declined_rooms().remove(room);
+        lock(&self.invited).remove(room);
+        lock(&self.declined).remove(room);
     }
 
     /// A declined invitation whose end the server has confirmed leaves no trace in the account.
     fn forget_declined(&self, room: &MatrixRoomId) {
-        if !self.declined_rooms().remove(room) {
+        if !lock(&self.declined).remove(room) {
             return;
         }
         if let Some(room) = self.client.get_room(room) {
@@ -307,8 +334,8 @@ impl Live {
             });
         }
     }
+}
 
-    fn declined_rooms(&self) -> std::sync::MutexGuard<'_, HashSet<OwnedRoomId>> {
-        self.declined.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,10 +1,9 @@
 //! What the settings say about one Matrix account.
 
-pub use crate::settings::Encryption;
-
 use std::{fmt, path::PathBuf};
 
 use crate::id::{AgentName, UserId};
+pub use crate::settings::Encryption;
 
 /// One Matrix account, and where this agent keeps what belongs to it. Nothing is shared between agents.
 #[derive(Clone)]

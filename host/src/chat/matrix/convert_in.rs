@@ -225,6 +225,7 @@ mod tests {
 
     use super::*;
 
+    #[expect(clippy::needless_pass_by_value, reason = "the callers write the value down")]
     fn message(content: Value) -> Option<Message> {
         match kind(&json!({ "type": "m.room.message", "content": content })) {
             Some(Kind::Message(message)) => Some(message),
@@ -301,7 +302,7 @@ mod tests {
         }
         for pill in [
             r#"<a href="https://matrix.to/#/@bot:hs">Bot</a>"#,
-            r#"<a href='https://matrix.to/#/@bot:hs'>Bot</a>"#,
+            "<a href='https://matrix.to/#/@bot:hs'>Bot</a>",
             r#"<A HREF="https://matrix.to/#/%40bot%3Ahs">Bot</A>"#,
             r#"<a href="https://matrix.to/#/@bot:hs?via=hs&amp;via=b"><span data-mx-x="1">Bo</span>t &amp; &#38; &#99999999;</a>"#,
             r#"<p><em>hi <a href="matrix:u/bot:hs">Bot</a>"#,

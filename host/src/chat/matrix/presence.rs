@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
@@ -17,6 +17,8 @@ use matrix_sdk::{
     },
 };
 use tokio::{sync::watch, task::JoinSet};
+
+use super::lock;
 
 /// How long others show it when nothing more is heard; and when it is said again.
 const TYPING_LASTS: Duration = Duration::from_secs(30);
@@ -84,8 +86,4 @@ async fn say_typing(client: &Client, room: &OwnedRoomId, on: bool) {
     if let Err(error) = client.send(TypingRequest::new(user.to_owned(), room.clone(), state)).await {
         tracing::debug!(target: "parlour", "typing: {}", super::failure::describe(&error));
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Encrypting for a room first fetches its members and their keys, request by request.
-const PATIENCE: Duration = Duration::from_secs(120);
+const PATIENCE: Duration = Duration::from_mins(2);
 
 pub(super) async fn send(
     client: &Client,

@@ -8,6 +8,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, Write as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use serde::{Deserialize, Serialize};
@@ -21,6 +22,8 @@ const DATABASES: [&str; 4] = [
     "matrix-sdk-event-cache.sqlite3",
     "matrix-sdk-media.sqlite3",
 ];
+
+const LOCK_PATIENCE: Duration = Duration::from_secs(3);
 
 /// A signed-in device.
 #[derive(Clone, Serialize, Deserialize)]
@@ -37,24 +40,31 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub fn open(folder: &Path) -> Result<Self, StartError> {
+    /// Waits a moment for a lock that is held: an account that was stopped lets go of it when its last request
+    /// has ended.
+    pub async fn open(folder: &Path) -> Result<Self, StartError> {
         let failed =
             |what: &str, error: io::Error| StartError::new(format!("{what} {}: {error}", folder.display()));
         create_private_folder(folder).map_err(|error| failed("cannot use the store folder", error))?;
         let lock = private(OpenOptions::new().create(true).truncate(false).write(true))
             .open(folder.join("lock"))
             .map_err(|error| failed("cannot lock the store folder", error))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(StartError::new(format!(
-                    "another process or agent uses the store folder {}: stop it, or give each agent a folder of its own",
-                    folder.display()
-                )));
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { folder: folder.to_owned(), _lock: lock }),
+                Err(TryLockError::WouldBlock) if Instant::now() < deadline => {
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+                Err(TryLockError::WouldBlock) => {
+                    return Err(StartError::new(format!(
+                        "another process or agent uses the store folder {}: stop it, or give each agent a folder of its own",
+                        folder.display()
+                    )));
+                }
+                Err(TryLockError::Error(error)) => return Err(failed("cannot lock the store folder", error)),
             }
-            Err(TryLockError::Error(error)) => return Err(failed("cannot lock the store folder", error)),
         }
-        Ok(Self { folder: folder.to_owned(), _lock: lock })
     }
 
     pub fn folder(&self) -> &Path {

@@ -7,9 +7,11 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use matrix_sdk::{
-    Error, HttpError, Room, RoomState,
+    Error, HttpError, Room,
     config::{SyncSettings, SyncToken},
-    deserialized_responses::{TimelineEvent, TimelineEventKind, VerificationLevel, VerificationState},
+    deserialized_responses::{
+        TimelineEvent, TimelineEventKind, UnableToDecryptReason, VerificationLevel, VerificationState,
+    },
     ruma::{
         OwnedRoomId, UInt,
         api::{
@@ -44,9 +46,12 @@ const LONG_POLL: Duration = Duration::from_secs(30);
 /// Events per room and answer; what is more is back-filled.
 const TIMELINE: u32 = 100;
 
+/// What was said longer before the agent joined is not handed over, even if it was invited then: milliseconds.
+const INVITED_FOR: u64 = 24 * 60 * 60 * 1000;
+
 /// Waits between attempts, doubled up to the longest, and spread so that agents don't come back in step.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_mins(1);
 
 /// Where the next request starts, and how.
 #[derive(Debug, Clone)]
@@ -79,10 +84,10 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
                 suspect = false;
                 pause = Pause::default();
                 let batch = collect(&live, answer, start.position.as_deref()).await?;
-                if moved || !batch.invites.is_empty() {
+                // The first one is handed over in any case: it says that the agent has caught up.
+                if moved || start.at_once || !batch.invites.is_empty() {
                     return Ok(batch);
                 }
-                start.at_once = false;
             }
             Err(error) => {
                 if let Some(ended) = ends(&live, &error) {
@@ -124,6 +129,13 @@ fn settings(start: &Start) -> SyncSettings {
     // History is not handed over, so there is no use in much of it.
     let limit = if start.position.is_some() { TIMELINE } else { 1 };
     filter.room.timeline.limit = Some(UInt::from(limit));
+    if start.position.is_none() {
+        // Synapse answers the same request of the same device from a cache for two minutes. After a rejected
+        // position that would be an answer from the past, and with its position everything since would come again:
+        // a name that nobody has makes it another request.
+        let nobody = format!("@{:x}:parlour.invalid", nonce());
+        filter.room.timeline.not_senders.extend(nobody.try_into());
+    }
     SyncSettings::new()
         .token(token)
         .filter(SyncFilter::FilterDefinition(filter))
@@ -179,23 +191,32 @@ async fn collect(live: &Live, answer: SyncResponse, since: Option<&str>) -> Resu
 }
 
 /// Drops what was in a room before the agent was invited: to the agent that is history, too. What was said between
-/// the invitation and its joining is kept: clients send the first message of a direct chat with the invitation.
+/// the invitation and its joining is kept, for clients send the first message of a direct chat with the invitation.
 fn since_invited(events: Vec<TimelineEvent>, own: &str) -> Vec<TimelineEvent> {
-    let changes = events.iter().enumerate().filter_map(|(at, event)| {
-        let event = event.raw().deserialize_as_unchecked::<Value>().ok()?;
-        convert_in::membership_of(&event, own).map(|membership| (at, membership))
-    });
-    // The last coming in counts, and the invitation just before it.
+    let jsons: Vec<Value> =
+        events.iter().map(|event| event.raw().deserialize_as_unchecked().unwrap_or_default()).collect();
     let mut begins = 0;
+    let mut not_before = 0;
     let mut invited = None;
-    for (at, membership) in changes {
-        match membership {
-            Membership::Invited => invited = Some(at),
-            Membership::Joined => begins = invited.take().unwrap_or(at),
-            _ => invited = None,
+    for (at, event) in jsons.iter().enumerate() {
+        match convert_in::membership_of(event, own) {
+            Some(Membership::Invited) => invited = Some(at),
+            // The last coming in counts, with the invitation just before it.
+            Some(Membership::Joined) => {
+                begins = invited.take().unwrap_or(at);
+                not_before = convert_in::sent(event).saturating_sub(INVITED_FOR);
+            }
+            Some(_) => invited = None,
+            None => {}
         }
     }
-    events.into_iter().skip(begins).collect()
+    let keep =
+        jsons.iter().enumerate().map(|(at, event)| at >= begins && convert_in::sent(event) >= not_before);
+    events
+        .into_iter()
+        .zip(keep.collect::<Vec<_>>())
+        .filter_map(|(event, keep)| keep.then_some(event))
+        .collect()
 }
 
 async fn convert(
@@ -212,10 +233,14 @@ async fn convert(
         TimelineEventKind::Decrypted(decrypted) => trust(&decrypted.encryption_info.verification_state)?,
         TimelineEventKind::UnableToDecrypt { utd_info, .. } => {
             if sender.as_str() != live.own() {
-                live.say(format!(
-                    "could not decrypt {id} of {sender} in {}: {:?}",
-                    facts.id, utd_info.reason
-                ));
+                let why = match utd_info.reason {
+                    UnableToDecryptReason::MissingMegolmSession { .. } => "its key has not come".to_owned(),
+                    UnableToDecryptReason::UnknownMegolmMessageIndex => {
+                        "its key is for later messages".to_owned()
+                    }
+                    ref other => format!("{other:?}"),
+                };
+                live.say(format!("could not decrypt {id} of {sender} in {}: {why}", facts.id));
             }
             return None;
         }
@@ -246,17 +271,17 @@ fn trust(state: &VerificationState) -> Option<DeviceTrust> {
     })
 }
 
-/// All invitations that wait, those of earlier runs too.
+/// The invitations that wait, those of earlier runs too, each once.
 async fn invites(live: &Live) -> Vec<Invite> {
     let mut invites = Vec::new();
     for room in live.client.invited_rooms() {
-        if room.state() != RoomState::Invited || live.is_declined(room.room_id()) {
+        if live.is_declined(room.room_id()) || !live.is_news(room.room_id()) {
             continue;
         }
         let Ok(id) = RoomId::parse(room.room_id()) else { continue };
         let details = room.invite_details().await.ok();
-        let inviter = details.and_then(|details| UserId::parse(details.inviter_id).ok());
-        invites.push(Invite { room: id, inviter });
+        let by = details.and_then(|details| UserId::parse(details.inviter_id).ok());
+        invites.push(Invite { room: id, inviter: by });
     }
     invites
 }
@@ -285,7 +310,9 @@ fn ends(live: &Live, error: &Error) -> Option<Ended> {
 /// Synapse has no code of its own for a `since` that it cannot read: 400 `M_UNKNOWN`.
 fn is_rejected(error: &Error) -> bool {
     let Error::Http(error) = error else { return false };
-    error.as_client_api_error().is_some_and(|error| error.status_code.as_u16() == 400)
+    error
+        .as_client_api_error()
+        .is_some_and(|error| error.status_code.as_u16() == 400 && error.error_kind().is_some())
 }
 
 fn asked_pause(error: &Error) -> Option<Duration> {
@@ -324,13 +351,101 @@ impl Pause {
     }
 }
 
-/// Between 0 and 1, different for every agent: the hasher's keys are random.
+/// Between 0 and 1.
 fn noise() -> f64 {
+    f64::from(u16::try_from(nonce() & 0xffff).unwrap_or(0)) / 65535.0
+}
+
+/// A number that is different each time: the hasher's keys are random.
+fn nonce() -> u64 {
     use std::hash::{BuildHasher as _, RandomState};
-    f64::from(u16::try_from(RandomState::new().hash_one(0) & 0xffff).unwrap_or(0)) / 65535.0
+    RandomState::new().hash_one(0)
 }
 
 /// Names a room in the SDK's terms.
 pub(super) fn matrix_room(room: &RoomId) -> Option<OwnedRoomId> {
     matrix_sdk::ruma::RoomId::parse(room.as_str()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use matrix_sdk::ruma::serde::Raw;
+    use serde_json::json;
+
+    use super::*;
+
+    const DAY: u64 = INVITED_FOR;
+
+    fn message(id: &str, sent: u64) -> Value {
+        json!({ "type": "m.room.message", "event_id": id, "sender": "@a:hs", "origin_server_ts": sent, "content": {} })
+    }
+
+    fn own(id: &str, now: &str, before: &str, sent: u64) -> Value {
+        json!({
+            "type": "m.room.member", "event_id": id, "sender": "@a:hs", "state_key": "@bot:hs", "origin_server_ts": sent,
+            "content": { "membership": now }, "unsigned": { "prev_content": { "membership": before } },
+        })
+    }
+
+    fn kept(events: &[Value]) -> Vec<String> {
+        let events = events.iter().map(|event| {
+            let raw = Raw::from_json_string(event.to_string()).unwrap();
+            TimelineEvent::from_plaintext(raw)
+        });
+        since_invited(events.collect(), "@bot:hs")
+            .iter()
+            .map(|event| event.event_id().unwrap().to_string())
+            .collect()
+    }
+
+    #[test]
+    fn what_was_before_the_invitation_is_history() {
+        let late = 10 * DAY;
+        for (timeline, expected) in [
+            (vec![message("$1", 1), message("$2", 2)], vec!["$1", "$2"]),
+            (
+                vec![
+                    message("$1", late),
+                    own("$i", "invite", "leave", late),
+                    message("$2", late),
+                    own("$j", "join", "invite", late),
+                ],
+                vec!["$i", "$2", "$j"],
+            ),
+            (
+                vec![message("$1", late), own("$j", "join", "leave", late), message("$2", late)],
+                vec!["$j", "$2"],
+            ),
+            // Invited long ago, and others talked meanwhile.
+            (
+                vec![
+                    own("$i", "invite", "leave", 1),
+                    message("$1", 2),
+                    message("$2", late),
+                    own("$j", "join", "invite", late + 1),
+                ],
+                vec!["$2", "$j"],
+            ),
+            // Another name is no coming in.
+            (
+                vec![message("$1", late), own("$n", "join", "join", late), message("$2", late)],
+                vec!["$1", "$n", "$2"],
+            ),
+            // Put out and fetched back.
+            (
+                vec![
+                    own("$i", "invite", "leave", late),
+                    own("$j", "join", "invite", late),
+                    message("$1", late),
+                    own("$k", "leave", "join", late),
+                    message("$2", late),
+                    own("$l", "join", "leave", late),
+                    message("$3", late),
+                ],
+                vec!["$l", "$3"],
+            ),
+        ] {
+            assert_eq!(kept(&timeline), expected, "{timeline:?}");
+        }
+    }
 }
