@@ -4,10 +4,7 @@
 //! `@bot`, and neither is the word in prose. People type `/name`, `!name` and `@agent name` alike, because
 //! clients swallow a `/name` that they do not know.
 
-use crate::{
-    event::Message,
-    id::UserId,
-};
+use crate::{event::Message, id::UserId};
 
 /// How a message names the agent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +58,8 @@ fn strip<'a>(text: &'a str, own: &UserId, display_name: Option<&str>) -> &'a str
     let text = text.trim();
     let localpart = format!("@{}", own.localpart());
     let at_name = display_name.map(|name| format!("@{name}"));
-    let names = [Some(own.as_str()), at_name.as_deref(), display_name, Some(&localpart), Some(own.localpart())];
+    let names =
+        [Some(own.as_str()), at_name.as_deref(), display_name, Some(&localpart), Some(own.localpart())];
     for name in names.into_iter().flatten().filter(|name| !name.is_empty()) {
         let head = text.get(..name.len()).filter(|head| head.eq_ignore_ascii_case(name));
         if let Some(rest) = head.map(|_| &text[name.len()..]) {
@@ -111,10 +109,24 @@ mod tests {
 
     #[test]
     fn a_mention_is_the_list_or_the_full_id_and_nothing_like_it() {
-        for text in ["@bot:good.org hello", "hello @bot:good.org", "(@bot:good.org)", "@bot:good.org: hi", "ask @bot:good.org."] {
+        for text in [
+            "@bot:good.org hello",
+            "hello @bot:good.org",
+            "(@bot:good.org)",
+            "@bot:good.org: hi",
+            "ask @bot:good.org.",
+        ] {
             assert!(addressed(text, &[]).mentioned, "{text}");
         }
-        for text in ["@bot2 hello", "the bot agent", "@bot hello", "@bot:good.org.evil.com hi", "x@bot:good.org", "@bot:good.organic", "The Bot: hi"] {
+        for text in [
+            "@bot2 hello",
+            "the bot agent",
+            "@bot hello",
+            "@bot:good.org.evil.com hi",
+            "x@bot:good.org",
+            "@bot:good.organic",
+            "The Bot: hi",
+        ] {
             assert!(!addressed(text, &[]).mentioned, "{text}");
         }
         assert!(addressed("hello", &["@bot:good.org"]).mentioned);
@@ -123,7 +135,16 @@ mod tests {
 
     #[test]
     fn the_mention_is_taken_off() {
-        for text in ["@bot:good.org hello", "The Bot: hello", "the bot, hello", "@bot hello", "@The Bot hello", "hello @bot:good.org", "bot: hello", "hello, @bot"] {
+        for text in [
+            "@bot:good.org hello",
+            "The Bot: hello",
+            "the bot, hello",
+            "@bot hello",
+            "@The Bot hello",
+            "hello @bot:good.org",
+            "bot: hello",
+            "hello, @bot",
+        ] {
             assert_eq!(addressed(text, &["@bot:good.org"]).text, "hello", "{text}");
         }
         assert_eq!(addressed("bottle it", &["@bot:good.org"]).text, "bottle it");

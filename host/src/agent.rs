@@ -167,7 +167,9 @@ impl Running {
         let user = identity.user.clone();
         lock(&self.shared.accounts).insert(user.clone());
         drop(self.identity.set(identity));
-        self.shared.notices.say(Notice::AgentReady { agent: self.agent.name.clone(), text: format!("serves as {user}") });
+        self.shared
+            .notices
+            .say(Notice::AgentReady { agent: self.agent.name.clone(), text: format!("serves as {user}") });
         self.resume().await;
         let finished = loop {
             let batch = tokio::select! {
@@ -243,7 +245,8 @@ impl Running {
 
     fn judge(&self, event: Event) -> Arrival {
         let addressed = self.addressed(&event);
-        let known = addressed.command.as_ref().is_some_and(|typed| self.serving().catalogue.knows(&typed.name));
+        let known =
+            addressed.command.as_ref().is_some_and(|typed| self.serving().catalogue.knows(&typed.name));
         let verdict = gate::authorize(self.policy(), &event, &addressed, known);
         let session = session::of(&event, &self.agent.behaviour);
         Arrival { event, verdict, session }
@@ -275,7 +278,9 @@ impl Running {
     /// Puts an event into its lane. From here on people may see that it was read.
     fn dispatch(self: &Arc<Self>, waiting: Waiting) {
         let addressed = self.addressed(&waiting.event);
-        if waiting.resumed && matches!(gate::authorize(self.policy(), &waiting.event, &addressed, true), Verdict::Deny(_)) {
+        if waiting.resumed
+            && matches!(gate::authorize(self.policy(), &waiting.event, &addressed, true), Verdict::Deny(_))
+        {
             // The settings have changed while it waited.
             let running = self.clone();
             self.tasks.spawn(async move { running.end(&waiting).await });
@@ -311,8 +316,11 @@ impl Running {
                 }
                 Next::Refill(after) => {
                     let (name, limit) = (&self.agent.name, Lanes::refill_limit());
-                    let pending = self.from_journal(|| self.shared.journal.pending(name, Some(&session), after, limit)).await;
-                    let pending = pending.into_iter().map(|pending| Waiting { resumed: false, ..pending.into() });
+                    let pending = self
+                        .from_journal(|| self.shared.journal.pending(name, Some(&session), after, limit))
+                        .await;
+                    let pending =
+                        pending.into_iter().map(|pending| Waiting { resumed: false, ..pending.into() });
                     self.lanes.refill(&session, pending.collect());
                 }
                 Next::Nothing => return,
@@ -394,7 +402,10 @@ impl Running {
     }
 
     /// Asks the journal until it answers, or the host closes down for good.
-    async fn from_journal<T: Default, F: Future<Output = Result<T, journal::Error>>>(&self, what: impl Fn() -> F) -> T {
+    async fn from_journal<T: Default, F: Future<Output = Result<T, journal::Error>>>(
+        &self,
+        what: impl Fn() -> F,
+    ) -> T {
         loop {
             match what().await {
                 Ok(value) => return value,

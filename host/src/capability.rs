@@ -4,13 +4,13 @@
 //! there, never from an argument. What is not granted answers `denied`; nothing that a guest says traps the
 //! host, and every number and text from it is bounded where it comes in.
 
+mod config;
 pub mod directory;
 pub mod kv;
 pub mod llm;
 pub mod logging;
 pub mod outbox;
 pub mod progress;
-mod config;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -159,4 +159,3 @@ pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtim
     store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
 }
-

@@ -71,7 +71,9 @@ impl Command {
         parameters: Vec<Parameter>,
         role: Role,
     ) -> Result<Self, InvalidCommand> {
-        let invalid = |reason: &str| Err(InvalidCommand { command: name.chars().take(40).collect(), reason: reason.into() });
+        let invalid = |reason: &str| {
+            Err(InvalidCommand { command: name.chars().take(40).collect(), reason: reason.into() })
+        };
         let shaped = name.len() <= NAME
             && name.starts_with(|c: char| c.is_ascii_lowercase())
             && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
@@ -115,7 +117,9 @@ impl Command {
             }
             let value = match parameter.kind {
                 Kind::Text => Value::String(word.to_owned()),
-                Kind::Literal => serde_json::from_str(word).unwrap_or_else(|_| Value::String(word.to_owned())),
+                Kind::Literal => {
+                    serde_json::from_str(word).unwrap_or_else(|_| Value::String(word.to_owned()))
+                }
             };
             if let Err(error) = parameter.validator.validate(&value) {
                 return Err(format!("{}: {error}; usage: {self}", parameter.name));
@@ -152,11 +156,14 @@ impl Parameter {
     /// # Errors
     /// One line about the schema.
     pub fn new(name: String, description: String, schema: String, required: bool) -> Result<Self, String> {
-        if name.is_empty() || name.len() > NAME || name.contains(|c: char| c.is_whitespace() || c.is_control()) {
+        if name.is_empty()
+            || name.len() > NAME
+            || name.contains(|c: char| c.is_whitespace() || c.is_control())
+        {
             return Err("a parameter's name is one word of at most 32 bytes".into());
         }
-        let parsed: Value =
-            serde_json::from_str(&schema).map_err(|error| format!("parameter {name:?}: its schema is no JSON: {error}"))?;
+        let parsed: Value = serde_json::from_str(&schema)
+            .map_err(|error| format!("parameter {name:?}: its schema is no JSON: {error}"))?;
         let literal = match &parsed["type"] {
             Value::String(kind) => kind != "string",
             Value::Array(kinds) => !kinds.iter().any(|kind| kind == "string"),

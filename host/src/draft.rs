@@ -121,13 +121,21 @@ async fn keep_showing(to: Destination, mut bodies: watch::Receiver<Body>) {
     }
 }
 
-async fn show(to: &Destination, transaction: &TransactionId, event: Option<&EventId>, body: Body) -> Result<EventId, SendError> {
+async fn show(
+    to: &Destination,
+    transaction: &TransactionId,
+    event: Option<&EventId>,
+    body: Body,
+) -> Result<EventId, SendError> {
     let id = EffectId { delivery: to.delivery.clone(), ordinal: None };
     let (transaction, content) = match event {
-        None => (transaction.clone(), Content::Message { body, thread: to.place.thread.clone(), reply_to: None }),
+        None => {
+            (transaction.clone(), Content::Message { body, thread: to.place.thread.clone(), reply_to: None })
+        }
         Some(event) => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-            let each = TransactionId::parse(format!("{transaction}.{now}")).unwrap_or_else(|_| transaction.clone());
+            let each =
+                TransactionId::parse(format!("{transaction}.{now}")).unwrap_or_else(|_| transaction.clone());
             (each, Content::Edit { event: event.clone(), body })
         }
     };

@@ -154,8 +154,14 @@ impl Engine {
     ///
     /// # Errors
     /// One line, where the machine cannot run it.
-    pub fn new(limits: Limits, cache: Option<&Path>, links: &[Link], notices: Notices) -> Result<Self, String> {
-        let inner = pooling(&limits).or_else(|_| on_demand()).map_err(|error| format!("wasmtime: {error:#}"))?;
+    pub fn new(
+        limits: Limits,
+        cache: Option<&Path>,
+        links: &[Link],
+        notices: Notices,
+    ) -> Result<Self, String> {
+        let inner =
+            pooling(&limits).or_else(|_| on_demand()).map_err(|error| format!("wasmtime: {error:#}"))?;
         let mut linker = Linker::new(&inner);
         capability::add_to_linker(&mut linker).map_err(|error| format!("wasmtime: {error:#}"))?;
         for link in links {
@@ -179,7 +185,10 @@ impl Engine {
     ) -> Result<Plugin, Refused> {
         let limit = self.limits.component;
         if bytes.len() > limit {
-            return Err(Refused::TooLarge { size: bytes.len().div_ceil(1024 * 1024), limit: limit / (1024 * 1024) });
+            return Err(Refused::TooLarge {
+                size: bytes.len().div_ceil(1024 * 1024),
+                limit: limit / (1024 * 1024),
+            });
         }
         let surface = admission::surface(&bytes)?;
         surface.admit()?;
@@ -187,13 +196,31 @@ impl Engine {
         let (component, digest) = tokio::task::spawn_blocking(move || engine.compile(&bytes))
             .await
             .map_err(|error| Refused::Host(format!("compiling failed: {error}")))??;
-        let instance = self.linker.instantiate_pre(&component).map_err(|error| unlinkable(&surface, &error))?;
+        let instance =
+            self.linker.instantiate_pre(&component).map_err(|error| unlinkable(&surface, &error))?;
         let shape = |error: wasmtime::Error| Refused::Shape(format!("{error:#}"));
-        let commands = surface.handles("commands").then(|| commands::GuestIndices::new(&instance)).transpose().map_err(shape)?;
-        let messages = surface.handles("messages").then(|| messages::GuestIndices::new(&instance)).transpose().map_err(shape)?;
-        let members = surface.handles("members").then(|| members::GuestIndices::new(&instance)).transpose().map_err(shape)?;
-        let listing =
-            Listing { plugin, digest, commands: vec![], messages: messages.is_some(), members: members.is_some() };
+        let commands = surface
+            .handles("commands")
+            .then(|| commands::GuestIndices::new(&instance))
+            .transpose()
+            .map_err(shape)?;
+        let messages = surface
+            .handles("messages")
+            .then(|| messages::GuestIndices::new(&instance))
+            .transpose()
+            .map_err(shape)?;
+        let members = surface
+            .handles("members")
+            .then(|| members::GuestIndices::new(&instance))
+            .transpose()
+            .map_err(shape)?;
+        let listing = Listing {
+            plugin,
+            digest,
+            commands: vec![],
+            messages: messages.is_some(),
+            members: members.is_some(),
+        };
         let mut loaded = Plugin { listing: Arc::new(listing), instance, commands, messages, members, config };
         let commands = self.list(&loaded).await?;
         if let Some(listing) = Arc::get_mut(&mut loaded.listing) {
@@ -377,13 +404,20 @@ fn tick(engine: &wasmtime::Engine) -> Result<(), String> {
             thread::sleep(TICK);
         }
     };
-    thread::Builder::new().name("parlour-ticks".into()).spawn(ticker).map_err(|error| format!("a thread: {error}"))?;
+    thread::Builder::new()
+        .name("parlour-ticks".into())
+        .spawn(ticker)
+        .map_err(|error| format!("a thread: {error}"))?;
     Ok(())
 }
 
 fn unlinkable(surface: &Surface, error: &wasmtime::Error) -> Refused {
     let strangers: Vec<String> = surface.strangers().cloned().collect();
-    if strangers.is_empty() { Refused::Shape(first_line(&format!("{error:#}"))) } else { Refused::Imports(strangers) }
+    if strangers.is_empty() {
+        Refused::Shape(first_line(&format!("{error:#}")))
+    } else {
+        Refused::Imports(strangers)
+    }
 }
 
 fn first_line(text: &str) -> String {

@@ -99,7 +99,11 @@ impl Folder {
                     if self.seen.insert(name.clone(), seen.clone()) == Some(seen) {
                         continue;
                     }
-                    refused.push(NotTaken { plugin: Some(name), file, reason: Refused::Host(error.to_string()) });
+                    refused.push(NotTaken {
+                        plugin: Some(name),
+                        file,
+                        reason: Refused::Host(error.to_string()),
+                    });
                 }
             }
         }
@@ -139,7 +143,8 @@ impl Folder {
     fn find(&self) -> (BTreeMap<PluginName, PathBuf>, BTreeSet<PathBuf>) {
         let mut found = BTreeMap::new();
         let mut misnamed = BTreeSet::new();
-        let entries = self.sources.folder.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+        let entries =
+            self.sources.folder.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
         for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
             if path.extension().is_none_or(|extension| extension != "wasm") {
                 continue;

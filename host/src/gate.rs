@@ -103,7 +103,8 @@ pub fn accepts(policy: Policy<'_>, invite: &Invite) -> bool {
     match policy.access.invites {
         Invites::Nobody => false,
         Invites::Listed => {
-            let room = policy.access.room_policy == RoomPolicy::Invited || policy.access.rooms.contains(&invite.room);
+            let room = policy.access.room_policy == RoomPolicy::Invited
+                || policy.access.rooms.contains(&invite.room);
             // An account's own other device brings it only where the account is a person's.
             let inviter = invite.inviter.as_ref().is_some_and(|user| {
                 policy.access.role(user).is_some() && (policy.own_account || user != policy.own)

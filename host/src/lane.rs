@@ -170,7 +170,13 @@ mod tests {
             kind: Kind::Message(message("hello")),
         };
         let session = SessionId::parse("!r").unwrap();
-        Waiting { sequence: Sequence(sequence), event: Arc::new(event), session, ended: vec![], resumed: false }
+        Waiting {
+            sequence: Sequence(sequence),
+            event: Arc::new(event),
+            session,
+            ended: vec![],
+            resumed: false,
+        }
     }
 
     /// A journal of 100 events, of which the lane holds some: every one is handled once, in order.

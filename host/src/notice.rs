@@ -110,7 +110,9 @@ impl Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AgentReady { agent, text } | Self::Agent { agent, text } => write!(f, "agent {agent}: {text}"),
+            Self::AgentReady { agent, text } | Self::Agent { agent, text } => {
+                write!(f, "agent {agent}: {text}")
+            }
             Self::AgentStopped { agent, reason } => write!(f, "agent {agent} does not run: {reason}"),
             Self::PluginLoaded { plugin, digest, replaced } => {
                 let what = if *replaced { "new version took over" } else { "loaded" };
@@ -121,7 +123,9 @@ impl fmt::Display for Notice {
                 let after = if *kept { "; the version before it goes on" } else { "" };
                 write!(f, "{file}: refused: {reason}{after}")
             }
-            Self::PluginFaulted { plugin, agent, fault } => write!(f, "plugin {plugin} faulted for agent {agent}: {fault}"),
+            Self::PluginFaulted { plugin, agent, fault } => {
+                write!(f, "plugin {plugin} faulted for agent {agent}: {fault}")
+            }
             Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {text}"),
             Self::NotSent { agent, reason } => write!(f, "agent {agent}: not sent: {reason}"),
             Self::Journal { reason } => write!(f, "journal: {reason}; trying again"),

@@ -129,9 +129,7 @@ impl Outbox {
         let (room, content, transaction) = match &queued.effect {
             Effect::Send { to, body, reply_to, takes_draft, .. } => {
                 let place = self.place(to).await?;
-                if *takes_draft
-                    && let Some(event) = self.take_draft(&queued.id, &place, body).await?
-                {
+                if *takes_draft && let Some(event) = self.take_draft(&queued.id, &place, body).await? {
                     return Ok(event);
                 }
                 let reply_to = match reply_to {
@@ -151,7 +149,11 @@ impl Outbox {
             }
             Effect::Redact { place, message, reason } => {
                 let event = self.event(message, queued, plugin).await?;
-                (place.room.clone(), Content::Redaction { event, reason: reason.clone() }, queued.id.transaction())
+                (
+                    place.room.clone(),
+                    Content::Redaction { event, reason: reason.clone() },
+                    queued.id.transaction(),
+                )
             }
             Effect::SetHome(_) => return Err(Stuck::Final("a home is not sent".into())),
         };
@@ -167,7 +169,8 @@ impl Outbox {
             // It may have been sent, and its answer lost. The same transaction id tells: either this is the first
             // time, or the answer is the event that is there, with an older text.
             None => {
-                let content = Content::Message { body: body.clone(), thread: place.thread.clone(), reply_to: None };
+                let content =
+                    Content::Message { body: body.clone(), thread: place.thread.clone(), reply_to: None };
                 self.send(&place.room, content, draft.transaction, id).await?
             }
         };
@@ -176,9 +179,16 @@ impl Outbox {
         Ok(Some(event))
     }
 
-    async fn send(&self, room: &RoomId, content: Content, transaction: TransactionId, id: &EffectId) -> Result<EventId, Stuck> {
+    async fn send(
+        &self,
+        room: &RoomId,
+        content: Content,
+        transaction: TransactionId,
+        id: &EffectId,
+    ) -> Result<EventId, Stuck> {
         let must_encrypt = self.must_encrypt(room).await?;
-        let outgoing = Outgoing { room: room.clone(), transaction, mark: id.to_string(), must_encrypt, content };
+        let outgoing =
+            Outgoing { room: room.clone(), transaction, mark: id.to_string(), must_encrypt, content };
         self.persist(|| self.chat.send(&outgoing)).await
     }
 
@@ -193,7 +203,12 @@ impl Outbox {
     }
 
     /// The event that a reference means, as far as it can be known by now.
-    async fn event(&self, reference: &MessageRef, queued: &Queued, plugin: Option<&PluginName>) -> Result<EventId, Stuck> {
+    async fn event(
+        &self,
+        reference: &MessageRef,
+        queued: &Queued,
+        plugin: Option<&PluginName>,
+    ) -> Result<EventId, Stuck> {
         let found = match (reference, plugin) {
             (MessageRef::Event(event), _) => Some(event.clone()),
             (MessageRef::Queued(ordinal), _) => {
@@ -218,12 +233,17 @@ impl Outbox {
     }
 
     /// Tries until the chat has taken it or says that it never will.
-    async fn persist<T, F: Future<Output = Result<T, SendError>>>(&self, what: impl Fn() -> F) -> Result<T, Stuck> {
+    async fn persist<T, F: Future<Output = Result<T, SendError>>>(
+        &self,
+        what: impl Fn() -> F,
+    ) -> Result<T, Stuck> {
         let mut delays = backoff();
         loop {
             match what().await {
                 Ok(value) => return Ok(value),
-                Err(SendError::Final { code, reason }) => return Err(Stuck::Final(format!("{code}: {reason}"))),
+                Err(SendError::Final { code, reason }) => {
+                    return Err(Stuck::Final(format!("{code}: {reason}")));
+                }
                 Err(SendError::Later { after, .. }) => {
                     self.wait(after.or_else(|| delays.next()).unwrap_or(LONGEST)).await?;
                 }
@@ -232,7 +252,10 @@ impl Outbox {
     }
 
     /// Asks the journal until it answers.
-    async fn retry<T, F: Future<Output = Result<T, crate::journal::Error>>>(&self, what: impl Fn() -> F) -> Result<T, Stuck> {
+    async fn retry<T, F: Future<Output = Result<T, crate::journal::Error>>>(
+        &self,
+        what: impl Fn() -> F,
+    ) -> Result<T, Stuck> {
         let mut delays = backoff();
         loop {
             match what().await {
@@ -254,7 +277,12 @@ impl Outbox {
 }
 
 fn backoff() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST).without_max_times().with_jitter().build()
+    ExponentialBuilder::default()
+        .with_min_delay(FIRST)
+        .with_max_delay(LONGEST)
+        .without_max_times()
+        .with_jitter()
+        .build()
 }
 
 fn key(effect: &Effect) -> Key {

@@ -36,7 +36,11 @@ pub struct Registry {
 
 impl Registry {
     /// No plugins yet.
-    pub fn new(engine: Arc<Engine>, settings: BTreeMap<PluginName, settings::Plugin>, notices: Notices) -> Self {
+    pub fn new(
+        engine: Arc<Engine>,
+        settings: BTreeMap<PluginName, settings::Plugin>,
+        notices: Notices,
+    ) -> Self {
         Self { engine, settings, loaded: ArcSwap::default(), changing: Mutex::new(()), notices }
     }
 
@@ -61,7 +65,11 @@ impl Registry {
         let digest = plugin.listing.digest.clone();
         let before = self.change(|plugins| plugins.insert(name.clone(), plugin));
         if before.as_ref().is_none_or(|before| before.listing.digest != digest) {
-            self.notices.say(Notice::PluginLoaded { plugin: name.clone(), digest, replaced: before.is_some() });
+            self.notices.say(Notice::PluginLoaded {
+                plugin: name.clone(),
+                digest,
+                replaced: before.is_some(),
+            });
         }
         Ok(())
     }

@@ -97,7 +97,10 @@ impl Catalogue {
     /// Whether an event is the host's `/stop`, which overtakes.
     #[must_use]
     pub fn stops(addressed: &Addressed) -> bool {
-        addressed.command.as_ref().is_some_and(|typed| typed.name == STOP && (typed.sigil.is_some() || typed.rest.is_empty()))
+        addressed
+            .command
+            .as_ref()
+            .is_some_and(|typed| typed.name == STOP && (typed.sigil.is_some() || typed.rest.is_empty()))
     }
 
     /// Where an event goes that the gate let through.
@@ -127,7 +130,9 @@ impl Catalogue {
                 Err(line) => Route::Answer(format!("/{}: {line}", command.name)),
             },
             None if typed.sigil.is_some() => {
-                let nearest = self.nearest(&typed.name, role).map_or_else(String::new, |name| format!(" Did you mean /{name}?"));
+                let nearest = self
+                    .nearest(&typed.name, role)
+                    .map_or_else(String::new, |name| format!(" Did you mean /{name}?"));
                 Route::Answer(format!("I don't know /{}.{nearest}{}", typed.name, self.hint()))
             }
             None => self.plain(addressed),
@@ -169,4 +174,3 @@ fn audience(role: Role) -> &'static str {
         Role::Admin => "admins only",
     }
 }
-

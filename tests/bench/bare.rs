@@ -70,7 +70,8 @@ impl Bare {
 
     /// A fresh instance, and one call of `/echo text`.
     pub async fn call(&self, text: &str) -> Result<String> {
-        let state = State { wasi: WasiCtx::builder().build(), table: ResourceTable::new(), said: String::new() };
+        let state =
+            State { wasi: WasiCtx::builder().build(), table: ResourceTable::new(), said: String::new() };
         let mut store = Store::new(&self.engine, state);
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| Ok(UpdateDeadline::Yield(1)));
@@ -116,7 +117,13 @@ fn invocation(text: &str) -> commands::Invocation {
         extra: None,
     };
     let argument = commands::Argument { name: "text".into(), value: format!("{text:?}") };
-    commands::Invocation { name: "echo".into(), rest: text.into(), arguments: vec![argument], message, extra: None }
+    commands::Invocation {
+        name: "echo".into(),
+        rest: text.into(),
+        arguments: vec![argument],
+        message,
+        extra: None,
+    }
 }
 
 impl WasiView for State {
@@ -255,14 +262,18 @@ impl Commits {
     /// The event with its position.
     pub fn event(&mut self, text: &str) -> Result<()> {
         let payload = format!("{text}{}", "x".repeat(EVENT));
-        self.0.prepare_cached("INSERT INTO event (payload, position) VALUES (?1, ?2)")?.execute((payload, text))?;
+        self.0
+            .prepare_cached("INSERT INTO event (payload, position) VALUES (?1, ?2)")?
+            .execute((payload, text))?;
         Ok(())
     }
 
     /// The effect, and "done".
     pub fn effect(&mut self, text: &str) -> Result<()> {
         let payload = format!("{text}{}", "x".repeat(EFFECT));
-        self.0.prepare_cached("INSERT INTO effect (payload, done) VALUES (?1, 'done')")?.execute((payload,))?;
+        self.0
+            .prepare_cached("INSERT INTO effect (payload, done) VALUES (?1, 'done')")?
+            .execute((payload,))?;
         Ok(())
     }
 }

@@ -32,7 +32,12 @@ fn main() -> Result<()> {
             let (ours, bare) = runtime.block_on(runtime.spawn(measure(component, durable)))??;
             let journal = if durable { "SQLite" } else { "memory" };
             let ratio = ours.as_secs_f64() / bare.as_secs_f64();
-            println!("{:<34}{:>12.1?}{:>12.1?}{ratio:>9.2}", format!("{language}, journal in {journal}, median"), ours, bare);
+            println!(
+                "{:<34}{:>12.1?}{:>12.1?}{ratio:>9.2}",
+                format!("{language}, journal in {journal}, median"),
+                ours,
+                bare
+            );
         }
     }
     Ok(())
@@ -40,10 +45,8 @@ fn main() -> Result<()> {
 
 /// The same plugin in each language: `/echo text` answers with the text.
 fn components() -> Result<Vec<(&'static str, Arc<[u8]>)>> {
-    let folder = std::env::var_os("PARLOUR_BENCH").map_or_else(
-        || Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench"),
-        std::path::PathBuf::from,
-    );
+    let folder = std::env::var_os("PARLOUR_BENCH")
+        .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench"), std::path::PathBuf::from);
     let mut components = Vec::new();
     for language in ["Rust", "JavaScript", "Python"] {
         let file = bare::component(language, &folder)?;
@@ -61,7 +64,8 @@ async fn measure(component: Arc<[u8]>, durable: bool) -> Result<(Duration, Durat
         .agent(Agent::new("agent".parse()?, chat).access(access))
         .plugin("echo".parse()?, component.clone());
     if durable {
-        let journal = Sqlite::open(&folder.path().join("journal.db")).map_err(|error| anyhow::anyhow!("{error}"))?;
+        let journal =
+            Sqlite::open(&folder.path().join("journal.db")).map_err(|error| anyhow::anyhow!("{error}"))?;
         builder = builder.journal(journal);
     }
     let serving = tokio::spawn(builder.build().await?.run(std::future::pending()));

@@ -39,12 +39,17 @@ impl Person {
         let event = Event {
             id: EventId::parse(format!("$event-{}", self.count))?,
             room: Room { id: RoomId::parse("!room")?, direct: true, encrypted: false },
-            sender: Sender { id: UserId::parse("@alice:bench")?, display_name: None, device: DeviceTrust::Cleartext },
+            sender: Sender {
+                id: UserId::parse("@alice:bench")?,
+                display_name: None,
+                device: DeviceTrust::Cleartext,
+            },
             sent: 0,
             mark: None,
             kind: Kind::Message(message(text)),
         };
-        let batch = Batch { events: vec![event], invites: vec![], position: Position(self.count.to_string()) };
+        let batch =
+            Batch { events: vec![event], invites: vec![], position: Position(self.count.to_string()) };
         self.events.send(batch).await.context("the host listens")?;
         self.answers.recv().await.context("the host answers")
     }
@@ -53,7 +58,10 @@ impl Person {
 #[async_trait]
 impl Chat for Loop {
     async fn start(&self, _: Option<Position>) -> Result<Identity, StartError> {
-        Ok(Identity { user: UserId::parse("@agent:bench").map_err(|error| StartError::new(error.to_string()))?, display_name: None })
+        Ok(Identity {
+            user: UserId::parse("@agent:bench").map_err(|error| StartError::new(error.to_string()))?,
+            display_name: None,
+        })
     }
 
     async fn next(&self) -> Result<Batch, Ended> {
@@ -78,6 +86,7 @@ impl Chat for Loop {
     }
 
     async fn direct(&self, _: &UserId) -> Result<RoomId, SendError> {
-        RoomId::parse("!room").map_err(|error| SendError::Final { code: "bench".into(), reason: error.to_string() })
+        RoomId::parse("!room")
+            .map_err(|error| SendError::Final { code: "bench".into(), reason: error.to_string() })
     }
 }

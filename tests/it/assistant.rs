@@ -8,14 +8,16 @@ use crate::{
     guests::{assistant, example, patched},
     host::Home,
     matrix::{Account, settings},
-    model::{End, Model, script::Reply},
+    model::{End, Model, Reply},
     person::Person,
     stage::{ALICE, Stage, granted},
     synapse::{NewRoom, Synapse},
 };
 
 async fn stage(model: &Model) -> Stage {
-    let backend = OpenAi::new(&model.url(), Some("sk-secret".into()), "scripted".into(), Duration::from_secs(20)).unwrap();
+    let backend =
+        OpenAi::new(&model.url(), Some("sk-secret".into()), "scripted".into(), Duration::from_secs(20))
+            .unwrap();
     let llm = granted(Grants { llm: true, ..Grants::default() });
     Stage::start(&[("assistant", assistant()), ("echo", example("echo"))], |builder| {
         builder.llm(backend).plugin_settings("assistant".parse().unwrap(), llm)
@@ -93,10 +95,14 @@ impl Long {
         let synapse = Synapse::shared().await.unwrap();
         let model = Model::start().await.unwrap();
         let (agent, other) = (Account::new(synapse, "agent").await, Account::new(synapse, "other").await);
-        let (alice, bob) = (Person::new(synapse, "alice").await.unwrap(), Person::new(synapse, "bob").await.unwrap());
+        let (alice, bob) =
+            (Person::new(synapse, "alice").await.unwrap(), Person::new(synapse, "bob").await.unwrap());
         let agents = [agent.settings("[\"assistant\", \"echo\"]"), other.settings("[\"echo\"]")];
         let mut settings = settings(synapse, &agents, &[&bob.user], &[&alice.user]);
-        settings += &format!("[llm]\nurl = \"{}\"\nmodel = \"scripted\"\n[plugins.assistant.grants]\nllm = true\n", model.url());
+        settings.push_str(&format!(
+            "[llm]\nurl = \"{}\"\nmodel = \"scripted\"\n[plugins.assistant.grants]\nllm = true\n",
+            model.url()
+        ));
         let (assistant, echo) = (assistant(), example("echo"));
         let home = Home::new(&settings, &[("assistant", &assistant), ("echo", &echo)]);
         Self { synapse, model, home, agent, alice, bob }
@@ -134,7 +140,8 @@ async fn a_long_answer_holds_up_nobody_and_survives_a_replaced_file() {
         long.bob.say(&room, format!("!echo meanwhile {number}").as_str()).await.unwrap();
         long.bob.hear_since(mark, &room, &long.agent.user, &format!("meanwhile {number}")).await.unwrap();
     }
-    let other = patched(&assistant(), "I have forgotten this conversation.", "I have forgotten that conversation.");
+    let other =
+        patched(&assistant(), "I have forgotten this conversation.", "I have forgotten that conversation.");
     long.home.plugin("assistant", &other);
     host.said("plugin assistant: new version took over").await;
     live.say(" there was a room.").await;
@@ -142,7 +149,10 @@ async fn a_long_answer_holds_up_nobody_and_survives_a_replaced_file() {
     long.alice.hear(&room, &long.agent.user, "Once upon a time there was a room.").await.unwrap();
     let mark = long.alice.mark();
     long.alice.say(&room, "!reset").await.unwrap();
-    long.alice.hear_since(mark, &room, &long.agent.user, "I have forgotten that conversation.").await.unwrap();
+    long.alice
+        .hear_since(mark, &room, &long.agent.user, "I have forgotten that conversation.")
+        .await
+        .unwrap();
     let answers = long.answers(&room);
     assert_eq!(answers.iter().filter(|answer| answer.text().starts_with("Once")).count(), 1, "{answers:#?}");
     assert!(answers.iter().all(crate::person::Message::sealed));
@@ -168,7 +178,8 @@ async fn a_killed_host_leaves_one_message_in_the_end() {
     again.say("Once upon a time there was").await;
     again.say(" another room.").await;
     again.finish().await;
-    let message = long.alice.hear(&room, &long.agent.user, "Once upon a time there was another room.").await.unwrap();
+    let message =
+        long.alice.hear(&room, &long.agent.user, "Once upon a time there was another room.").await.unwrap();
     let mark = long.alice.mark();
     long.alice.say(&room, "!echo end").await.unwrap();
     long.alice.hear_since(mark, &room, &long.agent.user, "end").await.unwrap();

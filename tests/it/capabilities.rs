@@ -10,7 +10,8 @@ use crate::{
 };
 
 async fn stage(grants: Grants) -> Stage {
-    let also = |builder: parlour::HostBuilder| builder.plugin_settings("deeds".parse().unwrap(), granted(grants));
+    let also =
+        |builder: parlour::HostBuilder| builder.plugin_settings("deeds".parse().unwrap(), granted(grants));
     Stage::start(&[("deeds", guest("deeds"))], also).await
 }
 
@@ -79,7 +80,8 @@ async fn a_person_is_denied_until_granted() {
 async fn the_home_is_written_to_once_it_is_set() {
     let grants = granted(Grants { home: true, ..Grants::default() });
     let guests = [("deeds", guest("deeds")), ("sethome", crate::guests::example("sethome"))];
-    let stage = Stage::start(&guests, |builder| builder.plugin_settings("sethome".parse().unwrap(), grants)).await;
+    let stage =
+        Stage::start(&guests, |builder| builder.plugin_settings("sethome".parse().unwrap(), grants)).await;
     assert_eq!(stage.ask("/home hello").await, "/home: no home is set");
     let home = stage.rooms.create([ALICE, AGENT]);
     stage.ask_as(ALICE, &home, "/sethome").await;
@@ -105,12 +107,15 @@ async fn a_draft_becomes_the_answer_or_goes() {
 async fn messages_are_named_edited_answered_and_reacted_to() {
     let stage = stage(Grants::default()).await;
     stage.rooms.say(ALICE, &stage.room, "/edit in the end");
-    let lines = stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text == "in the end")).await;
+    let lines =
+        stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text == "in the end")).await;
     assert_eq!((lines.len(), lines[1].edits), (2, 2));
 
     let asked = stage.rooms.say(ALICE, &stage.room, "/react 👍");
     let reacted = |lines: &[parlour::chat::memory::Line]| {
-        lines.iter().any(|line| line.id == asked && line.reactions == [(AGENT.parse().unwrap(), "👍".to_owned())])
+        lines
+            .iter()
+            .any(|line| line.id == asked && line.reactions == [(AGENT.parse().unwrap(), "👍".to_owned())])
     };
     stage.until(&stage.room, reacted).await;
 

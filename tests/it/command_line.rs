@@ -11,7 +11,8 @@ use crate::guests::{example, guest};
 fn parlour(arguments: &[&str], input: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
     command.args(arguments).env("XDG_CACHE_HOME", crate::guests::target().join("test-tools"));
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     // It may have ended before it read anything.
     drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
     child.wait_with_output().unwrap()
@@ -48,12 +49,18 @@ fn inspect_says_in_plain_words_what_a_component_is() {
     let output = parlour(&["plugin", "inspect", file.to_str().unwrap()], "");
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("has commands that people type") && said.contains("This host can load it."), "{said}");
+    assert!(
+        said.contains("has commands that people type") && said.contains("This host can load it."),
+        "{said}"
+    );
 
     fs::write(&file, "nothing").unwrap();
     let output = parlour(&["plugin", "inspect", file.to_str().unwrap()], "");
     assert_eq!(output.status.code(), Some(2));
-    assert_eq!(text(&output.stderr), format!("parlour: {}: it is no WebAssembly component\n", file.display()));
+    assert_eq!(
+        text(&output.stderr),
+        format!("parlour: {}: it is no WebAssembly component\n", file.display())
+    );
 }
 
 #[test]
@@ -71,9 +78,13 @@ fn bad_input_is_one_line_and_exit_code_2() {
     refused(&at("parlour.toml"), "agents.a.plugins: there is no ");
     broken(b"\0asm\x01\0\0\0");
     refused(&at("parlour.toml"), "plugins/echo.wasm: it is a core WebAssembly module, not a component");
-    let other = wat::parse_str(r#"(component (instance $i) (export "parlour:plugin/commands@0.9.0" (instance $i)))"#);
+    let other =
+        wat::parse_str(r#"(component (instance $i) (export "parlour:plugin/commands@0.9.0" (instance $i)))"#);
     broken(&other.unwrap());
-    refused(&at("parlour.toml"), "plugins/echo.wasm: it was made for parlour:plugin@0.9.0; this host speaks 0.1.0");
+    refused(
+        &at("parlour.toml"),
+        "plugins/echo.wasm: it was made for parlour:plugin@0.9.0; this host speaks 0.1.0",
+    );
     settings(&agent.replace("\"p\"", "{ env = \"NOT_SET_ANYWHERE\" }"));
     refused(&at("parlour.toml"), "agents.a.password: the environment variable NOT_SET_ANYWHERE is not set");
 

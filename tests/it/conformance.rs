@@ -72,7 +72,9 @@ async fn everything(stand: &dyn Stand) {
     let reaction = Content::Reaction { event: second.id.clone(), key: "👍".into() };
     chat.send(&outgoing("t3", &stand.room(), reaction)).await.unwrap();
     let gone = chat.send(&message("t4", &stand.room(), "gone")).await.unwrap();
-    chat.send(&outgoing("t5", &stand.room(), Content::Redaction { event: gone, reason: None })).await.unwrap();
+    chat.send(&outgoing("t5", &stand.room(), Content::Redaction { event: gone, reason: None }))
+        .await
+        .unwrap();
     assert!(!stand.texts().await.contains(&"gone".to_owned()));
 
     // A message goes to its thread.
@@ -136,7 +138,11 @@ fn words(event: &Event) -> Option<&str> {
 }
 
 fn message(transaction: &str, room: &RoomId, text: &str) -> Outgoing {
-    outgoing(transaction, room, Content::Message { body: Body::Plain(text.into()), thread: None, reply_to: None })
+    outgoing(
+        transaction,
+        room,
+        Content::Message { body: Body::Plain(text.into()), thread: None, reply_to: None },
+    )
 }
 
 fn outgoing(transaction: &str, room: &RoomId, content: Content) -> Outgoing {
@@ -245,12 +251,15 @@ impl Stand for OnMatrix {
         let edited: Vec<(String, String)> = events
             .iter()
             .filter(|event| relation(event) == "m.replace")
-            .map(|edit| (&edit["content"]["m.relates_to"]["event_id"], &edit["content"]["m.new_content"]["body"]))
+            .map(|edit| {
+                (&edit["content"]["m.relates_to"]["event_id"], &edit["content"]["m.new_content"]["body"])
+            })
             .map(|(id, body)| (id.as_str().unwrap().to_owned(), body.as_str().unwrap().to_owned()))
             .collect();
         let text = |event: &serde_json::Value| {
             let last = edited.iter().rev().find(|(id, _)| event["event_id"] == *id);
-            last.map(|(_, body)| body.clone()).or_else(|| event["content"]["body"].as_str().map(str::to_owned))
+            last.map(|(_, body)| body.clone())
+                .or_else(|| event["content"]["body"].as_str().map(str::to_owned))
         };
         events.iter().filter(|event| relation(event) != "m.replace").filter_map(text).collect()
     }

@@ -1,6 +1,9 @@
 //! Plugins that misbehave: each is contained and reported, and the next event is served.
 
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parlour::{engine::limits::Limits, notice::Notice};
 
@@ -72,7 +75,11 @@ async fn a_memory_hog_is_ended() {
 #[tokio::test]
 async fn waiting_is_not_charged_and_has_a_limit_of_its_own() {
     let stage = Stage::start(&[("naughty", guest("naughty"))], |builder| {
-        builder.limits(Limits { wall: Duration::from_secs(2), cpu: Duration::from_millis(500), ..Limits::default() })
+        builder.limits(Limits {
+            wall: Duration::from_secs(2),
+            cpu: Duration::from_millis(500),
+            ..Limits::default()
+        })
     })
     .await;
     assert_eq!(stage.ask("/wait").await, "/wait: stopped: it took longer than 2 s");
@@ -115,9 +122,13 @@ async fn more_effects_than_allowed_are_refused() {
 async fn a_guest_cannot_forge_or_flood_the_log() {
     let stage = stage().await;
     assert_eq!(stage.ask("/shout").await, "shouted");
-    let lines: Vec<String> = stage.notices().iter().map(ToString::to_string).filter(|line| line.contains("forged")).collect();
+    let lines: Vec<String> =
+        stage.notices().iter().map(ToString::to_string).filter(|line| line.contains("forged")).collect();
     assert_eq!(lines.len(), 100);
-    assert!(lines.iter().all(|line| line.starts_with("plugin naughty: ") && !line.contains(['\n', '\u{1b}'])), "{lines:?}");
+    assert!(
+        lines.iter().all(|line| line.starts_with("plugin naughty: ") && !line.contains(['\n', '\u{1b}'])),
+        "{lines:?}"
+    );
 }
 
 #[tokio::test]

@@ -33,7 +33,16 @@ pub fn guest(name: &str) -> Arc<[u8]> {
         let into = target().join("plugins");
         let mut cargo = Command::new(env!("CARGO"));
         cargo.current_dir(checkout().join("plugins"));
-        cargo.args(["build", "--release", "--locked", "--quiet", "--package", "guests", "--examples", "--target-dir"]);
+        cargo.args([
+            "build",
+            "--release",
+            "--locked",
+            "--quiet",
+            "--package",
+            "guests",
+            "--examples",
+            "--target-dir",
+        ]);
         for name in ["CARGO_TARGET_DIR", "RUSTFLAGS", "CARGO_ENCODED_RUSTFLAGS", "CARGO_BUILD_TARGET"] {
             cargo.env_remove(name);
         }

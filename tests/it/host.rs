@@ -57,7 +57,12 @@ impl Home {
     /// Starts `parlour run`.
     pub fn run(&self) -> Running {
         let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
-        command.arg("run").current_dir(self.path()).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .arg("run")
+            .current_dir(self.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stderr = BufReader::new(child.stderr.take().unwrap());
         let log: Arc<(Mutex<Log>, Condvar)> = Arc::default();
@@ -103,7 +108,11 @@ impl Running {
                     return line.clone();
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
-                assert!(!left.is_zero() && !state.ended, "parlour never said {what:?}:\n{}", state.lines.join("\n"));
+                assert!(
+                    !left.is_zero() && !state.ended,
+                    "parlour never said {what:?}:\n{}",
+                    state.lines.join("\n")
+                );
                 state = log.1.wait_timeout(state, left).unwrap().0;
             }
         })

@@ -11,7 +11,8 @@ use crate::{
 async fn greet_in_javascript_welcomes_listed_people_and_answers_at_home() {
     let guests = [("greet", greet()), ("sethome", example("sethome"))];
     let home = granted(Grants { home: true, ..Grants::default() });
-    let stage = Stage::start(&guests, |builder| builder.plugin_settings("sethome".parse().unwrap(), home)).await;
+    let stage =
+        Stage::start(&guests, |builder| builder.plugin_settings("sethome".parse().unwrap(), home)).await;
     let room = stage.rooms.create([ALICE, AGENT]);
     stage.rooms.call(BOB, "Bob");
     stage.rooms.member(MALLORY, &room, Membership::Joined);
@@ -63,7 +64,9 @@ class Commands(exports.Commands):
 
 fn drawing(language: &str, main: &str, source: &str) -> std::sync::Arc<[u8]> {
     let folder = tempfile::tempdir().unwrap();
-    let manifest = format!("name = \"draw-{language}\"\nversion = \"0.1.0\"\ndescription = \"Draws\"\nmain = \"{main}\"\nhandles = [\"commands\"]\n");
+    let manifest = format!(
+        "name = \"draw-{language}\"\nversion = \"0.1.0\"\ndescription = \"Draws\"\nmain = \"{main}\"\nhandles = [\"commands\"]\n"
+    );
     std::fs::write(folder.path().join("plugin.toml"), manifest).unwrap();
     std::fs::write(folder.path().join(main), source).unwrap();
     crate::guests::built(folder.path())

@@ -36,7 +36,8 @@ impl Account {
 
 /// `parlour.toml` for one server, whose address ends in a slash as people write it.
 pub fn settings(synapse: &Synapse, agents: &[String], users: &[&str], admins: &[&str]) -> String {
-    let list = |people: &[&str]| people.iter().map(|user| format!("\"{user}\"")).collect::<Vec<_>>().join(", ");
+    let list =
+        |people: &[&str]| people.iter().map(|user| format!("\"{user}\"")).collect::<Vec<_>>().join(", ");
     format!(
         "homeserver = \"{}/\"\n{}\n[access]\nusers = [{}]\nadmins = [{}]\n[plugins.sethome.grants]\nhome = true\n",
         synapse.base_url().trim_end_matches('/'),
@@ -97,12 +98,17 @@ impl Scene {
 /// The permissions of a file: `600`.
 pub fn mode(path: &Path) -> String {
     use std::os::unix::fs::PermissionsExt;
-    let mode = std::fs::metadata(path).unwrap_or_else(|error| panic!("{}: {error}", path.display())).permissions().mode();
+    let mode = std::fs::metadata(path)
+        .unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+        .permissions()
+        .mode();
     format!("{:o}", mode & 0o777)
 }
 
 /// Every file below a folder.
 pub fn files(folder: &Path) -> Vec<std::path::PathBuf> {
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    entries.flat_map(|path| if path.is_dir() && !path.is_symlink() { files(&path) } else { vec![path] }).collect()
+    entries
+        .flat_map(|path| if path.is_dir() && !path.is_symlink() { files(&path) } else { vec![path] })
+        .collect()
 }

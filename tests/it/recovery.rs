@@ -2,11 +2,7 @@
 
 use std::time::Duration;
 
-use parlour::{
-    Agent,
-    chat::memory::Rooms,
-    journal::sqlite::Sqlite,
-};
+use parlour::{Agent, chat::memory::Rooms, journal::sqlite::Sqlite};
 
 use crate::{
     guests::{example, guest},
@@ -26,9 +22,17 @@ async fn a_restart_goes_on_where_it_was() {
     let room = rooms.create_direct(ALICE, AGENT);
     for round in 1..=3 {
         let journal = Sqlite::open(&file).unwrap();
-        let stage = Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| builder.journal(journal)).await;
+        let stage = Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| {
+            builder.journal(journal)
+        })
+        .await;
         if round > 1 {
-            let away = rooms.transcript(&room).into_iter().rev().find(|line| line.text == "/echo while away").unwrap();
+            let away = rooms
+                .transcript(&room)
+                .into_iter()
+                .rev()
+                .find(|line| line.text == "/echo while away")
+                .unwrap();
             assert_eq!(stage.answer_to(&room, &away.id).await.text, "while away");
         }
         assert_eq!(stage.ask("/count").await, round.to_string(), "kv is kept");
@@ -79,9 +83,14 @@ async fn a_hundred_events_in_one_session_are_answered_in_order() {
     for number in 0..300 {
         rooms.say(ALICE, &room, &format!("/echo {number}"));
     }
-    let stage = Stage::start_with(rooms.clone(), room.clone(), account, &[("echo", example("echo"))], |builder| builder).await;
+    let stage =
+        Stage::start_with(rooms.clone(), room.clone(), account, &[("echo", example("echo"))], |builder| {
+            builder
+        })
+        .await;
     let lines = stage.until(&room, |lines| lines.len() == 600).await;
-    let answers: Vec<_> = lines.iter().filter(|line| line.sender.as_str() == AGENT).map(|line| line.text.clone()).collect();
+    let answers: Vec<_> =
+        lines.iter().filter(|line| line.sender.as_str() == AGENT).map(|line| line.text.clone()).collect();
     assert_eq!(answers, (0..300).map(|number| number.to_string()).collect::<Vec<_>>());
     assert!(rooms.until(&room, Duration::from_millis(300), |lines| lines.len() > 600).await.is_err());
 }

@@ -38,7 +38,11 @@ pub struct Stage {
 }
 
 pub fn access() -> Access {
-    Access { users: [BOB.parse().unwrap()].into(), admins: [ALICE.parse().unwrap()].into(), ..Access::default() }
+    Access {
+        users: [BOB.parse().unwrap()].into(),
+        admins: [ALICE.parse().unwrap()].into(),
+        ..Access::default()
+    }
 }
 
 pub fn granted(grants: Grants) -> Plugin {
@@ -139,7 +143,9 @@ impl Stage {
         let mut noticed = self.noticed.clone();
         let wait = async {
             loop {
-                if let Some(notice) = self.notices().into_iter().find(|notice| notice.to_string().contains(what)) {
+                if let Some(notice) =
+                    self.notices().into_iter().find(|notice| notice.to_string().contains(what))
+                {
                     return notice;
                 }
                 noticed.changed().await.unwrap();

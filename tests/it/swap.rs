@@ -49,7 +49,10 @@ async fn what_is_refused_leaves_the_old_version_serving() {
     ] {
         fs::write(&file, bytes).unwrap();
         let notice = stage.noticed(reason).await.to_string();
-        assert!(notice.contains("steady.wasm: refused: ") && notice.ends_with("the version before it goes on"), "{notice}");
+        assert!(
+            notice.contains("steady.wasm: refused: ") && notice.ends_with("the version before it goes on"),
+            "{notice}"
+        );
         assert_eq!(stage.ask("/echo hello").await, "version-1 hello");
     }
     fs::write(folder.path().join("Bad Name.wasm"), example("echo")).unwrap();
@@ -93,7 +96,8 @@ async fn replacing_a_file_under_load_loses_and_repeats_nothing() {
         let answers: Vec<_> = lines.iter().filter(|line| line.sender.as_str() == AGENT).collect();
         let versions: Vec<_> = answers.iter().map(|line| line.text.split(' ').next().unwrap()).collect();
         assert!(versions.is_sorted(), "once the new version answers, the old one does not: {versions:?}");
-        let numbers: Vec<u32> = answers.iter().map(|line| line.text.split(' ').nth(1).unwrap().parse().unwrap()).collect();
+        let numbers: Vec<u32> =
+            answers.iter().map(|line| line.text.split(' ').nth(1).unwrap().parse().unwrap()).collect();
         assert!(numbers.is_sorted(), "in order: {numbers:?}");
         answered.extend(numbers);
     }

@@ -17,7 +17,8 @@ fn examples() -> Vec<(&'static str, std::sync::Arc<[u8]>)> {
 
 async fn stage() -> Stage {
     Stage::start(&examples(), |builder| {
-        builder.plugin_settings("sethome".parse().unwrap(), granted(Grants { home: true, ..Grants::default() }))
+        builder
+            .plugin_settings("sethome".parse().unwrap(), granted(Grants { home: true, ..Grants::default() }))
     })
     .await
 }
@@ -54,7 +55,12 @@ async fn bad_input_gets_one_line() {
 async fn dice_fall_within_their_bounds() {
     let stage = stage().await;
     let sum = |answer: String| -> u32 {
-        let digits: String = answer.chars().rev().skip_while(|c| !c.is_ascii_digit()).take_while(char::is_ascii_digit).collect();
+        let digits: String = answer
+            .chars()
+            .rev()
+            .skip_while(|c| !c.is_ascii_digit())
+            .take_while(char::is_ascii_digit)
+            .collect();
         digits.chars().rev().collect::<String>().parse().unwrap()
     };
     for _ in 0..20 {
@@ -99,12 +105,24 @@ async fn only_listed_people_are_heard() {
 async fn in_a_room_only_commands_and_mentions_are_for_the_agent() {
     let stage = stage().await;
     let room = stage.rooms.create([ALICE, BOB, AGENT]);
-    for text in ["hello all", "@agent2:memory hello", "the agent is nice", "!nobody has this", "agent: hello"] {
+    for text in ["hello all", "@agent2:memory hello", "the agent is nice", "!nobody has this", "agent: hello"]
+    {
         stage.rooms.say(ALICE, &room, text);
     }
-    stage.rooms.post(ALICE, &room, parlour::event::Message { class: Class::Notice, ..message("/echo a notice") });
-    stage.rooms.post(ALICE, &room, parlour::event::Message { class: Class::Edit, ..message("/echo an edit") });
-    assert_eq!(stage.ask_as(ALICE, &room, "@agent:memory hello").await, "I answer commands only. /help lists them.");
+    stage.rooms.post(
+        ALICE,
+        &room,
+        parlour::event::Message { class: Class::Notice, ..message("/echo a notice") },
+    );
+    stage.rooms.post(
+        ALICE,
+        &room,
+        parlour::event::Message { class: Class::Edit, ..message("/echo an edit") },
+    );
+    assert_eq!(
+        stage.ask_as(ALICE, &room, "@agent:memory hello").await,
+        "I answer commands only. /help lists them."
+    );
     assert_eq!(stage.rooms.transcript(&room).iter().filter(|line| line.sender.as_str() == AGENT).count(), 1);
 }
 
@@ -147,11 +165,14 @@ async fn a_second_agent_answers_only_for_itself() {
     let rooms = parlour::chat::memory::Rooms::new();
     let room = rooms.create([ALICE, AGENT, other]);
     let agent = |name: &str, user: &str, plugin: &str| {
-        let access = parlour::settings::Access { users: [other.parse().unwrap()].into(), ..crate::stage::access() };
+        let access =
+            parlour::settings::Access { users: [other.parse().unwrap()].into(), ..crate::stage::access() };
         Agent::new(name.parse().unwrap(), rooms.account(user)).access(access).plugins([plugin])
     };
     let (first, second) = (agent("agent", AGENT, "echo"), agent("other", other, "roll"));
-    let stage = Stage::start_with(rooms.clone(), room.clone(), first, &examples(), |builder| builder.agent(second)).await;
+    let stage =
+        Stage::start_with(rooms.clone(), room.clone(), first, &examples(), |builder| builder.agent(second))
+            .await;
     assert_eq!(stage.ask("!echo /roll 1d6").await, "/roll 1d6");
     let asked = rooms.say(ALICE, &room, "!roll 1d6");
     let lines = stage.until(&room, |lines| lines.iter().any(|line| line.sender.as_str() == other)).await;

@@ -253,10 +253,10 @@ fn build_javascript(
 fn world(handles: &[Interface], further_imports: &[&str]) -> String {
     let mut world = format!("package parlour:plugin@0.1.0;\n\nworld {WORLD} {{\n  include imports;\n");
     for import in further_imports {
-        world += &format!("  import {import};\n");
+        world.push_str(&format!("  import {import};\n"));
     }
     for interface in handles {
-        world += &format!("  export {};\n", interface.name());
+        world.push_str(&format!("  export {};\n", interface.name()));
     }
     world + "}\n"
 }
@@ -265,10 +265,10 @@ fn world(handles: &[Interface], further_imports: &[&str]) -> String {
 fn javascript_entry(handles: &[Interface], main: &str) -> String {
     let mut entry = String::from("import { handlers } from \"./handlers.js\";\n");
     for interface in handles.iter().map(|interface| interface.name()) {
-        entry += &format!(
+        entry.push_str(&format!(
             "import {{ {interface} as their_{interface} }} from \"../../{main}\";\n\
              export const {interface} = handlers(their_{interface});\n"
-        );
+        ));
     }
     entry
 }

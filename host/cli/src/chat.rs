@@ -135,7 +135,11 @@ impl Screen {
     }
 
     fn note(&self, text: &str) {
-        if self.colours { self.write(&format!("\u{1b}[2m{text}\u{1b}[0m"), true) } else { self.write(text, true) }
+        if self.colours {
+            self.write(&format!("\u{1b}[2m{text}\u{1b}[0m"), true)
+        } else {
+            self.write(text, true)
+        }
     }
 
     fn write(&self, text: &str, note: bool) {

@@ -60,7 +60,9 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
         println!("  nothing of {CONTRACT}");
     }
     println!("\nIt imports, which grants nothing by itself:");
-    for name in surface.imports.iter().filter(|name| !name.ends_with("/types@0.1.0") || !name.starts_with(CONTRACT)) {
+    for name in
+        surface.imports.iter().filter(|name| !name.ends_with("/types@0.1.0") || !name.starts_with(CONTRACT))
+    {
         match admission::ours(name) {
             Some((interface, version)) => println!("  {interface:<12}{}{}", meaning(interface), of(version)),
             None => println!("  {name:<38}{}", wasi(name)),

@@ -5,7 +5,8 @@ use tracing_subscriber::{EnvFilter, fmt::time::ChronoLocal};
 
 /// Starts logging.
 pub fn start() {
-    let filter = EnvFilter::try_from_env("PARLOUR_LOG").unwrap_or_else(|_| EnvFilter::new("off,parlour=info"));
+    let filter =
+        EnvFilter::try_from_env("PARLOUR_LOG").unwrap_or_else(|_| EnvFilter::new("off,parlour=info"));
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_target(false)

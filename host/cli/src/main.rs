@@ -14,7 +14,11 @@ use clap::{Args, Parser, Subcommand};
 ///
 /// Without a command it opens a chat in this terminal, with the example plugins.
 #[derive(Parser)]
-#[command(version, max_term_width = 100, after_help = "Example: printf '/help\\n/roll 2d6\\n' | parlour chat")]
+#[command(
+    version,
+    max_term_width = 100,
+    after_help = "Example: printf '/help\\n/roll 2d6\\n' | parlour chat"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

@@ -96,7 +96,13 @@ fn plugins(mut builder: HostBuilder, file: &Path, settings: &Settings) -> anyhow
     Ok(builder)
 }
 
-fn agent(file: &Path, settings: &Settings, data: &Path, name: &AgentName, agent: &settings::Agent) -> anyhow::Result<Agent> {
+fn agent(
+    file: &Path,
+    settings: &Settings,
+    data: &Path,
+    name: &AgentName,
+    agent: &settings::Agent,
+) -> anyhow::Result<Agent> {
     let place = |field: &str| format!("{}: agents.{name}.{field}", file.display());
     let reveal = |secret: &settings::SecretText, field: &str| {
         secret.reveal().map_err(|reason| anyhow!("{}: {reason}", place(field)))
@@ -138,7 +144,12 @@ impl Data {
         let place = || folder.display().to_string();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(place)?;
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).with_context(place)?;
-        let lock = std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(folder.join("lock"));
+        let lock = std::fs::OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(0o600)
+            .open(folder.join("lock"));
         let lock = lock.with_context(place)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { folder: folder.into(), _lock: lock }),

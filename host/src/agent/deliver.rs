@@ -86,7 +86,8 @@ impl Running {
             let last = index + 1 == count && !matches!(call, Call::Message);
             let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
             let (addressed, serving, call) = (&addressed, &*serving, call.clone());
-            let delivery = Delivery { waiting, addressed, role, subject_role, serving, id, plugin, call, last, stopped };
+            let delivery =
+                Delivery { waiting, addressed, role, subject_role, serving, id, plugin, call, last, stopped };
             match self.deliver(delivery).await {
                 Asked::Handled | Asked::Interrupted => return,
                 Asked::Passed { said } => silent &= !said,
@@ -124,16 +125,24 @@ impl Running {
 
     async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>) {
         let delivery = delivery_id(&self.agent.name, &waiting.event, None);
-        let contribution = Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
-        let commit =
-            Commit { agent: self.agent.name.clone(), sequence: waiting.sequence, delivery, contribution, ends_event: true };
+        let contribution =
+            Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
+        let commit = Commit {
+            agent: self.agent.name.clone(),
+            sequence: waiting.sequence,
+            delivery,
+            contribution,
+            ends_event: true,
+        };
         // The host reads nothing that could have changed.
         drop(self.commit(commit).await);
     }
 
     /// Calls a plugin until it has ended, and commits what it did.
     async fn deliver(&self, delivery: Delivery<'_>) -> Asked {
-        let Some(plugin) = delivery.serving.plugins.get(&delivery.plugin) else { return Asked::Passed { said: false } };
+        let Some(plugin) = delivery.serving.plugins.get(&delivery.plugin) else {
+            return Asked::Passed { said: false };
+        };
         let mut conflicts = 0;
         let mut again = FIRST_AGAIN;
         let begun = tokio::time::Instant::now();
@@ -152,8 +161,12 @@ impl Running {
             let partial = draft.as_ref().map(Body::text);
             let (end, work) = ended.map_or_else(|| (None, Work::default()), |(end, work)| (Some(end), work));
             let (outcome, effects, passed) = match end {
-                Some(End::Handled) => (Outcome::Done, self.settled(&delivery, work.effects, drafted).await, false),
-                Some(End::Pass) => (Outcome::Done, self.settled(&delivery, work.effects, drafted).await, true),
+                Some(End::Handled) => {
+                    (Outcome::Done, self.settled(&delivery, work.effects, drafted).await, false)
+                }
+                Some(End::Pass) => {
+                    (Outcome::Done, self.settled(&delivery, work.effects, drafted).await, true)
+                }
                 Some(End::Error(error)) if error.kind == GuestErrorKind::Later && begun.elapsed() < LATER => {
                     let wait = error.retry_after.unwrap_or(again).max(Duration::from_millis(100));
                     again = (again * 2).min(LAST_AGAIN);
@@ -165,29 +178,47 @@ impl Running {
                     continue;
                 }
                 Some(End::Error(error)) => {
-                    let outcome = if error.kind == GuestErrorKind::Failed { Outcome::Faulted } else { Outcome::Refused };
+                    let outcome = if error.kind == GuestErrorKind::Failed {
+                        Outcome::Faulted
+                    } else {
+                        Outcome::Refused
+                    };
                     if outcome == Outcome::Faulted {
                         self.faulted(&delivery, format!("its own error: {}", error.message));
                     }
-                    let line = if error.message.is_empty() { "that did not work".into() } else { error.message };
+                    let line =
+                        if error.message.is_empty() { "that did not work".into() } else { error.message };
                     (outcome, self.lines(&delivery, line, partial, drafted), false)
                 }
                 Some(End::Fault(fault)) => {
                     self.faulted(&delivery, fault.to_string());
-                    (Outcome::Faulted, self.lines(&delivery, format!("stopped: {fault}"), partial, drafted), false)
+                    (
+                        Outcome::Faulted,
+                        self.lines(&delivery, format!("stopped: {fault}"), partial, drafted),
+                        false,
+                    )
                 }
-                None => (Outcome::Cancelled, self.lines(&delivery, "Stopped.".into(), partial, drafted), false),
+                None => {
+                    (Outcome::Cancelled, self.lines(&delivery, "Stopped.".into(), partial, drafted), false)
+                }
             };
             let said = !effects.is_empty();
             let kept = outcome == Outcome::Done;
             let writes = if kept { work.writes } else { std::collections::BTreeMap::new() };
-            let writes = writes.into_iter().map(|((namespace, key), value)| Write { namespace, key, value }).collect();
+            let writes =
+                writes.into_iter().map(|((namespace, key), value)| Write { namespace, key, value }).collect();
             let reads = if kept { work.reads } else { vec![] };
             let commit = Commit {
                 agent: self.agent.name.clone(),
                 sequence: delivery.waiting.sequence,
                 delivery: delivery.id.clone(),
-                contribution: Contribution { plugin: Some(delivery.plugin.clone()), outcome, effects, writes, reads },
+                contribution: Contribution {
+                    plugin: Some(delivery.plugin.clone()),
+                    outcome,
+                    effects,
+                    writes,
+                    reads,
+                },
                 ends_event: delivery.last || !passed,
             };
             match self.commit(commit).await {
@@ -287,12 +318,20 @@ impl Running {
     }
 
     /// What a person is told of a delivery that did not end well: one line, below what there was of its draft.
-    fn lines(&self, delivery: &Delivery<'_>, line: String, partial: Option<&str>, drafted: bool) -> Vec<Effect> {
+    fn lines(
+        &self,
+        delivery: &Delivery<'_>,
+        line: String,
+        partial: Option<&str>,
+        drafted: bool,
+    ) -> Vec<Effect> {
         let event = &delivery.waiting.event;
         let line = match &delivery.call {
             Call::Command { name, .. } if line != "Stopped." => format!("/{name}: {line}"),
             Call::Command { .. } => line,
-            Call::Message if drafted || event.room.direct || delivery.addressed.mentioned => capitalised(&line),
+            Call::Message if drafted || event.room.direct || delivery.addressed.mentioned => {
+                capitalised(&line)
+            }
             Call::Message | Call::Member => return vec![],
         };
         let text = partial.map_or_else(|| line.clone(), |partial| format!("{partial}\n\n{line}"));
@@ -307,7 +346,13 @@ impl Running {
 
 /// A notice where the event happened.
 fn answer(event: &Event, line: String, takes_draft: bool) -> Effect {
-    Effect::Send { to: Target::Place(place(event)), body: Body::Notice(line), reply_to: None, name: None, takes_draft }
+    Effect::Send {
+        to: Target::Place(place(event)),
+        body: Body::Notice(line),
+        reply_to: None,
+        name: None,
+        takes_draft,
+    }
 }
 
 fn place(event: &Event) -> Place {
@@ -327,7 +372,8 @@ fn delivery_id(agent: &crate::id::AgentName, event: &Event, plugin: Option<&Plug
     }
     let digest = digest.finalize();
     let hex = digest[..12].iter().fold(String::with_capacity(24), |text, byte| format!("{text}{byte:02x}"));
-    DeliveryId::parse(format!("{hex}.{}", plugin.map_or("parlour", PluginName::as_str))).expect("it is not empty")
+    DeliveryId::parse(format!("{hex}.{}", plugin.map_or("parlour", PluginName::as_str)))
+        .expect("it is not empty")
 }
 
 fn capitalised(line: &str) -> String {

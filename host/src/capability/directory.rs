@@ -9,7 +9,9 @@ use crate::{command, settings};
 
 impl Host for State {
     fn commands(&mut self) -> wasmtime::Result<Result<Vec<types::Command>, Error>> {
-        Ok(self.handling().map(|handling| handling.commands.iter().map(|command| described(command)).collect()))
+        Ok(self
+            .handling()
+            .map(|handling| handling.commands.iter().map(|command| described(command)).collect()))
     }
 }
 

@@ -40,7 +40,13 @@ impl Host for State {
         Ok(self.write(scope, key, None))
     }
 
-    async fn keys(&mut self, scope: Scope, prefix: String, after: Option<String>, limit: u32) -> Answer<Vec<String>> {
+    async fn keys(
+        &mut self,
+        scope: Scope,
+        prefix: String,
+        after: Option<String>,
+        limit: u32,
+    ) -> Answer<Vec<String>> {
         Ok(self.list(scope, KeyQuery { prefix, after, limit: limit.min(LIST) }).await)
     }
 
@@ -94,7 +100,11 @@ impl State {
         self.work.reads.push(Read::Keys { namespace, query: asked, found: found.clone() });
         let mut keys: std::collections::BTreeSet<String> = found.into_iter().collect();
         for (key, set) in ours {
-            if set { keys.insert(key) } else { keys.remove(&key) };
+            if set {
+                keys.insert(key)
+            } else {
+                keys.remove(&key)
+            };
         }
         Ok(keys.into_iter().take(query.limit as usize).collect())
     }

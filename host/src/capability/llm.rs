@@ -100,7 +100,9 @@ impl wit::Host for State {
     async fn ask(&mut self, request: wit::Request) -> Reply<Resource<Answering>> {
         let backend = match self.handling() {
             Err(error) => return Ok(Err(error)),
-            Ok(handling) if !handling.grants.llm => return Ok(Err(error(ErrorKind::Denied, "the grant `llm` is missing"))),
+            Ok(handling) if !handling.grants.llm => {
+                return Ok(Err(error(ErrorKind::Denied, "the grant `llm` is missing")));
+            }
             Ok(handling) => handling.llm.clone(),
         };
         let Some(backend) = backend else {
@@ -140,7 +142,8 @@ impl wit::HostAnswer for State {
 }
 
 fn read(request: wit::Request) -> Result<Request, Error> {
-    let size: usize = request.turns.iter().map(|turn| turn.text.len() + turn.extra.as_ref().map_or(0, String::len)).sum();
+    let size: usize =
+        request.turns.iter().map(|turn| turn.text.len() + turn.extra.as_ref().map_or(0, String::len)).sum();
     if size + request.extra.as_ref().map_or(0, String::len) > REQUEST {
         return Err(error(ErrorKind::TooLarge, "a request has at most 1 MiB"));
     }
@@ -164,7 +167,8 @@ fn read(request: wit::Request) -> Result<Request, Error> {
 
 fn object(text: Option<String>) -> Result<serde_json::Map<String, serde_json::Value>, Error> {
     let Some(text) = text else { return Ok(serde_json::Map::new()) };
-    serde_json::from_str(&text).map_err(|reason| error(ErrorKind::Invalid, format!("`extra` is no JSON object: {reason}")))
+    serde_json::from_str(&text)
+        .map_err(|reason| error(ErrorKind::Invalid, format!("`extra` is no JSON object: {reason}")))
 }
 
 fn extra(object: &serde_json::Map<String, serde_json::Value>) -> Option<String> {
@@ -180,7 +184,9 @@ fn told(failure: &Failure) -> Error {
         Failure::TooLarge(_) => ErrorKind::TooLarge,
     };
     let retry_after = match failure {
-        Failure::RateLimited { retry_after } => retry_after.map(|after| u32::try_from(after.as_millis()).unwrap_or(u32::MAX)),
+        Failure::RateLimited { retry_after } => {
+            retry_after.map(|after| u32::try_from(after.as_millis()).unwrap_or(u32::MAX))
+        }
         _ => None,
     };
     Error { retry_after, ..error(kind, failure.to_string()) }

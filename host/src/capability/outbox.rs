@@ -38,7 +38,10 @@ impl Host for State {
                 return Err(error(ErrorKind::Invalid, "a reaction is one emoji, or a short text"));
             }
             if self.handling()?.event.room.encrypted && !is_emoji(&key) {
-                return Err(error(ErrorKind::Invalid, "in an encrypted room a reaction is one emoji: it travels in clear"));
+                return Err(error(
+                    ErrorKind::Invalid,
+                    "in an encrypted room a reaction is one emoji: it travels in clear",
+                ));
             }
             self.queue(Effect::React { place, message, key })
         }))
@@ -89,7 +92,11 @@ impl State {
         let here = matches!(to, Target::Here);
         let to = self.resolve(to)?;
         let takes_draft = here
-            && !self.work.effects.iter().any(|effect| matches!(effect, Effect::Send { takes_draft: true, .. }));
+            && !self
+                .work
+                .effects
+                .iter()
+                .any(|effect| matches!(effect, Effect::Send { takes_draft: true, .. }));
         self.queue(Effect::Send { to, body, reply_to: None, name: None, takes_draft })
     }
 
@@ -103,7 +110,9 @@ impl State {
         }
         match self.resolve(to)? {
             effect::Target::Place(place) => self.queue(Effect::SetHome(place)),
-            effect::Target::Direct(_) => Err(error(ErrorKind::Unsupported, "the home is a room; write from it")),
+            effect::Target::Direct(_) => {
+                Err(error(ErrorKind::Unsupported, "the home is a room; write from it"))
+            }
         }
     }
 
@@ -130,14 +139,16 @@ impl State {
                 home.map(effect::Target::Place).ok_or_else(|| error(ErrorKind::NotFound, "no home is set"))
             }
             Target::Room(room) => {
-                let room = RoomId::parse(room).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
+                let room =
+                    RoomId::parse(room).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
                 if room != handling.event.room.id && !handling.grants.room(&room) {
                     return Err(error(ErrorKind::Denied, "that room is not granted"));
                 }
                 Ok(effect::Target::Place(effect::Place { room, thread: None }))
             }
             Target::Direct(user) => {
-                let user = UserId::parse(user).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
+                let user =
+                    UserId::parse(user).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
                 if !handling.grants.person(&user) {
                     return Err(error(ErrorKind::Denied, "that person is not granted"));
                 }
@@ -151,7 +162,8 @@ impl State {
         let place = self.handling()?.here();
         let message = match message {
             MessageRef::Event(id) => {
-                let id = EventId::parse(id).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
+                let id =
+                    EventId::parse(id).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
                 effect::MessageRef::Event(id)
             }
             MessageRef::Queued(ordinal) => match self.work.effects.get(ordinal as usize) {
@@ -189,5 +201,7 @@ fn is_emoji(key: &str) -> bool {
     let keycap = |c: char| matches!(c, '0'..='9' | '#' | '*');
     let enclosed = key.contains('\u{20e3}');
     key.chars().count() <= 10
-        && key.chars().all(|c| !c.is_ascii() && !c.is_alphanumeric() && !c.is_whitespace() || (keycap(c) && enclosed))
+        && key
+            .chars()
+            .all(|c| !c.is_ascii() && !c.is_alphanumeric() && !c.is_whitespace() || (keycap(c) && enclosed))
 }

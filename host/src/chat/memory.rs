@@ -29,7 +29,9 @@ use tokio::sync::watch;
 use super::{Chat, Ended, Identity, SendError, StartError};
 use crate::{
     effect::{Body, Content, Outgoing},
-    event::{Batch, Class, DeviceTrust, Event, Invite, Kind, Member, Membership, Message, Position, Room, Sender},
+    event::{
+        Batch, Class, DeviceTrust, Event, Invite, Kind, Member, Membership, Message, Position, Room, Sender,
+    },
     id::{EventId, RoomId, TransactionId, UserId},
 };
 
@@ -246,7 +248,12 @@ impl Rooms {
     /// Read receipts so far: who, and up to which event.
     #[must_use]
     pub fn reads(&self, room: &RoomId) -> Vec<(UserId, EventId)> {
-        self.lock().reads.iter().filter(|(_, at, _)| at == room).map(|(user, _, event)| (user.clone(), event.clone())).collect()
+        self.lock()
+            .reads
+            .iter()
+            .filter(|(_, at, _)| at == room)
+            .map(|(user, _, event)| (user.clone(), event.clone()))
+            .collect()
     }
 
     /// Waits until the room's transcript satisfies `condition`, and answers it.
@@ -338,7 +345,9 @@ impl World {
         let Some(state) = self.rooms.get(room) else { return };
         let device = if state.encrypted { DeviceTrust::CrossSigned } else { DeviceTrust::Cleartext };
         let sender = Sender { id: user.clone(), display_name: self.names.get(user).cloned(), device };
-        let sent = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let sent = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let room = Room { id: room.clone(), direct: state.direct, encrypted: state.encrypted };
         self.log.push(Event { id, room, sender, sent, mark, kind });
     }
@@ -356,14 +365,18 @@ impl World {
         if let Some(error) = self.refusals.pop() {
             return Err(error);
         }
-        let refused = |code: &str, reason: &str| Err(SendError::Final { code: code.into(), reason: reason.into() });
+        let refused =
+            |code: &str, reason: &str| Err(SendError::Final { code: code.into(), reason: reason.into() });
         let room = match self.rooms.get_mut(&outgoing.room) {
             None => return refused("M_NOT_FOUND", "there is no such room"),
             Some(room) if !room.members.contains(user) => return refused("M_FORBIDDEN", "not in the room"),
-            Some(room) if outgoing.must_encrypt && !room.encrypted => return refused("not-encrypted", "the room is not encrypted any more"),
+            Some(room) if outgoing.must_encrypt && !room.encrypted => {
+                return refused("not-encrypted", "the room is not encrypted any more");
+            }
             Some(room) => room,
         };
-        let missing = || SendError::Final { code: "M_NOT_FOUND".into(), reason: "there is no such message".into() };
+        let missing =
+            || SendError::Final { code: "M_NOT_FOUND".into(), reason: "there is no such message".into() };
         let mark = Some(outgoing.mark.clone());
         let id = match &outgoing.content {
             Content::Message { body, thread, reply_to } => {
@@ -456,7 +469,8 @@ impl Chat for Memory {
             // A position in other rooms, of an earlier process, says nothing about these: this is first contact.
             let at = text.strip_prefix(&format!("{:x}-", world.born)).and_then(|at| at.parse().ok());
             if let Some(at) = at {
-                *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) = Cursor { at, ..Cursor::default() };
+                *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Cursor { at, ..Cursor::default() };
             }
         }
         Ok(Identity { user: self.user.clone(), display_name: world.names.get(&self.user).cloned() })
@@ -482,7 +496,11 @@ impl Chat for Memory {
 
     fn typing(&self, room: &RoomId, on: bool) {
         if let Some(room) = self.rooms.lock().rooms.get_mut(room) {
-            if on { room.typing.insert(self.user.clone()) } else { room.typing.remove(&self.user) };
+            if on {
+                room.typing.insert(self.user.clone())
+            } else {
+                room.typing.remove(&self.user)
+            };
         }
     }
 
@@ -528,4 +546,3 @@ pub fn message(text: &str) -> Message {
         attachments: vec![],
     }
 }
-

@@ -32,7 +32,9 @@ pub enum Refused {
     #[error("it is no WebAssembly component")]
     NotWasm,
     /// It is WebAssembly, but no component.
-    #[error("it is a core WebAssembly module, not a component; build it for wasm32-wasip2, or with `parlour build`")]
+    #[error(
+        "it is a core WebAssembly module, not a component; build it for wasm32-wasip2, or with `parlour build`"
+    )]
     CoreModule,
     /// Native code, which runs outside every sandbox.
     #[error("it is compiled native code; only WebAssembly components are loaded")]
@@ -81,7 +83,9 @@ pub fn surface(bytes: &[u8]) -> Result<Surface, Refused> {
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(|error| broken(&error))? {
-            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => return Err(Refused::CoreModule),
+            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+                return Err(Refused::CoreModule);
+            }
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(imports) if depth == 0 => {
@@ -143,7 +147,11 @@ fn compatible(version: &str) -> bool {
 }
 
 fn broken(error: &wasmparser::BinaryReaderError) -> Refused {
-    if error.message().contains("unexpected end") { Refused::Truncated } else { Refused::Invalid(error.message().to_owned()) }
+    if error.message().contains("unexpected end") {
+        Refused::Truncated
+    } else {
+        Refused::Invalid(error.message().to_owned())
+    }
 }
 
 #[cfg(test)]

@@ -29,7 +29,10 @@ impl Cache {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(place)?;
         let about = fs::metadata(folder).map_err(place)?;
         if about.permissions().mode() & 0o022 != 0 {
-            return Err(format!("{}: others can write to it, and compiled code is run from it; chmod 700 it", folder.display()));
+            return Err(format!(
+                "{}: others can write to it, and compiled code is run from it; chmod 700 it",
+                folder.display()
+            ));
         }
         Ok(Self { folder: folder.into() })
     }

@@ -21,7 +21,12 @@ const MESSAGE: usize = 4 * 1024;
 const COMMANDS: usize = 64;
 
 /// An invocation of a command.
-pub fn invocation(handling: &Handling, name: &str, rest: &str, arguments: &[Argument]) -> commands::Invocation {
+pub fn invocation(
+    handling: &Handling,
+    name: &str,
+    rest: &str,
+    arguments: &[Argument],
+) -> commands::Invocation {
     let arguments = arguments
         .iter()
         .map(|argument| commands::Argument { name: argument.name.clone(), value: argument.value.clone() });
@@ -52,7 +57,8 @@ pub fn message(handling: &Handling) -> types::Message {
             sender: quoted.sender.as_ref().map(ToString::to_string).unwrap_or_default(),
             text: quoted.text.clone(),
         }),
-        mentions: said.map_or_else(Vec::new, |message| message.mentions.iter().map(ToString::to_string).collect()),
+        mentions: said
+            .map_or_else(Vec::new, |message| message.mentions.iter().map(ToString::to_string).collect()),
         attachments: said.map_or_else(Vec::new, attachments),
         addressed: handling.addressed,
         sent: timestamp(event.sent),
@@ -86,9 +92,10 @@ pub fn member_change(handling: &Handling) -> members::MemberChange {
 
 fn conversation(handling: &Handling) -> types::Conversation {
     let here = handling.here();
-    let home = handling.home.as_ref().is_some_and(|home| {
-        home.room == here.room && (home.thread.is_none() || home.thread == here.thread)
-    });
+    let home = handling
+        .home
+        .as_ref()
+        .is_some_and(|home| home.room == here.room && (home.thread.is_none() || home.thread == here.thread));
     types::Conversation {
         agent: handling.agent.to_string(),
         agent_id: handling.agent_id.to_string(),
@@ -107,7 +114,13 @@ fn sender(handling: &Handling) -> types::Sender {
     person(&sender.id, sender.display_name.clone(), handling.role, sender.device, handling.sender_is_agent)
 }
 
-fn person(user: &UserId, display_name: Option<String>, of: Role, device: DeviceTrust, agent: bool) -> types::Sender {
+fn person(
+    user: &UserId,
+    display_name: Option<String>,
+    of: Role,
+    device: DeviceTrust,
+    agent: bool,
+) -> types::Sender {
     types::Sender {
         id: user.to_string(),
         display_name,
@@ -168,7 +181,9 @@ pub fn commands(declared: Vec<types::Command>) -> Result<Vec<Arc<Command>>, Stri
         let parameters = command
             .parameters
             .into_iter()
-            .map(|parameter| Parameter::new(parameter.name, parameter.description, parameter.schema, parameter.required))
+            .map(|parameter| {
+                Parameter::new(parameter.name, parameter.description, parameter.schema, parameter.required)
+            })
             .collect::<Result<_, _>>()
             .map_err(|reason| format!("command {:?}: {reason}", command.name))?;
         let checked = Command::new(command.name, command.description, parameters, role);
@@ -181,13 +196,28 @@ pub fn commands(declared: Vec<types::Command>) -> Result<Vec<Arc<Command>>, Stri
 pub fn guest_error(error: types::Error) -> GuestError {
     use types::ErrorKind;
     let kind = match error.kind {
-        ErrorKind::Invalid | ErrorKind::Denied | ErrorKind::NotFound | ErrorKind::Unsupported | ErrorKind::TooLarge | ErrorKind::Conflict => {
-            GuestErrorKind::Refused
-        }
+        ErrorKind::Invalid
+        | ErrorKind::Denied
+        | ErrorKind::NotFound
+        | ErrorKind::Unsupported
+        | ErrorKind::TooLarge
+        | ErrorKind::Conflict => GuestErrorKind::Refused,
         ErrorKind::Unavailable | ErrorKind::RateLimited => GuestErrorKind::Later,
-        ErrorKind::Timeout | ErrorKind::Cancelled | ErrorKind::Internal | ErrorKind::Other => GuestErrorKind::Failed,
+        ErrorKind::Timeout | ErrorKind::Cancelled | ErrorKind::Internal | ErrorKind::Other => {
+            GuestErrorKind::Failed
+        }
     };
     let said = error.message.or(error.code).unwrap_or_default();
-    let message: String = said.chars().scan(0, |size, c| { *size += c.len_utf8(); (*size <= MESSAGE).then_some(c) }).collect();
-    GuestError { kind, message, retry_after: error.retry_after.map(|after| Duration::from_millis(after.into())) }
+    let message: String = said
+        .chars()
+        .scan(0, |size, c| {
+            *size += c.len_utf8();
+            (*size <= MESSAGE).then_some(c)
+        })
+        .collect();
+    GuestError {
+        kind,
+        message,
+        retry_after: error.retry_after.map(|after| Duration::from_millis(after.into())),
+    }
 }

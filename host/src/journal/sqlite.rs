@@ -65,7 +65,8 @@ impl Journal for Sqlite {
         position: &Position,
     ) -> Result<Vec<Option<Sequence>>, Error> {
         let agent = agent.clone();
-        let rows = arrivals.iter().map(inbox::Received::of).collect::<Result<Vec<_>, _>>().map_err(|it| it.0)?;
+        let rows =
+            arrivals.iter().map(inbox::Received::of).collect::<Result<Vec<_>, _>>().map_err(|it| it.0)?;
         let position = position.clone();
         self.thread.write(move |db| inbox::receive(db, &agent, rows, &position)).await
     }

@@ -54,8 +54,10 @@ pub fn parse(
 ) -> Result<Settings, SettingsError> {
     // Parsed as it stands first: only then do errors have a line.
     let settings: Settings = toml::from_str(text).map_err(|error| invalid(name, text, &error))?;
-    let overrides: Vec<_> =
-        env.into_iter().filter_map(|(key, value)| Some((key.strip_prefix("PARLOUR_")?.to_owned(), value))).collect();
+    let overrides: Vec<_> = env
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.strip_prefix("PARLOUR_")?.to_owned(), value)))
+        .collect();
     let settings = if overrides.is_empty() {
         settings
     } else {
@@ -63,7 +65,8 @@ pub fn parse(
         for (key, value) in &overrides {
             set(&mut table, key, value);
         }
-        let names = || overrides.iter().map(|(key, _)| format!("PARLOUR_{key}")).collect::<Vec<_>>().join(", ");
+        let names =
+            || overrides.iter().map(|(key, _)| format!("PARLOUR_{key}")).collect::<Vec<_>>().join(", ");
         toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| SettingsError::Invalid {
             place: format!("environment ({})", names()),
             reason: reason(error.message()),
@@ -73,11 +76,16 @@ pub fn parse(
 }
 
 fn check(name: &str, settings: Settings) -> Result<Settings, SettingsError> {
-    let invalid = |place: String, reason: &str| SettingsError::Invalid { place: format!("{name}: {place}"), reason: reason.into() };
+    let invalid = |place: String, reason: &str| SettingsError::Invalid {
+        place: format!("{name}: {place}"),
+        reason: reason.into(),
+    };
     for (agent, of) in &settings.agents {
         let place = || format!("agents.{agent}");
         match (&of.password, &of.token) {
-            (Some(_), Some(_)) => return Err(invalid(place(), "has a password and a token; give one of them")),
+            (Some(_), Some(_)) => {
+                return Err(invalid(place(), "has a password and a token; give one of them"));
+            }
             (None, None) => return Err(invalid(place(), "needs a `password` or a `token`")),
             (Some(_), None) if of.user.is_none() => {
                 return Err(invalid(place(), "needs `user` beside `password`, such as @agent:example.org"));
@@ -171,7 +179,8 @@ mod tests {
 
     #[test]
     fn the_environment_wins() {
-        let env = [("PARLOUR_AGENTS__A__PASSWORD".to_owned(), "secret".to_owned()), ("HOME".into(), "/".into())];
+        let env =
+            [("PARLOUR_AGENTS__A__PASSWORD".to_owned(), "secret".to_owned()), ("HOME".into(), "/".into())];
         let settings = parse("parlour.toml", AGENT, env).unwrap();
         let agent = settings.agents.values().next().unwrap();
         assert_eq!(agent.password.as_ref().unwrap().reveal().unwrap(), "secret");

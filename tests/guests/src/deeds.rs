@@ -1,6 +1,9 @@
 //! Does one thing of each kind, so that the tests can see it granted and denied.
 
-use parlour_plugin::{outbox::{MessageRef, Target}, prelude::*};
+use parlour_plugin::{
+    outbox::{MessageRef, Target},
+    prelude::*,
+};
 
 struct Deeds;
 
@@ -85,8 +88,11 @@ impl Commands for Deeds {
                 outbox::say("done")?;
             }
             "typed" => {
-                let arguments: Vec<_> =
-                    call.arguments.iter().map(|argument| format!("{}={}", argument.name, argument.value)).collect();
+                let arguments: Vec<_> = call
+                    .arguments
+                    .iter()
+                    .map(|argument| format!("{}={}", argument.name, argument.value))
+                    .collect();
                 outbox::say(arguments.join(" "))?;
             }
             _ => {}

@@ -37,7 +37,8 @@ async fn a_wrong_token_or_password() {
 async fn a_token_of_another_user() {
     let synapse = Synapse::shared().await.unwrap();
     let other = synapse.account("other").await.unwrap();
-    let agent = format!("[agents.bad]\nuser = \"@bad:hs.test\"\ntoken = \"{}\"\nplugins = [\"echo\"]\n", other.token);
+    let agent =
+        format!("[agents.bad]\nuser = \"@bad:hs.test\"\ntoken = \"{}\"\nplugins = [\"echo\"]\n", other.token);
     let line = refused(synapse, &agent).await;
     assert!(line.contains(&other.user) && line.contains("@bad:hs.test"), "{line}");
 }

@@ -23,7 +23,10 @@ async fn an_encrypted_room_is_answered_encrypted(version: &'static str) {
     assert!(answer.sealed(), "{answer:#?}");
     scene.alice.wait_receipt(&room, &scene.agent.user, &asked).await.unwrap();
     scene.alice.wait_typing(mark, &room, &scene.agent.user).await.unwrap();
-    assert_eq!(scene.synapse.event(&scene.alice.token, &room, &answer.id).await.unwrap()["type"], "m.room.encrypted");
+    assert_eq!(
+        scene.synapse.event(&scene.alice.token, &room, &answer.id).await.unwrap()["type"],
+        "m.room.encrypted"
+    );
     assert_eq!(scene.synapse.places_of(&secret).unwrap(), Vec::<String>::new());
 
     // Nobody answers a stranger, and nothing shows that somebody has read it.
@@ -31,9 +34,14 @@ async fn an_encrypted_room_is_answered_encrypted(version: &'static str) {
     let mark = scene.alice.mark();
     scene.ask(&scene.alice, &room, "!echo after", "after").await;
     let seen = scene.alice.log();
-    let receipts: Vec<_> = seen.since(mark).filter(|seen| format!("{seen:?}").contains(&strange)).filter(|seen| format!("{seen:?}").contains("Receipt")).collect();
+    let receipts: Vec<_> = seen
+        .since(mark)
+        .filter(|seen| format!("{seen:?}").contains(&strange))
+        .filter(|seen| format!("{seen:?}").contains("Receipt"))
+        .collect();
     assert!(receipts.iter().all(|seen| !format!("{seen:?}").contains(&scene.agent.user)), "{receipts:?}");
-    let answers = scene.alice.messages(&room).into_iter().filter(|message| message.sender == scene.agent.user);
+    let answers =
+        scene.alice.messages(&room).into_iter().filter(|message| message.sender == scene.agent.user);
     assert_eq!(answers.count(), 2);
 
     // The same device after a restart, and what was said meanwhile is answered once.
@@ -49,7 +57,8 @@ async fn an_encrypted_room_is_answered_encrypted(version: &'static str) {
     assert_eq!((&device[0].id, &device[0].ed25519), (&again[0].id, &again[0].ed25519));
     assert_eq!(again.len(), 1);
     scene.ask(&scene.alice, &room, "!echo end", "end").await;
-    let twice = scene.alice.messages(&room).into_iter().filter(|message| message.text() == "while you were away");
+    let twice =
+        scene.alice.messages(&room).into_iter().filter(|message| message.text() == "while you were away");
     assert_eq!(twice.count(), 1);
     drop(host);
 }
@@ -70,7 +79,12 @@ async fn the_device_is_signed_by_its_owner_and_secrets_are_private() {
     let host = scene.run().await;
     let keys = scene.synapse.keys_query(&scene.alice.token, &scene.agent.user).await.unwrap();
     let user = &scene.agent.user;
-    let owner = keys["self_signing_keys"][user]["keys"].as_object().expect("the account has an identity").keys().next().unwrap();
+    let owner = keys["self_signing_keys"][user]["keys"]
+        .as_object()
+        .expect("the account has an identity")
+        .keys()
+        .next()
+        .unwrap();
     let devices = keys["device_keys"][user].as_object().unwrap();
     assert_eq!(devices.len(), 1);
     let signatures = devices.values().next().unwrap()["signatures"][user].as_object().unwrap();
@@ -100,7 +114,9 @@ async fn the_device_is_signed_by_its_owner_and_secrets_are_private() {
 async fn the_home_is_an_admins_to_set_and_survives_a_restart() {
     let scene = Scene::new().await;
     let host = scene.run().await;
-    let room = scene.room(NewRoom { encrypted: true, invite: vec![scene.bob.user.clone()], ..NewRoom::default() }).await;
+    let room = scene
+        .room(NewRoom { encrypted: true, invite: vec![scene.bob.user.clone()], ..NewRoom::default() })
+        .await;
     scene.bob.join(&room).await.unwrap();
     let refused = scene.ask(&scene.bob, &room, "!sethome", "/sethome is for admins only.").await;
     assert_eq!(refused.text().lines().count(), 1);
@@ -140,11 +156,14 @@ async fn mentions_threads_and_direct_chats() {
     scene.alice.say(&room, Say::text("!echo in a thread").in_thread(&root)).await.unwrap();
     let answer = scene.alice.hear_since(mark, &room, &agent, "in a thread").await.unwrap();
     assert_eq!(answer.thread(), Some(root.as_str()));
-    let answers: Vec<_> = scene.alice.messages(&room).into_iter().filter(|message| message.sender == agent).collect();
+    let answers: Vec<_> =
+        scene.alice.messages(&room).into_iter().filter(|message| message.sender == agent).collect();
     let texts: Vec<_> = answers.iter().map(|answer| answer.text()).collect();
     assert_eq!(texts, ["by pill", "root", "in a thread"]);
 
-    let direct = scene.room(NewRoom { encrypted: true, direct: true, preset: "trusted_private_chat", ..NewRoom::default() }).await;
+    let direct = scene
+        .room(NewRoom { encrypted: true, direct: true, preset: "trusted_private_chat", ..NewRoom::default() })
+        .await;
     scene.ask(&scene.alice, &direct, "hello", "I answer commands only").await;
 }
 
@@ -153,7 +172,8 @@ async fn invitations_that_waited_are_answered_by_who_sent_them() {
     let scene = Scene::new().await;
     let mallory = Person::new(scene.synapse, "mallory").await.unwrap();
     let invite = vec![scene.agent.user.clone()];
-    let strange = mallory.create_room(&NewRoom { invite: invite.clone(), ..NewRoom::default() }).await.unwrap();
+    let strange =
+        mallory.create_room(&NewRoom { invite: invite.clone(), ..NewRoom::default() }).await.unwrap();
     let host = scene.run().await;
     let room = scene.room(NewRoom { encrypted: true, ..NewRoom::default() }).await;
     scene.ask(&scene.alice, &room, "!echo first", "first").await;
@@ -186,7 +206,9 @@ async fn two_agents_share_a_room_and_answer_only_for_themselves() {
     for agent in [&one, &other] {
         alice.wait_member(&room, &agent.user, "join").await.unwrap();
     }
-    for (command, agent, words) in [("!echo !roll 1d6", &one, "!roll 1d6"), ("!roll 3d1", &other, "3"), ("!echo end", &one, "end")] {
+    for (command, agent, words) in
+        [("!echo !roll 1d6", &one, "!roll 1d6"), ("!roll 3d1", &other, "3"), ("!echo end", &one, "end")]
+    {
         let mark = alice.mark();
         alice.say(&room, command).await.unwrap();
         alice.hear_since(mark, &room, &agent.user, words).await.unwrap();

@@ -62,13 +62,19 @@ struct Names(Commands);
 impl Completes for Names {
     type Candidate = Pair;
 
-    fn complete(&self, line: &str, position: usize, _: &Context<'_>) -> rustyline::Result<(usize, Vec<Pair>)> {
+    fn complete(
+        &self,
+        line: &str,
+        position: usize,
+        _: &Context<'_>,
+    ) -> rustyline::Result<(usize, Vec<Pair>)> {
         let typed = &line[..position];
         let Some(name) = typed.strip_prefix(['/', '!']).filter(|name| !name.contains(' ')) else {
             return Ok((position, vec![]));
         };
         let found = self.0.names().into_iter().filter(|known| known.starts_with(name));
-        let pairs = found.map(|known| Pair { display: format!("/{known}"), replacement: format!("{known} ") });
+        let pairs =
+            found.map(|known| Pair { display: format!("/{known}"), replacement: format!("{known} ") });
         Ok((1, pairs.collect()))
     }
 }

@@ -88,8 +88,16 @@ impl Backend for OpenAi {
         if !streamed {
             return whole(response, self.idle).await;
         }
-        let events = Box::pin(response.bytes_stream().eventsource().map(|event| event.map_err(|error| error.to_string())));
-        Ok(Box::new(Streamed { events, idle: self.idle, outcome: Outcome::default(), ended: false, taken: 0 }))
+        let events = Box::pin(
+            response.bytes_stream().eventsource().map(|event| event.map_err(|error| error.to_string())),
+        );
+        Ok(Box::new(Streamed {
+            events,
+            idle: self.idle,
+            outcome: Outcome::default(),
+            ended: false,
+            taken: 0,
+        }))
     }
 }
 
@@ -106,7 +114,8 @@ struct Streamed {
 impl Answer for Streamed {
     async fn next(&mut self) -> Result<Option<Piece>, Failure> {
         while !self.ended {
-            let event = tokio::time::timeout(self.idle, self.events.next()).await.map_err(|_| Failure::Timeout)?;
+            let event =
+                tokio::time::timeout(self.idle, self.events.next()).await.map_err(|_| Failure::Timeout)?;
             let Some(event) = event else {
                 // Some endpoints close without `[DONE]`; one that has not said why it stopped broke off.
                 self.ended = true;
@@ -124,7 +133,8 @@ impl Answer for Streamed {
             if self.taken > ANSWER {
                 return Err(Failure::TooLarge("the answer has over 4 MiB".into()));
             }
-            let chunk: Chunk = serde_json::from_str(&data).map_err(|_| Failure::Unavailable("the model's answer is not understood".into()))?;
+            let chunk: Chunk = serde_json::from_str(&data)
+                .map_err(|_| Failure::Unavailable("the model's answer is not understood".into()))?;
             if let Some(piece) = chunk.take(&mut self.outcome)? {
                 return Ok(Some(piece));
             }
@@ -156,8 +166,8 @@ impl Answer for Whole {
 
 async fn whole(response: Response, idle: Duration) -> Result<Box<dyn Answer>, Failure> {
     let body = bounded(response, ANSWER, idle).await?;
-    let chunk: Chunk =
-        serde_json::from_slice(&body).map_err(|_| Failure::Unavailable("the model's answer is not understood".into()))?;
+    let chunk: Chunk = serde_json::from_slice(&body)
+        .map_err(|_| Failure::Unavailable("the model's answer is not understood".into()))?;
     let mut outcome = Outcome::default();
     let piece = chunk.take(&mut outcome)?;
     Ok(Box::new(Whole { piece, outcome }))
@@ -233,14 +243,19 @@ async fn refused(response: Response) -> Failure {
         .and_then(|after| after.to_str().ok()?.parse().ok())
         .map(Duration::from_secs);
     let body = bounded(response, 64 * 1024, CONNECT).await.unwrap_or_default();
-    let said = serde_json::from_slice::<Value>(&body).map_or_else(|_| String::new(), |body| message(&body["error"]));
+    let said =
+        serde_json::from_slice::<Value>(&body).map_or_else(|_| String::new(), |body| message(&body["error"]));
     let said = if said.is_empty() { status.to_string() } else { format!("{}: {said}", status.as_u16()) };
     match status {
         StatusCode::TOO_MANY_REQUESTS => Failure::RateLimited { retry_after },
         // The operator's key is wrong, or may not use this model: no guest can mend that.
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Failure::Unavailable(format!("the model's endpoint refuses the key ({})", status.as_u16())),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Failure::Unavailable(format!("the model's endpoint refuses the key ({})", status.as_u16()))
+        }
         StatusCode::PAYLOAD_TOO_LARGE => Failure::TooLarge(said),
-        status if status.is_client_error() => Failure::Invalid(format!("the model's endpoint refuses the request: {said}")),
+        status if status.is_client_error() => {
+            Failure::Invalid(format!("the model's endpoint refuses the request: {said}"))
+        }
         _ => Failure::Unavailable(format!("the model's endpoint failed: {said}")),
     }
 }
@@ -253,5 +268,9 @@ fn message(error: &Value) -> String {
 
 /// Without the address, which is the operator's.
 fn unreachable(error: &reqwest::Error) -> String {
-    if error.is_timeout() { "the model's endpoint did not answer".into() } else { "the model's endpoint cannot be reached".into() }
+    if error.is_timeout() {
+        "the model's endpoint did not answer".into()
+    } else {
+        "the model's endpoint cannot be reached".into()
+    }
 }

@@ -81,7 +81,8 @@ pub(super) async fn pending_is_in_order_and_can_be_read_in_parts(journal: Ledger
     assert!(sequences.is_sorted());
     assert_eq!(pending(&*journal).await, ids);
 
-    let after = |after, limit| journal.pending(&agent(), None, after, limit);
+    let agent = agent();
+    let after = |after, limit| journal.pending(&agent, None, after, limit);
     let mut read = Vec::new();
     let mut last = None;
     loop {

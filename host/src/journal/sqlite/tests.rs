@@ -236,11 +236,12 @@ async fn when_a_whole_group_fails_each_is_told_and_the_next_goes_on() {
         db.execute_batch("ROLLBACK")?;
         Err(Error::Storage("disk full".into()).into())
     };
+    let (agent, delivery) = (agent(), DeliveryId::parse("d2").unwrap());
     let (before, failed, behind, read, ()) = tokio::join!(
         journal.commit(ends(sequence, "d1")),
         journal.thread.write(fails),
-        journal.draft(&agent(), &DeliveryId::parse("d2").unwrap(), None),
-        journal.home(&agent()),
+        journal.draft(&agent, &delivery, None),
+        journal.home(&agent),
         async { drop(release) }
     );
     assert_eq!(failed.unwrap_err().to_string(), "disk full");
