@@ -7,7 +7,7 @@
 //!
 //! A caller that goes away takes nothing with it: what it asked is done.
 
-use std::{io, thread::JoinHandle};
+use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
