@@ -8,8 +8,9 @@ pub mod admission;
 mod cache;
 mod convert;
 pub mod limits;
+mod ticker;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, thread, time::Duration};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
@@ -23,11 +24,12 @@ use self::{
     admission::{Refused, Surface},
     cache::Cache,
     limits::{Limiter, Limits, Meter},
+    ticker::Ticker,
 };
-pub use crate::capability::{Handling, Work};
+pub use crate::capability::{Handling, State, Work};
 use crate::{
     capability::{
-        self, State,
+        self,
         bindings::exports::parlour::plugin::{commands, members, messages},
         logging::Log,
         types,
@@ -37,9 +39,6 @@ use crate::{
     notice::Notices,
     router::Listing,
 };
-
-/// How often a running guest looks up: a person does not notice, and a tick costs nothing.
-const TICK: Duration = Duration::from_millis(10);
 
 /// A deep recursion ends here; guests' own stacks are in their memory.
 const STACK: usize = 512 * 1024;
@@ -54,6 +53,7 @@ pub struct Engine {
     cache: Option<Cache>,
     limits: Limits,
     slots: Semaphore,
+    ticker: Ticker,
     notices: Notices,
 }
 
@@ -168,8 +168,8 @@ impl Engine {
             link(&mut linker).map_err(|error| format!("an embedder's interface: {error:#}"))?;
         }
         let cache = cache.map(Cache::open).transpose()?;
-        tick(&inner)?;
-        Ok(Self { inner, linker, cache, limits, slots: Semaphore::new(limits.instances), notices })
+        let ticker = Ticker::start(&inner)?;
+        Ok(Self { inner, linker, cache, limits, slots: Semaphore::new(limits.instances), ticker, notices })
     }
 
     /// Makes a plugin of a component's bytes: reads, compiles (or finds it compiled), links, and asks it what it
@@ -237,6 +237,7 @@ impl Engine {
         let Ok(_slot) = self.slots.acquire().await else {
             return (End::Fault(Fault::Trap("the host is closing".into())), Work::default());
         };
+        let _ticking = self.ticker.tick();
         let run = run(plugin, call, &mut store);
         let ended = tokio::time::timeout(limits.wall, meter.measure(run)).await;
         store.data().log.finish();
@@ -266,6 +267,7 @@ impl Engine {
                 None => Ok(vec![]),
             }
         };
+        let _ticking = self.ticker.tick();
         let listed = tokio::time::timeout(LISTING, meter.measure(listing)).await;
         let listed = match listed {
             Err(_) => return Err(Refused::Listing(Fault::Wall(LISTING).to_string())),
@@ -392,23 +394,6 @@ fn pooling(limits: &Limits) -> wasmtime::Result<wasmtime::Engine> {
 /// Where the address space is too small for a pool.
 fn on_demand() -> wasmtime::Result<wasmtime::Engine> {
     wasmtime::Engine::new(&config())
-}
-
-/// Ticks until the engine is gone.
-fn tick(engine: &wasmtime::Engine) -> Result<(), String> {
-    let engine = engine.weak();
-    let ticker = move || {
-        while let Some(engine) = engine.upgrade() {
-            engine.increment_epoch();
-            drop(engine);
-            thread::sleep(TICK);
-        }
-    };
-    thread::Builder::new()
-        .name("parlour-ticks".into())
-        .spawn(ticker)
-        .map_err(|error| format!("a thread: {error}"))?;
-    Ok(())
 }
 
 fn unlinkable(surface: &Surface, error: &wasmtime::Error) -> Refused {

@@ -114,7 +114,9 @@ impl Folder {
     pub async fn follow(mut self) {
         let (tell, mut told) = mpsc::channel(1);
         // A full channel has told already.
-        let watcher = notify::recommended_watcher(move |_| drop(tell.try_send(())));
+        let watcher = notify::recommended_watcher(move |_| {
+            tell.try_send(()).ok();
+        });
         let mut watcher: Option<RecommendedWatcher> = watcher.ok();
         for folder in self.folders() {
             if let Some(watcher) = &mut watcher {

@@ -113,20 +113,20 @@ impl Catalogue {
     }
 
     fn route_message(&self, addressed: &Addressed, role: Role) -> Route {
-        let Some(typed) = &addressed.command else { return self.plain(addressed) };
+        let Some(typed) = &addressed.command else { return self.plain() };
         if Self::stops(addressed) {
             return Route::Stop;
         }
         match self.commands.get(&typed.name) {
             // "@agent stop the music" is prose.
-            Some(_) if typed.name == STOP => self.plain(addressed),
+            Some(_) if typed.name == STOP => self.plain(),
             Some((_, command)) if command.role > role => {
                 Route::Answer(format!("/{} is for {}.", command.name, audience(command.role)))
             }
             Some((plugin, command)) => match command.arguments(&typed.rest) {
                 Ok(arguments) => Route::Command { plugin: plugin.clone(), typed: typed.clone(), arguments },
                 // "@agent roll me a die" may be prose, if somebody answers prose.
-                Err(_) if typed.sigil.is_none() && self.answers_prose() => self.plain(addressed),
+                Err(_) if typed.sigil.is_none() && self.answers_prose() => self.plain(),
                 Err(line) => Route::Answer(format!("/{}: {line}", command.name)),
             },
             None if typed.sigil.is_some() => {
@@ -135,11 +135,11 @@ impl Catalogue {
                     .map_or_else(String::new, |name| format!(" Did you mean /{name}?"));
                 Route::Answer(format!("I don't know /{}.{nearest}{}", typed.name, self.hint()))
             }
-            None => self.plain(addressed),
+            None => self.plain(),
         }
     }
 
-    fn plain(&self, addressed: &Addressed) -> Route {
+    fn plain(&self) -> Route {
         if !self.answers_prose() {
             return Route::Answer(format!("I answer commands only.{}", self.hint()));
         }

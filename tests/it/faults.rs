@@ -32,7 +32,7 @@ async fn an_endless_loop_is_ended_and_the_next_event_is_served() {
     assert_eq!(faults(&stage), ["it used up its 1 s of CPU time"]);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_does_not_hold_up_other_sessions() {
     let stage = stage().await;
     let room = stage.rooms.create_direct(BOB, AGENT);
@@ -136,7 +136,7 @@ async fn what_is_no_plugin_is_refused_with_a_reason() {
     let interface = |body: &str| wat::parse_str(format!(r#"(component {body})"#)).unwrap();
     let empty = r#"(instance $i) (export "parlour:plugin/commands@0.1.0" (instance $i))"#;
     let future = r#"(instance $i) (export "parlour:plugin/commands@0.2.0" (instance $i))"#;
-    let stranger = r#"(import "acme:rockets/launch" (instance)) (instance $i) (export "parlour:plugin/members@0.1.0" (instance $i))"#;
+    let stranger = r#"(import "acme:rockets/launch" (instance (export "go" (func)))) (instance $i) (export "parlour:plugin/members@0.1.0" (instance $i))"#;
     let echo = example("echo");
     let engine = load();
     for (bytes, expected) in [

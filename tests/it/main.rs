@@ -30,6 +30,8 @@ mod languages;
 mod recovery;
 // Every chat keeps the same promises.
 mod conformance;
+// What the README shows.
+mod readme;
 // The program at the terminal and on a pipe.
 mod command_line;
 // Encrypted rooms on a real Synapse.

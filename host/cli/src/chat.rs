@@ -5,7 +5,10 @@ mod editor;
 use std::{
     io::{BufRead, IsTerminal, Write},
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use anyhow::Context;
@@ -14,7 +17,7 @@ use parlour::{
     Agent, Host,
     chat::console::{Console, Printed},
     id::{PluginName, UserId},
-    notice::{Level, Notices},
+    notice::{Level, Notice, Notices},
     settings::{Access, Grants, Plugin},
 };
 use tokio::sync::mpsc;
@@ -55,14 +58,17 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let printer = screen.clone();
     let console = Console::new(&agent, &person, lines, move |printed| printer.print(&printed));
     let noticed = screen.clone();
-    let notices = Notices::new(move |notice| {
-        if notice.level() >= Level::Info && !matches!(notice, parlour::notice::Notice::AgentReady { .. }) {
+    // What is loaded at the start is no news.
+    let serves = AtomicBool::new(false);
+    let notices = Notices::new(move |notice| match notice {
+        Notice::AgentReady { .. } => serves.store(true, Ordering::Relaxed),
+        notice if notice.level() >= if serves.load(Ordering::Relaxed) { Level::Info } else { Level::Warn } => {
             noticed.note(&notice.to_string());
         }
+        _ => {}
     });
-    let mut builder = Host::builder()
-        .agent(Agent::new("parlour".parse()?, console).access(access))
-        .notices(Notices::default());
+    let mut builder =
+        Host::builder().agent(Agent::new("parlour".parse()?, console).access(access)).notices(notices);
     if let Some(cache) = cache() {
         builder = builder.cache(cache);
     }
@@ -75,7 +81,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         anyhow::ensure!(folder.is_dir(), "--plugins: there is no folder {}", folder.display());
         builder = builder.plugin_folder(folder);
     }
-    let host = builder.notices(notices).build().await?;
+    let host = builder.build().await?;
     let commands = host.commands();
     std::thread::spawn(move || if interactive { editor::read(&screen, &say, &commands) } else { pipe(&say) });
     host.run(crate::run::asked_to_end()).await?;

@@ -77,7 +77,10 @@ impl Console {
         let mut drafts = self.drafts.lock().unwrap_or_else(PoisonError::into_inner);
         let draft = outgoing.mark.ends_with(".draft");
         let printed = match &outgoing.content {
-            Content::Message { .. } if draft => return drop(drafts.insert(event.clone())),
+            Content::Message { .. } if draft => {
+                drafts.insert(event.clone());
+                return;
+            }
             Content::Edit { .. } if draft => return,
             Content::Message { body, .. } => Printed::Message(body.text().to_owned()),
             Content::Edit { event, body } if drafts.remove(event) => Printed::Message(body.text().to_owned()),
