@@ -6,7 +6,10 @@ use super::{
     super::{Commit, Contribution, Error, Outcome, Queued, never_received, takes_draft},
     Failed, kv, number,
 };
-use crate::effect::{Effect, EffectId, Place};
+use crate::{
+    effect::{Effect, EffectId, Place},
+    id::{EventId, PluginName},
+};
 
 /// The effects of a contribution as JSON, made by the caller.
 pub(super) struct Effects(Vec<String>);
@@ -36,7 +39,7 @@ pub(super) fn commit(db: &Connection, commit: Commit, effects: Effects) -> Resul
             params![
                 agent,
                 delivery.as_str(),
-                contribution.plugin.as_ref().map(|plugin| plugin.as_str()),
+                contribution.plugin.as_ref().map(PluginName::as_str),
                 word(contribution.outcome),
                 sequence.0
             ],
@@ -79,7 +82,7 @@ pub(super) fn commit(db: &Connection, commit: Commit, effects: Effects) -> Resul
 
 fn set_home(db: &Connection, agent: i64, place: &Place) -> Result<(), Failed> {
     db.prepare_cached("UPDATE agent SET home_room = ?2, home_thread = ?3 WHERE id = ?1")?
-        .execute(params![agent, place.room.as_str(), place.thread.as_ref().map(|thread| thread.as_str())])?;
+        .execute(params![agent, place.room.as_str(), place.thread.as_ref().map(EventId::as_str)])?;
     Ok(())
 }
 

@@ -107,7 +107,7 @@ pub(super) fn draft(
     event: Option<&EventId>,
 ) -> Result<Draft, Failed> {
     let agent = number(db, agent)?;
-    let noted = params![agent, delivery.as_str(), event.map(|event| event.as_str())];
+    let noted = params![agent, delivery.as_str(), event.map(EventId::as_str)];
     let known = db
         .prepare_cached(
             "UPDATE draft SET event = coalesce(?3, event) WHERE agent = ?1 AND delivery = ?2 RETURNING event",
