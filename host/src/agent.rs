@@ -247,7 +247,7 @@ impl Running {
         let addressed = self.addressed(&event);
         let known =
             addressed.command.as_ref().is_some_and(|typed| self.serving().catalogue.knows(&typed.name));
-        let verdict = gate::authorize(self.policy(), &event, &addressed, known);
+        let verdict = gate::authorize(self.policy(&lock(&self.shared.accounts)), &event, &addressed, known);
         let session = session::of(&event, &self.agent.behaviour);
         Arrival { event, verdict, session }
     }
@@ -266,8 +266,9 @@ impl Running {
         self.identity.get().expect("an agent serves after its chat has started")
     }
 
-    fn policy(&self) -> Policy<'_> {
+    fn policy<'a>(&'a self, agents: &'a BTreeSet<UserId>) -> Policy<'a> {
         Policy {
+            agents,
             own: &self.identity().user,
             own_account: self.agent.own_account,
             access: &self.agent.access,
@@ -278,13 +279,16 @@ impl Running {
     /// Puts an event into its lane. From here on people may see that it was read.
     fn dispatch(self: &Arc<Self>, waiting: Waiting) {
         let addressed = self.addressed(&waiting.event);
-        if waiting.resumed
-            && matches!(gate::authorize(self.policy(), &waiting.event, &addressed, true), Verdict::Deny(_))
-        {
-            // The settings have changed while it waited.
-            let running = self.clone();
-            self.tasks.spawn(async move { running.end(&waiting).await });
-            return;
+        if waiting.resumed {
+            let accounts = lock(&self.shared.accounts);
+            let verdict = gate::authorize(self.policy(&accounts), &waiting.event, &addressed, true);
+            drop(accounts);
+            if matches!(verdict, Verdict::Deny(_)) {
+                // The settings have changed while it waited.
+                let running = self.clone();
+                self.tasks.spawn(async move { running.end(&waiting).await });
+                return;
+            }
         }
         if let Kind::Message(message) = &waiting.event.kind {
             self.agent.chat.read(&waiting.event.room.id, &waiting.event.id, message.thread.as_ref());
@@ -345,7 +349,7 @@ impl Running {
     }
 
     async fn answer(&self, invite: Invite) {
-        let accept = gate::accepts(self.policy(), &invite);
+        let accept = gate::accepts(self.policy(&lock(&self.shared.accounts)), &invite);
         for _ in 0..INVITE_TRIES {
             match self.agent.chat.answer(&invite.room, accept).await {
                 Ok(()) => break,
@@ -361,7 +365,8 @@ impl Running {
         }
         let by = invite.inviter.as_ref().map_or("somebody", UserId::as_str);
         let done = if accept { "joined" } else { "declined the invitation to" };
-        self.say(format!("{done} {} (invited by {by})", invite.room));
+        let (agent, text) = (self.agent.name.clone(), format!("{done} {} (invited by {by})", invite.room));
+        self.shared.notices.say(Notice::Invitation { agent, text });
     }
 
     fn say(&self, text: String) {

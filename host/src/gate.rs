@@ -1,6 +1,8 @@
 //! Who may do what: pure functions of the settings and of what came. Whatever a person could notice (a read
 //! receipt, typing, an answer) waits for their verdict.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -48,6 +50,8 @@ pub struct Policy<'a> {
     pub access: &'a Access,
     /// How the agent behaves.
     pub behaviour: &'a Behaviour,
+    /// The other agents of this host.
+    pub agents: &'a BTreeSet<UserId>,
 }
 
 /// Judges an event. `addressed` says how the message names the agent, and `known` whether it is a command that
@@ -81,6 +85,10 @@ fn deny(policy: Policy<'_>, event: &Event, addressed: &Addressed, known: bool) -
             }
             if policy.access.role(&event.sender.id).is_none() {
                 return Some(Denial::NotListed);
+            }
+            // Agents hear each other only when they mean each other: two of them would talk for ever.
+            if policy.agents.contains(&event.sender.id) && !own {
+                return (!addressed.mentioned).then_some(Denial::NotAddressed);
             }
             let free = event.room.direct
                 || !policy.behaviour.require_mention

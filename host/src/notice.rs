@@ -22,6 +22,13 @@ pub enum Notice {
         /// What.
         text: String,
     },
+    /// An agent was invited.
+    Invitation {
+        /// Which.
+        agent: AgentName,
+        /// What it did.
+        text: String,
+    },
     /// An agent does not serve, or no longer.
     AgentStopped {
         /// Which.
@@ -99,7 +106,10 @@ impl Notice {
     #[must_use]
     pub fn level(&self) -> Level {
         match self {
-            Self::AgentReady { .. } | Self::PluginLoaded { .. } | Self::PluginRemoved { .. } => Level::Info,
+            Self::AgentReady { .. }
+            | Self::Invitation { .. }
+            | Self::PluginLoaded { .. }
+            | Self::PluginRemoved { .. } => Level::Info,
             Self::Agent { .. } | Self::PluginRefused { .. } | Self::PluginFaulted { .. } => Level::Warn,
             Self::AgentStopped { .. } | Self::NotSent { .. } | Self::Journal { .. } => Level::Error,
             Self::PluginLog { level, .. } => *level,
@@ -110,7 +120,7 @@ impl Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AgentReady { agent, text } | Self::Agent { agent, text } => {
+            Self::AgentReady { agent, text } | Self::Invitation { agent, text } | Self::Agent { agent, text } => {
                 write!(f, "agent {agent}: {text}")
             }
             Self::AgentStopped { agent, reason } => write!(f, "agent {agent} does not run: {reason}"),

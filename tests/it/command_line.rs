@@ -25,11 +25,12 @@ fn text(bytes: &[u8]) -> String {
 #[test]
 fn a_pipe_gets_the_answers_and_the_end() {
     for arguments in [&["chat"][..], &[]] {
-        let output = parlour(arguments, "/echo hello\n/roll d1\n\nhello\n");
+        let output = parlour(arguments, "/echo hello\n/roll 2d6\n\nhello\n");
         assert!(output.status.success());
         let lines: Vec<String> = text(&output.stdout).lines().map(str::to_owned).collect();
         assert_eq!(lines.first().map(String::as_str), Some("hello"), "{lines:?}");
-        assert!(lines.iter().any(|line| line.contains('1')), "{lines:?}");
+        assert!(lines[1].contains("2d6"), "{lines:?}");
+        assert_eq!(lines.len(), 3, "{lines:?}");
         assert_eq!(lines.last().map(String::as_str), Some("I answer commands only. /help lists them."));
         assert_eq!(text(&output.stderr), "");
     }

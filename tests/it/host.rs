@@ -108,11 +108,11 @@ impl Running {
                     return line.clone();
                 }
                 let left = deadline.saturating_duration_since(Instant::now());
-                assert!(
-                    !left.is_zero() && !state.ended,
-                    "parlour never said {what:?}:\n{}",
-                    state.lines.join("\n")
-                );
+                if left.is_zero() || state.ended {
+                    let lines = state.lines.join("\n");
+                    drop(state);
+                    panic!("parlour never said {what:?}:\n{lines}");
+                }
                 state = log.1.wait_timeout(state, left).unwrap().0;
             }
         })
