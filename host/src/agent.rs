@@ -153,7 +153,7 @@ impl Running {
     /// Serves until `stop`, or until the chat ends; then what is running ends, and what is queued is sent.
     pub async fn serve(self: Arc<Self>, stop: CancellationToken) -> Finished {
         let start = async {
-            let position = self.from_journal(|| self.shared.journal.position(&self.agent.name)).await;
+            let position = self.journalled(|| self.shared.journal.position(&self.agent.name)).await;
             self.agent.chat.start(position).await
         };
         let started = tokio::select! {
@@ -205,11 +205,11 @@ impl Running {
     /// What was not sent is sent, and what was received and has not ended is handled.
     async fn resume(self: &Arc<Self>) {
         let name = &self.agent.name;
-        let unsent = self.from_journal(|| self.shared.journal.unsent(name)).await;
+        let unsent = self.journalled(|| self.shared.journal.unsent(name)).await;
         self.outbox.push(unsent);
         let mut after = None;
         loop {
-            let pending = self.from_journal(|| self.shared.journal.pending(name, None, after, PENDING)).await;
+            let pending = self.journalled(|| self.shared.journal.pending(name, None, after, PENDING)).await;
             let Some(last) = pending.last() else { return };
             after = Some(last.sequence);
             for pending in pending {
@@ -240,7 +240,7 @@ impl Running {
 
     /// The answer is in hand, so the write is tried until it is done: the next sync would skip it.
     async fn receive(&self, arrivals: &[Arrival], position: &Position) -> Vec<Option<Sequence>> {
-        self.from_journal(|| self.shared.journal.receive(&self.agent.name, arrivals, position)).await
+        self.journalled(|| self.shared.journal.receive(&self.agent.name, arrivals, position)).await
     }
 
     fn judge(&self, event: Event) -> Arrival {
@@ -321,7 +321,7 @@ impl Running {
                 Next::Refill(after) => {
                     let (name, limit) = (&self.agent.name, Lanes::refill_limit());
                     let pending = self
-                        .from_journal(|| self.shared.journal.pending(name, Some(&session), after, limit))
+                        .journalled(|| self.shared.journal.pending(name, Some(&session), after, limit))
                         .await;
                     let pending =
                         pending.into_iter().map(|pending| Waiting { resumed: false, ..pending.into() });
@@ -407,7 +407,7 @@ impl Running {
     }
 
     /// Asks the journal until it answers, or the host closes down for good.
-    async fn from_journal<T: Default, F: Future<Output = Result<T, journal::Error>>>(
+    async fn journalled<T: Default, F: Future<Output = Result<T, journal::Error>>>(
         &self,
         what: impl Fn() -> F,
     ) -> T {

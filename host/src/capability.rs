@@ -117,7 +117,9 @@ pub struct State {
     pub log: logging::Log,
     /// Memory and tables.
     pub limiter: crate::engine::limits::Limiter,
+    /// Standard interfaces, with nothing behind them.
     pub wasi: WasiCtx,
+    /// What the guest holds handles of.
     pub table: ResourceTable,
 }
 

@@ -122,6 +122,14 @@ impl EffectId {
     }
 }
 
+impl EffectId {
+    /// Whether a mark is that of a draft.
+    #[must_use]
+    pub fn is_draft(mark: &str) -> bool {
+        mark.rsplit_once('.').is_some_and(|(_, ordinal)| ordinal == "draft")
+    }
+}
+
 impl std::fmt::Display for EffectId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self.ordinal {

@@ -120,7 +120,9 @@ impl Notice {
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::AgentReady { agent, text } | Self::Invitation { agent, text } | Self::Agent { agent, text } => {
+            Self::AgentReady { agent, text }
+            | Self::Invitation { agent, text }
+            | Self::Agent { agent, text } => {
                 write!(f, "agent {agent}: {text}")
             }
             Self::AgentStopped { agent, reason } => write!(f, "agent {agent} does not run: {reason}"),

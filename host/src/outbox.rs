@@ -132,9 +132,10 @@ impl Outbox {
                 if *takes_draft && let Some(event) = self.take_draft(&queued.id, &place, body).await? {
                     return Ok(event);
                 }
-                let reply_to = match reply_to {
-                    Some(reference) => Some(self.event(reference, queued, plugin).await?),
-                    None => None,
+                let reply_to = if let Some(reference) = reply_to {
+                    Some(self.event(reference, queued, plugin).await?)
+                } else {
+                    None
                 };
                 let content = Content::Message { body: body.clone(), thread: place.thread, reply_to };
                 (place.room, content, queued.id.transaction())

@@ -43,7 +43,7 @@ struct State {
 
 impl Bare {
     /// The engine's settings are the host's: see `host/src/engine.rs`.
-    pub fn new(component: &[u8]) -> Result<Self> {
+    pub fn new(component: &[u8]) -> wasmtime::Result<Self> {
         let mut config = Config::new();
         config.wasm_component_model(true).wasm_component_model_async(true);
         config.epoch_interruption(true).max_wasm_stack(512 * 1024).async_stack_size(4 * 512 * 1024);
@@ -69,7 +69,7 @@ impl Bare {
     }
 
     /// A fresh instance, and one call of `/echo text`.
-    pub async fn call(&self, text: &str) -> Result<String> {
+    pub async fn call(&self, text: &str) -> wasmtime::Result<String> {
         let state =
             State { wasi: WasiCtx::builder().build(), table: ResourceTable::new(), said: String::new() };
         let mut store = Store::new(&self.engine, state);
@@ -78,7 +78,10 @@ impl Bare {
         let instance = self.instance.instantiate_async(&mut store).await?;
         let guest = self.commands.load(&mut store, &instance)?;
         let invocation = invocation(text);
-        guest.call_run(&mut store, &invocation).await?.map_err(|error| anyhow::anyhow!("{error:?}"))?;
+        guest
+            .call_run(&mut store, &invocation)
+            .await?
+            .map_err(|error| wasmtime::Error::msg(format!("{error:?}")))?;
         Ok(std::mem::take(&mut store.data_mut().said))
     }
 }

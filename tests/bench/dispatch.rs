@@ -69,7 +69,7 @@ async fn measure(component: Arc<[u8]>, durable: bool) -> Result<(Duration, Durat
         builder = builder.journal(journal);
     }
     let serving = tokio::spawn(builder.build().await?.run(std::future::pending()));
-    let bare = Bare::new(&component)?;
+    let bare = Bare::new(&component).map_err(told)?;
     let mut commits = durable.then(|| bare::Commits::open(&folder.path().join("bare.db"))).transpose()?;
 
     let (mut ours, mut theirs) = (Vec::with_capacity(PAIRS), Vec::with_capacity(PAIRS));
@@ -84,7 +84,7 @@ async fn measure(component: Arc<[u8]>, durable: bool) -> Result<(Duration, Durat
         if let Some(commits) = &mut commits {
             commits.event(&text)?;
         }
-        let answer = bare.call(&pair.to_string()).await?;
+        let answer = bare.call(&pair.to_string()).await.map_err(told)?;
         if let Some(commits) = &mut commits {
             commits.effect(&answer)?;
         }
@@ -103,4 +103,8 @@ async fn measure(component: Arc<[u8]>, durable: bool) -> Result<(Duration, Durat
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     times[times.len() / 2]
+}
+
+fn told(error: wasmtime::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
 }

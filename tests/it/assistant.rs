@@ -142,6 +142,7 @@ async fn a_long_answer_holds_up_nobody_and_survives_a_replaced_file() {
     }
     let other =
         patched(&assistant(), "I have forgotten this conversation.", "I have forgotten that conversation.");
+    crate::guests::compiled(&other.clone().into());
     long.home.plugin("assistant", &other);
     host.said("plugin assistant: new version took over").await;
     live.say(" there was a room.").await;

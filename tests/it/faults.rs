@@ -133,7 +133,7 @@ async fn a_guest_cannot_forge_or_flood_the_log() {
 
 #[tokio::test]
 async fn what_is_no_plugin_is_refused_with_a_reason() {
-    let interface = |body: &str| wat::parse_str(format!(r#"(component {body})"#)).unwrap();
+    let interface = |body: &str| wat::parse_str(format!("(component {body})")).unwrap();
     let empty = r#"(instance $i) (export "parlour:plugin/commands@0.1.0" (instance $i))"#;
     let future = r#"(instance $i) (export "parlour:plugin/commands@0.2.0" (instance $i))"#;
     let stranger = r#"(import "acme:rockets/launch" (instance (export "go" (func)))) (instance $i) (export "parlour:plugin/members@0.1.0" (instance $i))"#;

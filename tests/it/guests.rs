@@ -1,9 +1,10 @@
 //! Components for the tests, built once for each run.
 
 use std::{
+    hash::{DefaultHasher, Hash as _, Hasher as _},
     path::{Path, PathBuf},
     process::Command,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use crate::tools;
@@ -78,13 +79,50 @@ pub fn assistant() -> Arc<[u8]> {
     BUILT.get_or_init(|| built(&checkout().join("plugins/assistant"))).clone()
 }
 
-/// What `parlour build` makes of a folder.
+/// What `parlour build` makes of a folder; of the same sources, once for all runs.
 pub fn built(folder: &Path) -> Arc<[u8]> {
-    let out = tempfile::tempdir().unwrap();
-    let file = out.path().join("built.wasm");
-    let output = build_command(folder, &file).output().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    std::fs::read(file).unwrap().into()
+    let mut sources = DefaultHasher::new();
+    for folder in
+        [folder, &checkout().join("wit"), &checkout().join("sdk"), &checkout().join("tests/requirements")]
+    {
+        for file in files(folder) {
+            file.strip_prefix(folder).unwrap().hash(&mut sources);
+            std::fs::read(&file).unwrap().hash(&mut sources);
+        }
+    }
+    let kept = target().join("test-tools/built");
+    std::fs::create_dir_all(&kept).unwrap();
+    let file = kept.join(format!("{:016x}.wasm", sources.finish()));
+    if !file.exists() {
+        let output = build_command(folder, &file).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let component: Arc<[u8]> = std::fs::read(file).unwrap().into();
+    compiled(&component);
+    component
+}
+
+/// Compiles a component into the tests' cache, unless it is there: one after the other, since each takes all
+/// cores for a while.
+pub fn compiled(component: &Arc<[u8]>) {
+    static ONE: Mutex<()> = Mutex::new(());
+    let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let component = component.clone();
+    let compile = move || {
+        let host =
+            parlour::Host::builder().cache(cache()).plugin("guest".parse().unwrap(), component).build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(host).map(drop).unwrap();
+    };
+    std::thread::spawn(compile).join().unwrap();
+}
+
+/// Every source below a folder, in order.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut entries: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    entries.retain(|path| path.extension().is_none_or(|extension| extension != "wasm"));
+    entries.into_iter().flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] }).collect()
 }
 
 /// `parlour build`, with the tools of the other languages on its path.

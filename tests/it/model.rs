@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 mod script;
 mod wire;
 
-pub use script::{Live, Reply, Step};
+pub use script::{Live, Reply};
 
 /// How long a test waits for a request or its end.
 const DEADLINE: Duration = Duration::from_secs(20);

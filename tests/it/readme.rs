@@ -48,19 +48,25 @@ fn the_plugin_and_the_transcripts() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
     command.arg("chat").arg("--plugins").arg(&live);
     command.env("XDG_CACHE_HOME", crate::guests::target().join("test-tools"));
-    let mut chat = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut chat =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut say = chat.stdin.take().unwrap();
     let (tell, lines) = mpsc::channel();
     let (printed, noticed) = (chat.stdout.take().unwrap(), chat.stderr.take().unwrap());
     let telling = tell.clone();
-    thread::spawn(move || BufReader::new(printed).lines().map_while(Result::ok).all(|line| tell.send(line).is_ok()));
-    thread::spawn(move || BufReader::new(noticed).lines().map_while(Result::ok).all(|line| telling.send(line).is_ok()));
+    thread::spawn(move || {
+        BufReader::new(printed).lines().map_while(Result::ok).all(|line| tell.send(line).is_ok())
+    });
+    thread::spawn(move || {
+        BufReader::new(noticed).lines().map_while(Result::ok).all(|line| telling.send(line).is_ok())
+    });
 
     for (index, transcript) in transcripts.iter().enumerate() {
         if index == 1 {
             build(&hello, &source.replace("Hello, ", "Good day, "), &out);
         }
-        let chatted = transcript.lines().skip_while(|line| line.starts_with('$') || *line == "live/hello.wasm");
+        let chatted =
+            transcript.lines().skip_while(|line| line.starts_with('$') || *line == "live/hello.wasm");
         let mut expected = Vec::new();
         for line in chatted.chain(["> "]) {
             let Some(typed) = line.strip_prefix("> ") else {
@@ -80,7 +86,8 @@ fn the_plugin_and_the_transcripts() {
 }
 
 fn heard(lines: &mpsc::Receiver<String>, expected: &str) -> String {
-    let said = lines.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("nobody said {expected:?}"));
+    let said =
+        lines.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|_| panic!("nobody said {expected:?}"));
     without_digest(&said).to_owned()
 }
 

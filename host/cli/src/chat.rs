@@ -62,7 +62,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let serves = AtomicBool::new(false);
     let notices = Notices::new(move |notice| match notice {
         Notice::AgentReady { .. } => serves.store(true, Ordering::Relaxed),
-        notice if notice.level() >= if serves.load(Ordering::Relaxed) { Level::Info } else { Level::Warn } => {
+        notice
+            if notice.level() >= if serves.load(Ordering::Relaxed) { Level::Info } else { Level::Warn } =>
+        {
             noticed.note(&notice.to_string());
         }
         _ => {}
@@ -142,9 +144,9 @@ impl Screen {
 
     fn note(&self, text: &str) {
         if self.colours {
-            self.write(&format!("\u{1b}[2m{text}\u{1b}[0m"), true)
+            self.write(&format!("\u{1b}[2m{text}\u{1b}[0m"), true);
         } else {
-            self.write(text, true)
+            self.write(text, true);
         }
     }
 

@@ -14,7 +14,8 @@ use clap::{Args, Parser, Subcommand};
 ///
 /// Without a command it opens a chat in this terminal, with the example plugins.
 #[derive(Parser)]
-#[command(name = "parlour", 
+#[command(
+    name = "parlour",
     version,
     max_term_width = 100,
     after_help = "Example: printf '/help\\n/roll 2d6\\n' | parlour chat"

@@ -50,7 +50,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
     let data = Data::open(&settings.data)?;
     let mut builder = Host::builder()
-        .journal(Sqlite::open(&data.folder.join("journal.db")).map_err(|error| anyhow!("{error}"))?)
+        .journal(Sqlite::open(data.folder.join("journal.db")).map_err(|error| anyhow!("{error}"))?)
         .cache(data.folder.join("compiled"))
         .strict(true);
     builder = plugins(builder, file, &settings)?;

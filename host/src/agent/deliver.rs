@@ -188,18 +188,18 @@ impl Running {
                     }
                     let line =
                         if error.message.is_empty() { "that did not work".into() } else { error.message };
-                    (outcome, self.lines(&delivery, line, partial, drafted), false)
+                    (outcome, Self::lines(&delivery, line, partial, drafted), false)
                 }
                 Some(End::Fault(fault)) => {
                     self.faulted(&delivery, fault.to_string());
                     (
                         Outcome::Faulted,
-                        self.lines(&delivery, format!("stopped: {fault}"), partial, drafted),
+                        Self::lines(&delivery, format!("stopped: {fault}"), partial, drafted),
                         false,
                     )
                 }
                 None => {
-                    (Outcome::Cancelled, self.lines(&delivery, "Stopped.".into(), partial, drafted), false)
+                    (Outcome::Cancelled, Self::lines(&delivery, "Stopped.".into(), partial, drafted), false)
                 }
             };
             let said = !effects.is_empty();
@@ -258,7 +258,7 @@ impl Running {
     async fn handling(&self, delivery: &Delivery<'_>, drafts: Arc<Drafts>) -> Handling {
         let waiting = delivery.waiting;
         let name = &self.agent.name;
-        let home = self.from_journal(|| self.shared.journal.home(name)).await;
+        let home = self.journalled(|| self.shared.journal.home(name)).await;
         Handling {
             agent: name.clone(),
             agent_id: self.identity().user.clone(),
@@ -294,7 +294,7 @@ impl Running {
 
     async fn was_drafted(&self, delivery: &Delivery<'_>) -> bool {
         let (agent, id) = (&self.agent.name, &delivery.id);
-        self.from_journal(|| self.shared.journal.drafted(agent, id)).await.is_some()
+        self.journalled(|| self.shared.journal.drafted(agent, id)).await.is_some()
     }
 
     /// A handler's effects, with its draft in mind: the first message takes its place, or it is removed.
@@ -308,7 +308,7 @@ impl Running {
         }
         if drafted && !taken {
             let (agent, id) = (&self.agent.name, &delivery.id);
-            let draft = self.from_journal(|| self.shared.journal.drafted(agent, id)).await;
+            let draft = self.journalled(|| self.shared.journal.drafted(agent, id)).await;
             if let Some(event) = draft.and_then(|draft| draft.event) {
                 let message = MessageRef::Event(event);
                 effects.push(Effect::Redact { place: place(&delivery.waiting.event), message, reason: None });
@@ -318,13 +318,7 @@ impl Running {
     }
 
     /// What a person is told of a delivery that did not end well: one line, below what there was of its draft.
-    fn lines(
-        &self,
-        delivery: &Delivery<'_>,
-        line: String,
-        partial: Option<&str>,
-        drafted: bool,
-    ) -> Vec<Effect> {
+    fn lines(delivery: &Delivery<'_>, line: String, partial: Option<&str>, drafted: bool) -> Vec<Effect> {
         let event = &delivery.waiting.event;
         let line = match &delivery.call {
             Call::Command { name, .. } if line != "Stopped." => format!("/{name}: {line}"),

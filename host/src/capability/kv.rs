@@ -33,11 +33,11 @@ impl Host for State {
     }
 
     async fn set(&mut self, scope: Scope, key: String, value: Vec<u8>) -> Answer<()> {
-        Ok(self.write(scope, key, Some(value)))
+        Ok(self.write(scope, &key, Some(value)))
     }
 
     async fn delete(&mut self, scope: Scope, key: String) -> Answer<()> {
-        Ok(self.write(scope, key, None))
+        Ok(self.write(scope, &key, None))
     }
 
     async fn keys(
@@ -69,8 +69,8 @@ impl State {
         Ok(stored.map(|stored| stored.value))
     }
 
-    fn write(&mut self, scope: Scope, key: String, value: Option<Vec<u8>>) -> Result<(), Error> {
-        let at = (self.namespace(scope)?, valid(&key)?);
+    fn write(&mut self, scope: Scope, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
+        let at = (self.namespace(scope)?, valid(key)?);
         let size = value.as_ref().map_or(0, Vec::len);
         if size > VALUE {
             return Err(error(ErrorKind::TooLarge, "a value has at most 256 KiB"));
@@ -118,7 +118,7 @@ impl State {
                 .ok_or_else(|| error(ErrorKind::Invalid, "the value is no decimal number"))?,
         };
         let sum = old.checked_add(by).ok_or_else(|| error(ErrorKind::Conflict, "the sum is too large"))?;
-        self.write(scope, key, Some(sum.to_string().into_bytes()))?;
+        self.write(scope, &key, Some(sum.to_string().into_bytes()))?;
         Ok(sum)
     }
 

@@ -14,7 +14,7 @@ use super::{
     memory::{Memory, Rooms},
 };
 use crate::{
-    effect::{Content, Outgoing},
+    effect::{Content, EffectId, Outgoing},
     event::{Batch, Membership, Position},
     id::{EventId, RoomId, UserId},
 };
@@ -75,7 +75,7 @@ impl Console {
 
     fn show(&self, outgoing: &Outgoing, event: &EventId) {
         let mut drafts = self.drafts.lock().unwrap_or_else(PoisonError::into_inner);
-        let draft = outgoing.mark.ends_with(".draft");
+        let draft = EffectId::is_draft(&outgoing.mark);
         let printed = match &outgoing.content {
             Content::Message { .. } if draft => {
                 drafts.insert(event.clone());

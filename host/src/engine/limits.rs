@@ -21,7 +21,7 @@ pub struct Limits {
     pub wall: Duration,
     /// Bytes of all memories of an instance together. Python starts with 13 MiB.
     pub memory: usize,
-    /// Bytes of a component's file. CPython and its library have 18 MiB.
+    /// Bytes of a component's file. `CPython` and its library have 18 MiB.
     pub component: usize,
     /// Bytes that a guest may pass in one host call: larger than the largest that a capability takes.
     pub host_call: usize,
@@ -43,7 +43,7 @@ impl Default for Limits {
     }
 }
 
-/// Entries of all tables of an instance: StarlingMonkey has one of 7,701.
+/// Entries of all tables of an instance: `StarlingMonkey` has one of 7,701.
 const TABLES: usize = 100_000;
 
 /// Memory and tables of one instance, summed: wasmtime asks for one memory at a time.
