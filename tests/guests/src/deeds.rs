@@ -9,7 +9,9 @@ struct Deeds;
 
 impl Commands for Deeds {
     fn list_commands() -> Vec<Command> {
-        let rest = |name, description| Command::new(name, description).parameter(Parameter::text("text", "Any text").optional());
+        let rest = |name, description| {
+            Command::new(name, description).parameter(Parameter::text("text", "Any text").optional())
+        };
         vec![
             rest("count", "Counts its calls"),
             rest("remember", "Remembers a text for this session"),
