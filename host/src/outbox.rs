@@ -165,15 +165,14 @@ impl Outbox {
     async fn take_draft(&self, id: &EffectId, place: &Place, body: &Body) -> Result<Option<EventId>, Stuck> {
         let drafted = self.retry(|| self.journal.drafted(&self.agent, &id.delivery)).await?;
         let Some(draft) = drafted else { return Ok(None) };
-        let event = match draft.event {
-            Some(event) => event,
+        let event = if let Some(event) = draft.event {
+            event
+        } else {
             // It may have been sent, and its answer lost. The same transaction id tells: either this is the first
             // time, or the answer is the event that is there, with an older text.
-            None => {
-                let content =
-                    Content::Message { body: body.clone(), thread: place.thread.clone(), reply_to: None };
-                self.send(&place.room, content, draft.transaction, id).await?
-            }
+            let content =
+                Content::Message { body: body.clone(), thread: place.thread.clone(), reply_to: None };
+            self.send(&place.room, content, draft.transaction, id).await?
         };
         let content = Content::Edit { event: event.clone(), body: body.clone() };
         self.send(&place.room, content, id.transaction(), id).await?;

@@ -43,8 +43,11 @@ fn main() -> Result<()> {
     Ok(())
 }
 
+/// A language's name, and the component.
+type Language = (&'static str, Arc<[u8]>);
+
 /// The same plugin in each language: `/echo text` answers with the text.
-fn components() -> Result<Vec<(&'static str, Arc<[u8]>)>> {
+fn components() -> Result<Vec<Language>> {
     let folder = std::env::var_os("PARLOUR_BENCH")
         .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench"), std::path::PathBuf::from);
     let mut components = Vec::new();
@@ -65,11 +68,11 @@ async fn measure(component: Arc<[u8]>, durable: bool) -> Result<(Duration, Durat
         .plugin("echo".parse()?, component.clone());
     if durable {
         let journal =
-            Sqlite::open(&folder.path().join("journal.db")).map_err(|error| anyhow::anyhow!("{error}"))?;
+            Sqlite::open(folder.path().join("journal.db")).map_err(|error| anyhow::anyhow!("{error}"))?;
         builder = builder.journal(journal);
     }
     let serving = tokio::spawn(builder.build().await?.run(std::future::pending()));
-    let bare = Bare::new(&component).map_err(told)?;
+    let bare = Bare::new(&component).map_err(|error| told(&error))?;
     let mut commits = durable.then(|| bare::Commits::open(&folder.path().join("bare.db"))).transpose()?;
 
     let (mut ours, mut theirs) = (Vec::with_capacity(PAIRS), Vec::with_capacity(PAIRS));
@@ -84,7 +87,7 @@ async fn measure(component: Arc<[u8]>, durable: bool) -> Result<(Duration, Durat
         if let Some(commits) = &mut commits {
             commits.event(&text)?;
         }
-        let answer = bare.call(&pair.to_string()).await.map_err(told)?;
+        let answer = bare.call(&pair.to_string()).await.map_err(|error| told(&error))?;
         if let Some(commits) = &mut commits {
             commits.effect(&answer)?;
         }
@@ -105,6 +108,6 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-fn told(error: wasmtime::Error) -> anyhow::Error {
+fn told(error: &wasmtime::Error) -> anyhow::Error {
     anyhow::anyhow!("{error:#}")
 }
