@@ -138,7 +138,6 @@ async fn what_is_no_plugin_is_refused_with_a_reason() {
     let future = r#"(instance $i) (export "parlour:plugin/commands@0.2.0" (instance $i))"#;
     let stranger = r#"(import "acme:rockets/launch" (instance (export "go" (func)))) (instance $i) (export "parlour:plugin/members@0.1.0" (instance $i))"#;
     let echo = example("echo");
-    let engine = load();
     for (bytes, expected) in [
         (b"hello".to_vec(), "it is no WebAssembly component"),
         (wat::parse_str("(module)").unwrap(), "it is a core WebAssembly module, not a component"),
@@ -148,18 +147,14 @@ async fn what_is_no_plugin_is_refused_with_a_reason() {
         (interface(future), "it was made for parlour:plugin@0.2.0; this host speaks 0.1.0"),
         (interface(stranger), "it imports what this host does not have: acme:rockets/launch"),
     ] {
-        let refused = engine(bytes.into()).await.unwrap_err();
+        let refused = load(bytes.into()).await.unwrap_err();
         assert!(refused.contains(expected), "{expected}: {refused}");
         assert_eq!(refused.lines().count(), 1, "{refused}");
     }
 }
 
 /// Loads a component the way an embedder does, and says why not.
-fn load() -> impl Fn(Arc<[u8]>) -> std::pin::Pin<Box<dyn Future<Output = Result<(), String>>>> {
-    |bytes| {
-        Box::pin(async move {
-            let built = parlour::Host::builder().plugin("guest".parse().unwrap(), bytes).build().await;
-            built.map(drop).map_err(|error| error.to_string())
-        })
-    }
+async fn load(bytes: Arc<[u8]>) -> Result<(), String> {
+    let built = parlour::Host::builder().plugin("guest".parse().unwrap(), bytes).build().await;
+    built.map(drop).map_err(|error| error.to_string())
 }

@@ -5,12 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that fails says where")]
 #![allow(missing_docs, reason = "tests are read, not called")]
-#![allow(
-    clippy::pedantic,
-    clippy::type_complexity,
-    clippy::redundant_iter_cloned,
-    reason = "what a test says counts, not how it counts"
-)]
+#![allow(clippy::pedantic, reason = "what a test says counts, not how it counts")]
 #![allow(dead_code, reason = "the harness has more than each test needs")]
 
 // The harness.

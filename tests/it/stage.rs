@@ -110,8 +110,8 @@ impl Stage {
     /// The first thing that the agent writes after this event.
     pub async fn answer_to(&self, room: &RoomId, asked: &EventId) -> Line {
         let find = |lines: &[Line]| {
-            let after = lines.iter().skip_while(|line| line.id != *asked).skip(1);
-            after.cloned().find(|line| line.sender.as_str() == AGENT)
+            let mut after = lines.iter().skip_while(|line| line.id != *asked).skip(1);
+            after.find(|line| line.sender.as_str() == AGENT).cloned()
         };
         match self.rooms.until(room, PATIENCE, |lines| find(lines).is_some()).await {
             Ok(lines) => find(&lines).unwrap(),
