@@ -1,8 +1,14 @@
 //! What the host has to say to its operator: one line each, and typed, for embedders and tests.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt::{self, Write as _},
+    sync::Arc,
+};
 
 use crate::id::{AgentName, PluginName};
+
+/// A notice is at most so long.
+const LINE: usize = 8 * 1024;
 
 /// Something an operator wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,7 +124,16 @@ impl Notice {
 }
 
 impl fmt::Display for Notice {
+    /// One line. What plugins, files and servers say is in it, so that it is escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = String::new();
+        self.write(&mut line)?;
+        f.write_str(&escaped(&line, LINE))
+    }
+}
+
+impl Notice {
+    fn write(&self, f: &mut String) -> fmt::Result {
         match self {
             Self::AgentReady { agent, text }
             | Self::Invitation { agent, text }
@@ -143,6 +158,28 @@ impl fmt::Display for Notice {
             Self::Journal { reason } => write!(f, "journal: {reason}; trying again"),
         }
     }
+}
+
+/// A text as one line, at most so many bytes and a mark long, without control characters: nobody else's words
+/// forge a line of a log, or steer a terminal.
+#[must_use]
+pub fn escaped(text: &str, limit: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(limit));
+    for c in text.chars() {
+        if line.len() >= limit {
+            line.push('…');
+            break;
+        }
+        if hidden(c) { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+/// Control characters, and those that turn a line into another one on a terminal: bidirectional controls and
+/// line separators.
+#[must_use]
+pub fn hidden(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// Where notices go.
@@ -176,5 +213,26 @@ impl Default for Notices {
 impl fmt::Debug for Notices {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Notices")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_bounded() {
+        assert_eq!(escaped("x y", 8), "x y");
+        assert_eq!(escaped(&"x".repeat(100), 8), "xxxxxxxx…");
+    }
+
+    #[test]
+    fn a_notice_is_one_line_whoever_speaks() {
+        let fault = "it crashed: \u{1b}[2J\nplugin echo: loaded\u{202e}".to_owned();
+        let (plugin, agent) = (PluginName::parse("evil").unwrap(), AgentName::parse("helper").unwrap());
+        assert_eq!(
+            Notice::PluginFaulted { plugin, agent, fault }.to_string(),
+            "plugin evil faulted for agent helper: it crashed: \\u{1b}[2J\\nplugin echo: loaded\\u{202e}"
+        );
     }
 }

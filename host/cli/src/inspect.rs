@@ -3,7 +3,13 @@
 use std::path::Path;
 
 use anyhow::{Context, bail};
-use parlour::engine::admission::{self, CONTRACT, Refused};
+use parlour::{
+    engine::admission::{self, CONTRACT, Refused},
+    notice::escaped,
+};
+
+/// A name is shown up to here.
+const NAME: usize = 200;
 
 /// What an interface means for the person who reads it.
 fn meaning(interface: &str) -> &'static str {
@@ -53,7 +59,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
                 handled += 1;
                 println!("  {interface:<12}{}{}", meaning(interface), of(version));
             }
-            None => println!("  {name}  (not used by this host)"),
+            None => println!("  {}  (not used by this host)", escaped(name, NAME)),
         }
     }
     if handled == 0 {
@@ -65,22 +71,26 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
     {
         match admission::ours(name) {
             Some((interface, version)) => println!("  {interface:<12}{}{}", meaning(interface), of(version)),
-            None => println!("  {name:<38}{}", wasi(name)),
+            None => println!("  {:<38}{}", escaped(name, NAME), wasi(name)),
         }
     }
     match surface.admit() {
         Ok(()) => {
-            let strangers: Vec<_> = surface.strangers().map(String::as_str).collect();
-            if strangers.is_empty() {
+            if surface.strangers().next().is_none() {
                 println!("\nThis host can load it.");
                 return Ok(());
             }
-            bail!("{}: {}", file.display(), Refused::Imports(surface.strangers().cloned().collect()))
+            let strangers = surface.strangers().map(|name| escaped(name, NAME)).collect();
+            bail!("{}: {}", file.display(), Refused::Imports(strangers))
         }
         Err(refused) => bail!("{}: {refused}", file.display()),
     }
 }
 
 fn of(version: &str) -> String {
-    if version == admission::VERSION { String::new() } else { format!("  (contract {version})") }
+    if version == admission::VERSION {
+        String::new()
+    } else {
+        format!("  (contract {})", escaped(version, NAME))
+    }
 }

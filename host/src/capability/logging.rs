@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     id::PluginName,
-    notice::{Level, Notice, Notices},
+    notice::{Level, Notice, Notices, escaped},
 };
 
 /// Lines of one call, and bytes of one line.
@@ -49,7 +49,7 @@ impl Log {
             let Some(lines) = left.lines.checked_sub(1) else { return };
             left.lines = lines;
         }
-        self.notices.say(Notice::PluginLog { plugin: self.plugin.clone(), level, text: escaped(text) });
+        self.notices.say(Notice::PluginLog { plugin: self.plugin.clone(), level, text: escaped(text, LINE) });
     }
 
     /// Says what was printed last and not ended by a newline.
@@ -76,21 +76,6 @@ impl Log {
             self.say(Level::Info, &String::from_utf8_lossy(&line));
         }
     }
-}
-
-/// One line, bounded, without control characters.
-fn escaped(text: &str) -> String {
-    let mut line = String::with_capacity(text.len().min(LINE));
-    for c in text.chars() {
-        if line.len() >= LINE {
-            line.push('…');
-            break;
-        }
-        // The bidirectional controls and line separators turn a line into another one on a terminal.
-        let hidden = matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if c.is_control() || hidden { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line
 }
 
 impl Host for State {
@@ -144,16 +129,4 @@ impl OutputStream for Log {
 #[async_trait]
 impl Pollable for Log {
     async fn ready(&mut self) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_guest_cannot_forge_a_line() {
-        let text = escaped("ok\nWARN agent a: \u{1b}[2Jgone\u{202e}");
-        assert_eq!(text, "ok\\nWARN agent a: \\u{1b}[2Jgone\\u{202e}");
-        assert!(escaped(&"x".repeat(10_000)).len() <= LINE + 4);
-    }
 }
