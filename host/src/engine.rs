@@ -5,7 +5,7 @@
 //! returns, and goes nowhere by itself.
 
 pub mod admission;
-mod cache;
+pub mod cache;
 mod convert;
 pub mod limits;
 mod ticker;
@@ -13,7 +13,7 @@ mod ticker;
 use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{
     Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
     component::{InstancePre, Linker},
@@ -42,6 +42,10 @@ use crate::{
 
 /// A deep recursion ends here; guests' own stacks are in their memory.
 const STACK: usize = 512 * 1024;
+/// What one component may have: Python's has some twenty core modules, most of them without a memory.
+const CORE_INSTANCES: u32 = 24;
+const MEMORIES: u32 = 2;
+const TABLES: u32 = 4;
 
 /// Adds interfaces of an embedder's own.
 pub type Link = Box<dyn Fn(&mut Linker<State>) -> wasmtime::Result<()> + Send + Sync>;
@@ -66,6 +70,7 @@ pub struct Plugin {
     messages: Option<messages::GuestIndices>,
     members: Option<members::GuestIndices>,
     config: Arc<BTreeMap<String, String>>,
+    slots: Semaphore,
 }
 
 /// What a plugin is called for.
@@ -221,7 +226,9 @@ impl Engine {
             messages: messages.is_some(),
             members: members.is_some(),
         };
-        let mut loaded = Plugin { listing: Arc::new(listing), instance, commands, messages, members, config };
+        let slots = Semaphore::new(self.limits.instances_per_plugin);
+        let mut loaded =
+            Plugin { listing: Arc::new(listing), instance, commands, messages, members, config, slots };
         let commands = self.list(&loaded).await?;
         if let Some(listing) = Arc::get_mut(&mut loaded.listing) {
             listing.commands = commands;
@@ -232,11 +239,9 @@ impl Engine {
     /// Calls a plugin, in an instance of its own. Dropping the future ends the guest at once.
     pub async fn call(&self, plugin: &Plugin, call: &Call, handling: Handling) -> (End, Work) {
         let limits = self.limits;
+        let _slots = self.slots(plugin).await;
         let mut store = self.store(plugin, Some(handling));
         let meter = self.meter(&mut store);
-        let Ok(_slot) = self.slots.acquire().await else {
-            return (End::Fault(Fault::Trap("the host is closing".into())), Work::default());
-        };
         let _ticking = self.ticker.tick();
         let run = run(plugin, call, &mut store);
         let ended = tokio::time::timeout(limits.wall, meter.measure(run)).await;
@@ -252,6 +257,7 @@ impl Engine {
 
     /// Asks a plugin for its commands, with nothing granted; loading the other exports checks their types.
     async fn list(&self, plugin: &Plugin) -> Result<Vec<Arc<crate::command::Command>>, Refused> {
+        let _slots = self.slots(plugin).await;
         let mut store = self.store(plugin, None);
         let meter = self.meter(&mut store);
         let listing = async {
@@ -270,7 +276,7 @@ impl Engine {
         let _ticking = self.ticker.tick();
         let listed = tokio::time::timeout(LISTING, meter.measure(listing)).await;
         let listed = match listed {
-            Err(_) => return Err(Refused::Listing(Fault::Wall(LISTING).to_string())),
+            Err(_) => return Err(Refused::Slow(LISTING.as_secs())),
             Ok(Err(error)) => {
                 store.data().log.finish();
                 return Err(Refused::Listing(self.fault(&error, &store.data().limiter).to_string()));
@@ -278,6 +284,17 @@ impl Engine {
             Ok(Ok(listed)) => listed,
         };
         convert::commands(listed).map_err(Refused::Declaration)
+    }
+
+    /// Room for one more instance: of this plugin, and in all. Nobody closes these semaphores.
+    async fn slots<'a>(&'a self, plugin: &'a Plugin) -> [Option<SemaphorePermit<'a>>; 2] {
+        let of_plugin = plugin.slots.acquire().await.ok();
+        [of_plugin, self.slots.acquire().await.ok()]
+    }
+
+    /// Bytes of the largest component that is taken.
+    pub fn largest(&self) -> usize {
+        self.limits.component
     }
 
     fn compile(&self, bytes: &[u8]) -> Result<(wasmtime::component::Component, String), Refused> {
@@ -381,10 +398,13 @@ fn pooling(limits: &Limits) -> wasmtime::Result<wasmtime::Engine> {
     let mut pool = PoolingAllocationConfig::default();
     let instances = u32::try_from(limits.instances).unwrap_or(u32::MAX);
     pool.total_component_instances(instances).total_stacks(instances);
-    // A component has several core modules: some twenty in Python's case, most of them without a memory.
-    pool.total_core_instances(instances.saturating_mul(24))
-        .total_memories(instances.saturating_mul(2))
-        .total_tables(instances.saturating_mul(4));
+    pool.total_core_instances(instances.saturating_mul(CORE_INSTANCES))
+        .total_memories(instances.saturating_mul(MEMORIES))
+        .total_tables(instances.saturating_mul(TABLES));
+    // No component takes what others shall have.
+    pool.max_core_instances_per_component(CORE_INSTANCES)
+        .max_memories_per_component(MEMORIES)
+        .max_tables_per_component(TABLES);
     pool.max_memory_size(limits.memory);
     let mut config = config();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));

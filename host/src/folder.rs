@@ -6,11 +6,17 @@ use std::{
     io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
-use cap_std::{ambient_authority, fs::Dir};
-use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, MetadataExt},
+};
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
 use tokio::sync::mpsc;
 
 use crate::{
@@ -22,6 +28,8 @@ use crate::{
 
 /// A file that nobody has written to for so long is taken as whole.
 const SETTLE: Duration = Duration::from_millis(300);
+/// A folder in which something is always written is read all the same.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the system tells nothing of changes (network drives), the folder is looked at this often.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -39,7 +47,19 @@ pub struct Sources {
 struct Seen {
     path: PathBuf,
     size: u64,
-    modified: Option<SystemTime>,
+    inode: u64,
+    /// In seconds and nanoseconds.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// What became of a file when it was last looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Look {
+    /// It is loaded, or was refused for what it is.
+    Read(Seen),
+    /// It could not be read or asked, which may be otherwise the next time; said once.
+    Again(String),
 }
 
 /// Keeps the registry as the files are.
@@ -47,7 +67,9 @@ pub struct Folder {
     sources: Sources,
     registry: Arc<Registry>,
     notices: Notices,
-    seen: HashMap<PluginName, Seen>,
+    seen: HashMap<PluginName, Look>,
+    /// Why the folder cannot be read, if it was said.
+    unreadable: Option<String>,
     /// Files that no plugin can be named after; each is reported once.
     misnamed: BTreeSet<PathBuf>,
 }
@@ -65,13 +87,18 @@ pub struct NotTaken {
 impl Folder {
     /// Nothing is read yet.
     pub fn new(sources: Sources, registry: Arc<Registry>, notices: Notices) -> Self {
-        Self { sources, registry, notices, seen: HashMap::new(), misnamed: BTreeSet::new() }
+        Self { sources, registry, notices, seen: HashMap::new(), unreadable: None, misnamed: BTreeSet::new() }
     }
 
     /// Reads what is new or has changed, and forgets what is gone. Answers what was not taken.
     pub async fn read(&mut self) -> Vec<NotTaken> {
+        let (found, misnamed) = match self.find() {
+            Ok(found) => found,
+            // What serves goes on: nobody has removed a plugin.
+            Err(error) => return self.cannot_read(&error),
+        };
+        self.unreadable = None;
         let mut refused = Vec::new();
-        let (found, misnamed) = self.find();
         for path in misnamed.difference(&self.misnamed) {
             let reason = "a plugin's file is named in lower-case letters, digits and hyphens, a letter first";
             let (file, reason) = (path.display().to_string(), Refused::Declaration(reason.into()));
@@ -85,48 +112,75 @@ impl Folder {
         }
         for (name, path) in found {
             let before = self.seen.get(&name);
-            let file = path.display().to_string();
-            match open(&path, before) {
-                Ok(None) => {}
-                Ok(Some((seen, bytes))) => {
-                    self.seen.insert(name.clone(), seen);
-                    if let Err(reason) = self.registry.load(&name, bytes.into()).await {
-                        refused.push(NotTaken { plugin: Some(name), file, reason });
-                    }
-                }
-                Err(error) => {
-                    let seen = Seen { path, size: 0, modified: None };
-                    if self.seen.insert(name.clone(), seen.clone()) == Some(seen) {
-                        continue;
-                    }
-                    refused.push(NotTaken {
-                        plugin: Some(name),
-                        file,
-                        reason: Refused::Host(error.to_string()),
-                    });
-                }
+            let Some((look, reason)) = self.look(&name, &path, before).await else { continue };
+            // What may be otherwise the next time is tried each time, and said once.
+            let news = self.seen.insert(name.clone(), look.clone()).as_ref() != Some(&look);
+            if let Some(reason) = reason.filter(|_| news) {
+                refused.push(NotTaken { plugin: Some(name), file: path.display().to_string(), reason });
             }
         }
         refused
+    }
+
+    /// Loads a file, if it is another one than before.
+    async fn look(
+        &self,
+        name: &PluginName,
+        path: &Path,
+        before: Option<&Look>,
+    ) -> Option<(Look, Option<Refused>)> {
+        let before = match before {
+            Some(Look::Read(seen)) => Some(seen),
+            _ => None,
+        };
+        let (seen, loaded) = match open(path, before, self.registry.largest()) {
+            Ok(None) => return None,
+            Ok(Some((seen, bytes))) => (Some(seen), self.registry.load(name, bytes.into()).await),
+            Err(error) => (None, Err(Refused::Host(error.to_string()))),
+        };
+        Some(match (seen, loaded) {
+            (Some(seen), Ok(())) => (Look::Read(seen), None),
+            (Some(seen), Err(reason)) if !reason.may_change() => (Look::Read(seen), Some(reason)),
+            (_, Err(reason)) => (Look::Again(reason.to_string()), Some(reason)),
+            (None, Ok(())) => return None,
+        })
+    }
+
+    fn cannot_read(&mut self, error: &std::io::Error) -> Vec<NotTaken> {
+        let reason = error.to_string();
+        if self.unreadable.as_ref() == Some(&reason) {
+            return vec![];
+        }
+        self.unreadable = Some(reason.clone());
+        let file = self.sources.folder.as_ref().map(|folder| folder.display().to_string());
+        vec![NotTaken { plugin: None, file: file.unwrap_or_default(), reason: Refused::Host(reason) }]
     }
 
     /// Follows the files until the future is dropped.
     pub async fn follow(mut self) {
         let (tell, mut told) = mpsc::channel(1);
         // A full channel has told already.
-        let watcher = notify::recommended_watcher(move |_| {
-            tell.try_send(()).ok();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if event.as_ref().map_or(true, concerns) {
+                tell.try_send(()).ok();
+            }
         });
         let mut watcher: Option<RecommendedWatcher> = watcher.ok();
-        for folder in self.folders() {
-            if let Some(watcher) = &mut watcher {
-                // A folder that cannot be watched is looked at.
-                drop(watcher.watch(&folder, RecursiveMode::NonRecursive));
-            }
-        }
+        let mut watched = BTreeSet::new();
         loop {
+            for folder in self.folders() {
+                // A folder that cannot be watched, or is not there yet, is looked at.
+                if !watched.contains(&folder)
+                    && let Some(watcher) = &mut watcher
+                    && watcher.watch(&folder, RecursiveMode::NonRecursive).is_ok()
+                {
+                    watched.insert(folder);
+                }
+            }
             if let Ok(Some(())) = tokio::time::timeout(LOOK, told.recv()).await {
-                while let Ok(Some(())) = tokio::time::timeout(SETTLE, told.recv()).await {}
+                let settled =
+                    async { while let Ok(Some(())) = tokio::time::timeout(SETTLE, told.recv()).await {} };
+                drop(tokio::time::timeout(PATIENCE, settled).await);
             }
             for NotTaken { plugin, file, reason } in self.read().await {
                 let kept = plugin.is_some_and(|name| self.registry.has(&name));
@@ -142,12 +196,16 @@ impl Folder {
     }
 
     /// Files by plugin, and those whose name is none.
-    fn find(&self) -> (BTreeMap<PluginName, PathBuf>, BTreeSet<PathBuf>) {
+    fn find(&self) -> std::io::Result<(BTreeMap<PluginName, PathBuf>, BTreeSet<PathBuf>)> {
         let mut found = BTreeMap::new();
         let mut misnamed = BTreeSet::new();
-        let entries =
-            self.sources.folder.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
-        for path in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        let entries = match self.sources.folder.as_ref().map(std::fs::read_dir) {
+            // It may be made later.
+            Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
+            entries => entries.transpose()?,
+        };
+        for entry in entries.into_iter().flatten() {
+            let path = entry?.path();
             if path.extension().is_none_or(|extension| extension != "wasm") {
                 continue;
             }
@@ -157,28 +215,49 @@ impl Folder {
             }
         }
         found.extend(self.sources.files.clone());
-        (found, misnamed)
+        Ok((found, misnamed))
     }
 }
 
-/// Reads a file if it is another one than before. Links that lead out of its folder are not followed.
-fn open(path: &Path, before: Option<&Seen>) -> std::io::Result<Option<(Seen, Vec<u8>)>> {
+/// Whether a plugin may have changed. Reading is no change, and our own reading would wake us for ever.
+fn concerns(event: &notify::Event) -> bool {
+    let changes = match event.kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        _ => true,
+    };
+    let wasm = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm");
+    changes && (event.paths.is_empty() || event.need_rescan() || event.paths.iter().any(wasm))
+}
+
+/// Reads a file if it is another one than before; no more than one byte over `largest`, which is enough to see
+/// that it is too large. Links that lead out of its folder are not followed.
+fn open(path: &Path, before: Option<&Seen>, largest: usize) -> std::io::Result<Option<(Seen, Vec<u8>)>> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Err(std::io::Error::other("it is no file"));
     };
     let folder = if folder == Path::new("") { Path::new(".") } else { folder };
     let folder = Dir::open_ambient_dir(folder, ambient_authority())?;
-    let mut file = folder.open(name)?;
+    // A pipe with that name would be waited for.
+    if !folder.metadata(name)?.is_file() {
+        return Err(std::io::Error::other("it is no file"));
+    }
+    let file = folder.open(name)?;
     let about = file.metadata()?;
     if !about.is_file() {
         return Err(std::io::Error::other("it is no file"));
     }
-    let modified = about.modified().ok().map(cap_std::time::SystemTime::into_std);
-    let seen = Seen { path: path.into(), size: about.len(), modified };
+    let seen = Seen {
+        path: path.into(),
+        size: about.len(),
+        inode: about.ino(),
+        modified: (about.mtime(), about.mtime_nsec()),
+        changed: (about.ctime(), about.ctime_nsec()),
+    };
     if before == Some(&seen) {
         return Ok(None);
     }
     let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes)?;
+    file.take(u64::try_from(largest).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(Some((seen, bytes)))
 }

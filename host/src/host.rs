@@ -8,12 +8,12 @@ use std::{
 };
 
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     agent::{Agent, Finished, Running, Shared},
     capability::llm,
-    engine::{Engine, Link, limits::Limits},
+    engine::{Engine, Link, cache::Cache, limits::Limits},
     folder::{Folder, NotTaken, Sources},
     id::PluginName,
     journal::{Journal, memory::Memory},
@@ -107,12 +107,14 @@ impl Host {
         let Self { agents, shared, folder } = self;
         let stop = CancellationToken::new();
         let closing = CancellationToken::new();
+        // Whoever drops this future ends all that runs, too.
+        let _ended = closing.clone().drop_guard();
         let mut serving = JoinSet::new();
         for agent in agents {
-            let running = Running::new(agent, shared.clone(), closing.clone());
+            let running = Running::new(agent, shared.clone(), &closing);
             serving.spawn(running.serve(stop.clone()));
         }
-        let following = folder.map(|folder| tokio::spawn(folder.follow()));
+        let _following = folder.map(|folder| AbortOnDropHandle::new(tokio::spawn(folder.follow())));
         let finished = async {
             let mut lost = true;
             while let Some(finished) = serving.join_next().await {
@@ -132,9 +134,6 @@ impl Host {
                 false
             }
         };
-        if let Some(following) = following {
-            following.abort();
-        }
         if lost { Err(NoAgentLeft) } else { Ok(()) }
     }
 }
@@ -201,6 +200,16 @@ impl HostBuilder {
     /// Where compiled code is kept; nowhere by default.
     pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache = Some(folder.into());
+        self
+    }
+
+    /// Where compiled code is kept, if that folder can be used; otherwise it is said, and nothing is kept.
+    pub fn cache_if_possible(mut self, folder: impl Into<PathBuf>) -> Self {
+        let folder = folder.into();
+        match Cache::open(&folder) {
+            Ok(_) => self.cache = Some(folder),
+            Err(reason) => tracing::warn!(target: "parlour", "compiled code is not kept: {reason}"),
+        }
         self
     }
 

@@ -79,6 +79,11 @@ impl Registry {
         self.loaded.load().plugins.contains_key(name)
     }
 
+    /// Bytes of the largest component that is taken.
+    pub fn largest(&self) -> usize {
+        self.engine.largest()
+    }
+
     /// Forgets a plugin.
     pub fn remove(&self, name: &PluginName) {
         if self.change(|plugins| plugins.remove(name)).is_some() {

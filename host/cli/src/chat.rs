@@ -17,7 +17,7 @@ use parlour::{
     Agent, Host,
     chat::console::{Console, Printed},
     id::{PluginName, UserId},
-    notice::{Level, Notice, Notices},
+    notice::{Level, Notice, Notices, hidden},
     settings::{Access, Grants, Plugin},
 };
 use tokio::sync::mpsc;
@@ -72,7 +72,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let mut builder =
         Host::builder().agent(Agent::new("parlour".parse()?, console).access(access)).notices(notices);
     if let Some(cache) = cache() {
-        builder = builder.cache(cache);
+        builder = builder.cache_if_possible(cache);
     }
     for (name, bytes) in examples::EXAMPLES {
         builder = builder.plugin(name.parse()?, *bytes);
@@ -143,16 +143,15 @@ impl Screen {
     }
 
     fn note(&self, text: &str) {
-        if self.colours {
-            self.write(&format!("\u{1b}[2m{text}\u{1b}[0m"), true);
-        } else {
-            self.write(text, true);
-        }
+        self.write(text, true);
     }
 
+    /// What plugins say steers no terminal.
     fn write(&self, text: &str, note: bool) {
+        let text: String = text.chars().filter(|c| matches!(c, '\n' | '\t') || !hidden(*c)).collect();
         let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
         match &mut *above {
+            Some(above) if note && self.colours => above(format!("\u{1b}[2m{text}\u{1b}[0m\n")),
             Some(above) => above(format!("{text}\n")),
             None if note => eprintln!("{text}"),
             None => {

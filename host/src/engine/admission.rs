@@ -60,12 +60,22 @@ pub enum Refused {
     /// It failed when it was asked what it has.
     #[error("it failed when it was asked for its commands: {0}")]
     Listing(String),
+    /// It was too slow then, or the machine.
+    #[error("it took longer than {0} s to say what it has")]
+    Slow(u64),
     /// It declares something that cannot be used.
     #[error("{0}")]
     Declaration(String),
     /// The host's own trouble.
     #[error("{0}")]
     Host(String),
+}
+
+impl Refused {
+    /// The same file may be taken at another time: the host was in trouble, or the plugin too slow.
+    pub fn may_change(&self) -> bool {
+        matches!(self, Self::Host(_) | Self::Slow(_))
+    }
 }
 
 /// Reads what a component imports and exports.

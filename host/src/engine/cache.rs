@@ -1,7 +1,7 @@
 //! Compiled code on disk: one file for each component and engine, by digest, 0600 in a folder of 0700.
 //!
-//! A compiled artefact is native code. Only files that this host wrote are read, from a folder that only its
-//! user can write to; a plugin never brings one.
+//! A compiled artefact is native code. Only files that this host's user wrote are read, from a folder that only
+//! that user can write to; a plugin never brings one.
 
 use std::{
     fs,
@@ -17,13 +17,15 @@ use wasmtime::{Engine, component::Component};
 #[derive(Debug, Clone)]
 pub struct Cache {
     folder: PathBuf,
+    /// The user that runs this host.
+    user: u32,
 }
 
 impl Cache {
     /// Keeps compiled code in `folder`, which is made if it is not there.
     ///
     /// # Errors
-    /// One line: the folder cannot be made, or others may write to it.
+    /// One line: the folder cannot be made, is another user's, or others may write to it.
     pub fn open(folder: &Path) -> Result<Self, String> {
         let place = |error: std::io::Error| format!("{}: {error}", folder.display());
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(place)?;
@@ -34,15 +36,23 @@ impl Cache {
                 folder.display()
             ));
         }
-        Ok(Self { folder: folder.into() })
+        // Whoever makes a file owns it: this is the user that runs this host.
+        let own = tempfile::NamedTempFile::new_in(folder).and_then(|file| file.as_file().metadata());
+        let user = own.map_err(place)?.uid();
+        if about.uid() != user {
+            return Err(format!(
+                "{}: it belongs to another user, and compiled code is run from it; name another folder",
+                folder.display()
+            ));
+        }
+        Ok(Self { folder: folder.into(), user })
     }
 
     /// The compiled component, if it is there and fits the engine.
     pub fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
         let file = self.file(engine, digest);
         let about = fs::symlink_metadata(&file).ok()?;
-        let own = fs::metadata(&self.folder).ok()?.uid();
-        if !about.is_file() || about.uid() != own || about.permissions().mode() & 0o022 != 0 {
+        if !about.is_file() || about.uid() != self.user || about.permissions().mode() & 0o022 != 0 {
             return None;
         }
         #[expect(unsafe_code, reason = "the file is this host's own: see the module's words")]

@@ -28,6 +28,8 @@ pub struct Limits {
     /// Instances at the same time, of all plugins. Those that wait hold one, so that there are many more than
     /// cores.
     pub instances: usize,
+    /// Instances at the same time, of one plugin: a busy one leaves room for the others.
+    pub instances_per_plugin: usize,
 }
 
 impl Default for Limits {
@@ -39,6 +41,7 @@ impl Default for Limits {
             component: 64 * 1024 * 1024,
             host_call: 8 * 1024 * 1024,
             instances: 256,
+            instances_per_plugin: 64,
         }
     }
 }
