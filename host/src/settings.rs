@@ -47,6 +47,20 @@ pub struct Settings {
     pub llm: Option<Llm>,
 }
 
+impl Settings {
+    /// The keys of the top level.
+    pub(crate) const KEYS: [&str; 8] =
+        ["data", "plugin_folder", "homeserver", "agents", "access", "behaviour", "plugins", "llm"];
+
+    fn secrets(&mut self, each: impl Fn(&mut SecretText)) {
+        let agents = self.agents.values_mut();
+        let agents =
+            agents.flat_map(|agent| [&mut agent.password, &mut agent.token, &mut agent.recovery_key]);
+        let llm = self.llm.as_mut().map(|llm| &mut llm.key);
+        agents.chain(llm).flatten().for_each(each);
+    }
+}
+
 fn default_data() -> PathBuf {
     "data".into()
 }

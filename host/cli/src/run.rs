@@ -71,9 +71,7 @@ async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
 /// Loads the folder, and what is named; what is named and not there is said now.
 fn plugins(mut builder: HostBuilder, file: &Path, settings: &Settings) -> anyhow::Result<HostBuilder> {
     let folder = &settings.plugin_folder;
-    if folder.exists() {
-        builder = builder.plugin_folder(folder);
-    }
+    builder = builder.plugin_folder(folder);
     for (name, plugin) in &settings.plugins {
         builder = builder.plugin_settings(name.clone(), plugin.clone());
         if let Some(source) = &plugin.source {
@@ -143,7 +141,11 @@ impl Data {
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
         let place = || folder.display().to_string();
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).with_context(place)?;
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o700)).with_context(place)?;
+        let mode = std::fs::metadata(folder).with_context(place)?.permissions().mode();
+        if mode & 0o077 != 0 {
+            // It was there before: what else is in it is not ours to hide.
+            bail!("{}: others can look into it; chmod 700 it, or name another folder as `data`", place());
+        }
         let lock = std::fs::OpenOptions::new()
             .create(true)
             .truncate(false)

@@ -33,8 +33,12 @@ pub enum SettingsError {
 pub fn load(file: &Path) -> Result<Settings, SettingsError> {
     let text = std::fs::read_to_string(file)
         .map_err(|reason| SettingsError::Unreadable { file: file.into(), reason })?;
-    let mut settings = parse(&file.display().to_string(), &text, std::env::vars())?;
+    // What is no Unicode is no setting.
+    let env = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    let mut settings = parse(&file.display().to_string(), &text, env)?;
     let folder = file.parent().unwrap_or(Path::new(""));
+    settings.secrets(|secret| secret.relative_to(folder));
     settings.data = folder.join(&settings.data);
     settings.plugin_folder = folder.join(&settings.plugin_folder);
     for plugin in settings.plugins.values_mut() {
@@ -57,6 +61,7 @@ pub fn parse(
     let overrides: Vec<_> = env
         .into_iter()
         .filter_map(|(key, value)| Some((key.strip_prefix("PARLOUR_")?.to_owned(), value)))
+        .filter(|(key, _)| is_setting(key))
         .collect();
     let settings = if overrides.is_empty() {
         settings
@@ -104,6 +109,18 @@ fn check(name: &str, settings: Settings) -> Result<Settings, SettingsError> {
     Ok(settings)
 }
 
+/// Whether `AGENTS__RESEARCHER__PASSWORD` begins as a setting does. The environment holds other variables of that
+/// prefix: `PARLOUR_LOG`, and whatever else people put there.
+fn is_setting(path: &str) -> bool {
+    let first = path.split("__").next().unwrap_or(path).to_ascii_lowercase();
+    Settings::KEYS.contains(&first.as_str())
+}
+
+/// A secret is text, whatever it looks like: `true` and `12345` are passwords, too.
+fn is_secret(key: &str) -> bool {
+    ["password", "token", "key", "recovery_key"].contains(&key)
+}
+
 /// Sets `AGENTS__RESEARCHER__PASSWORD` in a table, where the spelling of a part follows a key that is there.
 fn set(table: &mut toml::Table, path: &str, value: &str) {
     let (first, rest) = path.split_once("__").map_or((path, None), |(first, rest)| (first, Some(rest)));
@@ -115,7 +132,8 @@ fn set(table: &mut toml::Table, path: &str, value: &str) {
         .unwrap_or(lower);
     match rest {
         None => {
-            let parsed = value.parse::<toml::Value>().ok().filter(|value| !value.is_datetime());
+            let parsed = value.parse::<toml::Value>().ok();
+            let parsed = parsed.filter(|value| !value.is_datetime() && !is_secret(&key));
             table.insert(key, parsed.unwrap_or_else(|| toml::Value::String(value.to_owned())));
         }
         Some(rest) => {
@@ -185,6 +203,46 @@ mod tests {
         let agent = settings.agents.values().next().unwrap();
         assert_eq!(agent.password.as_ref().unwrap().reveal().unwrap(), "secret");
         assert!(!format!("{settings:?}").contains("secret"));
+    }
+
+    #[test]
+    fn only_settings_are_taken_from_the_environment() {
+        let env = |pairs: &[(&str, &str)]| {
+            pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
+        };
+        let others = env(&[("PARLOUR_LOG", "debug"), ("PARLOUR_", ""), ("PARLOUR_CI_CACHE", "/tmp")]);
+        assert!(parse("parlour.toml", AGENT, others).is_ok());
+        let wrong = env(&[("PARLOUR_AGENTS__A__PASWORD", "secret")]);
+        let error = parse("parlour.toml", AGENT, wrong).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "environment (PARLOUR_AGENTS__A__PASWORD): unknown setting `pasword`; did you mean `password`?"
+        );
+        // What looks like a number or a table is a password all the same.
+        for password in ["12345", "true", "[x]", "\"quoted\"", "{ env = \"HOME\" }"] {
+            let settings =
+                parse("parlour.toml", AGENT, env(&[("PARLOUR_AGENTS__A__PASSWORD", password)])).unwrap();
+            let agent = settings.agents.values().next().unwrap();
+            assert_eq!(agent.password.as_ref().unwrap().reveal().unwrap(), password);
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_top_level_is_known() {
+        let error = parsed("nothing-like-it = 1").unwrap_err();
+        assert!(error.ends_with(&Settings::KEYS.join(", ")), "{error}");
+    }
+
+    #[test]
+    fn files_are_relative_to_the_settings() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("secret"), "hidden\n").unwrap();
+        let file = folder.path().join("parlour.toml");
+        std::fs::write(&file, AGENT.replace("\"p\"", "{ file = \"secret\" }")).unwrap();
+        let settings = load(&file).unwrap();
+        let password = settings.agents.values().next().unwrap().password.clone().unwrap();
+        assert_eq!(password.reveal().unwrap(), "hidden");
+        assert_eq!(settings.data, folder.path().join("data"));
     }
 
     #[test]

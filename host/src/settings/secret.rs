@@ -1,6 +1,9 @@
 //! Secrets in the settings: a literal, `{ env = "NAME" }` or `{ file = "path" }`.
 
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use serde::Deserialize;
 
@@ -34,6 +37,13 @@ pub struct FileSecret {
 }
 
 impl SecretText {
+    /// A file that is named without a `/` at its beginning is in this folder.
+    pub(super) fn relative_to(&mut self, folder: &Path) {
+        if let Self::File(FileSecret { file }) = self {
+            *file = folder.join(&file);
+        }
+    }
+
     /// The secret itself.
     ///
     /// # Errors
