@@ -20,8 +20,8 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use crate::{
     command::Command,
     effect::{Effect, Place},
-    event::Event,
-    id::{AgentName, DeliveryId, PluginName, SessionId, UserId},
+    event::{Event, Kind},
+    id::{AgentName, DeliveryId, EventId, PluginName, SessionId, UserId},
     journal,
     settings::{Grants, Role},
 };
@@ -34,6 +34,7 @@ pub mod bindings {
         imports: {
             "parlour:plugin/kv": async | trappable,
             "parlour:plugin/llm": async | trappable,
+            "parlour:plugin/outbox": async | trappable,
             default: trappable,
         },
         exports: { default: async },
@@ -78,6 +79,8 @@ pub struct Handling {
     pub kv: Arc<dyn kv::Source>,
     /// The language model, where one is set up.
     pub llm: Option<Arc<dyn llm::Backend>>,
+    /// What it may refer to.
+    pub messages: Arc<dyn outbox::Messages>,
     /// Where drafts go.
     pub drafts: Arc<dyn progress::Sink>,
 }
@@ -86,10 +89,17 @@ impl Handling {
     /// The conversation of the event.
     pub fn here(&self) -> Place {
         let thread = match &self.event.kind {
-            crate::event::Kind::Message(message) => message.thread.clone(),
-            crate::event::Kind::Member(_) => None,
+            Kind::Message(message) => message.thread.clone(),
+            Kind::Member(_) => None,
         };
         Place { room: self.event.room.id.clone(), thread }
+    }
+
+    /// Whether the event names this one: itself, its thread's root, or what it answers.
+    fn mentions(&self, id: &EventId) -> bool {
+        let Kind::Message(message) = &self.event.kind else { return self.event.id == *id };
+        let answered = message.reply_to.as_ref().map(|quoted| &quoted.id);
+        self.event.id == *id || message.thread.as_ref() == Some(id) || answered == Some(id)
     }
 }
 
@@ -101,7 +111,11 @@ pub struct Work {
     /// What it wrote, by namespace and key; none deletes.
     pub writes: BTreeMap<(journal::Namespace, String), Option<Vec<u8>>>,
     /// What it read of what was there before.
-    pub reads: Vec<journal::Read>,
+    pub reads: kv::Reads,
+    /// Questions to the language model.
+    asked: usize,
+    /// Its answers that are open.
+    answering: usize,
     written: usize,
 }
 

@@ -14,6 +14,10 @@ use super::{
 
 /// Text of one request.
 const REQUEST: usize = 1024 * 1024;
+/// Requests of one delivery: more is a loop.
+const REQUESTS: usize = 64;
+/// Answers of one delivery that are being written at once: each is a connection.
+const OPEN: usize = 8;
 
 /// Something that answers: an endpoint, or a script in a test.
 #[async_trait]
@@ -112,8 +116,18 @@ impl wit::Host for State {
             Ok(request) => request,
             Err(error) => return Ok(Err(error)),
         };
+        if self.work.asked >= REQUESTS {
+            return Ok(Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times")));
+        }
+        if self.work.answering >= OPEN {
+            return Ok(Err(error(ErrorKind::TooLarge, "at most 8 answers are open at once; drop one")));
+        }
+        self.work.asked += 1;
         match backend.ask(request).await {
-            Ok(answer) => Ok(Ok(self.table.push(Answering(answer))?)),
+            Ok(answer) => {
+                self.work.answering += 1;
+                Ok(Ok(self.table.push(Answering(answer))?))
+            }
             Err(failure) => Ok(Err(told(&failure))),
         }
     }
@@ -137,6 +151,7 @@ impl wit::HostAnswer for State {
 
     async fn drop(&mut self, answer: Resource<Answering>) -> wasmtime::Result<()> {
         self.table.delete(answer)?;
+        self.work.answering -= 1;
         Ok(())
     }
 }

@@ -3,8 +3,9 @@
 use std::{pin::Pin, time::Duration};
 
 use async_trait::async_trait;
-use eventsource_stream::{Event, Eventsource};
-use futures_util::{Stream, StreamExt};
+use bytes::Bytes;
+use eventsource_stream::{Event, EventStreamError, Eventsource};
+use futures_util::{Stream, StreamExt, TryStreamExt};
 use reqwest::{Client, Response, StatusCode, header};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -15,6 +16,8 @@ use super::{Answer, Backend, Failure, Outcome, Piece, Request};
 const CONNECT: Duration = Duration::from_secs(10);
 /// All text of one answer: many times what a model can say.
 const ANSWER: usize = 4 * 1024 * 1024;
+/// All bytes of one answer: an endpoint says some 300 for a word.
+const STREAM: usize = 64 * 1024 * 1024;
 
 /// An endpoint with its key.
 pub struct OpenAi {
@@ -88,12 +91,14 @@ impl Backend for OpenAi {
         if !streamed {
             return whole(response, self.idle).await;
         }
-        let events = Box::pin(
-            response.bytes_stream().eventsource().map(|event| event.map_err(|error| error.to_string())),
-        );
+        let events = bytes(response, STREAM, self.idle).eventsource().map(|event| {
+            event.map_err(|error| match error {
+                EventStreamError::Transport(failure) => failure,
+                _ => not_understood(),
+            })
+        });
         Ok(Box::new(Streamed {
-            events,
-            idle: self.idle,
+            events: Box::pin(events),
             outcome: Outcome::default(),
             ended: false,
             taken: 0,
@@ -101,10 +106,38 @@ impl Backend for OpenAi {
     }
 }
 
+/// The bytes of a response, not too many, and never silent for long. An endpoint that is thinking sends comments,
+/// which are no events, but bytes.
+fn bytes(
+    response: Response,
+    limit: usize,
+    idle: Duration,
+) -> impl Stream<Item = Result<Bytes, Failure>> + Send + Sync {
+    let stream = Box::pin(response.bytes_stream());
+    futures_util::stream::try_unfold((stream, limit), move |(mut stream, left)| async move {
+        match tokio::time::timeout(idle, stream.next()).await {
+            Err(_) => Err(Failure::Timeout),
+            Ok(None) => Ok(None),
+            Ok(Some(Err(_))) => Err(broke_off()),
+            Ok(Some(Ok(bytes))) => match left.checked_sub(bytes.len()) {
+                None => Err(Failure::TooLarge("the answer is too long".into())),
+                Some(left) => Ok(Some((bytes, (stream, left)))),
+            },
+        }
+    })
+}
+
+fn broke_off() -> Failure {
+    Failure::Unavailable("the model broke off".into())
+}
+
+fn not_understood() -> Failure {
+    Failure::Unavailable("the model's answer is not understood".into())
+}
+
 /// An answer that comes in events.
 struct Streamed {
-    events: Pin<Box<dyn Stream<Item = Result<Event, String>> + Send + Sync>>,
-    idle: Duration,
+    events: Pin<Box<dyn Stream<Item = Result<Event, Failure>> + Send + Sync>>,
     outcome: Outcome,
     ended: bool,
     taken: usize,
@@ -114,28 +147,25 @@ struct Streamed {
 impl Answer for Streamed {
     async fn next(&mut self) -> Result<Option<Piece>, Failure> {
         while !self.ended {
-            let event =
-                tokio::time::timeout(self.idle, self.events.next()).await.map_err(|_| Failure::Timeout)?;
-            let Some(event) = event else {
+            let Some(event) = self.events.next().await else {
                 // Some endpoints close without `[DONE]`; one that has not said why it stopped broke off.
                 self.ended = true;
                 if self.outcome.finish_reason.is_empty() {
-                    return Err(Failure::Unavailable("the model broke off".into()));
+                    return Err(broke_off());
                 }
                 break;
             };
-            let data = event.map_err(|_| Failure::Unavailable("the model broke off".into()))?.data;
+            let data = event?.data;
             if data == "[DONE]" {
                 self.ended = true;
                 break;
             }
-            self.taken += data.len();
-            if self.taken > ANSWER {
-                return Err(Failure::TooLarge("the answer has over 4 MiB".into()));
-            }
-            let chunk: Chunk = serde_json::from_str(&data)
-                .map_err(|_| Failure::Unavailable("the model's answer is not understood".into()))?;
+            let chunk: Chunk = serde_json::from_str(&data).map_err(|_| not_understood())?;
             if let Some(piece) = chunk.take(&mut self.outcome)? {
+                self.taken += piece.text.len();
+                if self.taken > ANSWER {
+                    return Err(Failure::TooLarge("the answer has over 4 MiB".into()));
+                }
                 return Ok(Some(piece));
             }
         }
@@ -166,27 +196,19 @@ impl Answer for Whole {
 
 async fn whole(response: Response, idle: Duration) -> Result<Box<dyn Answer>, Failure> {
     let body = bounded(response, ANSWER, idle).await?;
-    let chunk: Chunk = serde_json::from_slice(&body)
-        .map_err(|_| Failure::Unavailable("the model's answer is not understood".into()))?;
+    let chunk: Chunk = serde_json::from_slice(&body).map_err(|_| not_understood())?;
     let mut outcome = Outcome::default();
     let piece = chunk.take(&mut outcome)?;
     Ok(Box::new(Whole { piece, outcome }))
 }
 
 async fn bounded(response: Response, limit: usize, idle: Duration) -> Result<Vec<u8>, Failure> {
-    let mut body = Vec::new();
-    let mut stream = response.bytes_stream();
-    loop {
-        match tokio::time::timeout(idle, stream.next()).await {
-            Err(_) => return Err(Failure::Timeout),
-            Ok(None) => return Ok(body),
-            Ok(Some(Err(_))) => return Err(Failure::Unavailable("the model broke off".into())),
-            Ok(Some(Ok(bytes))) if body.len() + bytes.len() > limit => {
-                return Err(Failure::TooLarge("the answer is too long".into()));
-            }
-            Ok(Some(Ok(bytes))) => body.extend_from_slice(&bytes),
-        }
-    }
+    bytes(response, limit, idle)
+        .try_fold(Vec::new(), |mut body, bytes| async move {
+            body.extend_from_slice(&bytes);
+            Ok(body)
+        })
+        .await
 }
 
 #[derive(Deserialize)]
