@@ -4,7 +4,10 @@ mod deliver;
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,26 +16,26 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     addressing,
-    capability::{kv, llm},
+    capability::{kv, llm, outbox},
     chat::{Chat, Ended, Identity, SendError},
     engine::{Engine, Plugin},
     event::{Batch, Event, Invite, Kind, Position},
     gate::{self, Policy, Verdict},
-    id::{AgentName, PluginName, RoomId, SessionId, UserId},
-    journal::{self, Arrival, Journal, KeyQuery, Namespace, Sequence, Stored},
+    id::{AgentName, EventId, PluginName, RoomId, SessionId, UserId},
+    journal::{self, Arrival, Journal, KeyQuery, Known, Named, Namespace, Pending, Sequence, Stored},
     lane::{Lanes, Next, Waiting},
     notice::{Notice, Notices},
-    outbox::Outbox,
+    outbox::{Outbox, backoff},
     registry::Registry,
     router::Catalogue,
     session,
     settings::{Access, Behaviour},
 };
 
-/// After a failure of the journal, and between two tries to answer an invitation.
+/// After a failure of the journal.
 const AGAIN: Duration = Duration::from_secs(2);
-/// How often an invitation is answered before it is left alone until the next start.
-const INVITE_TRIES: u32 = 5;
+/// How long people see that the agent types, where its answer does not get through.
+const TYPING_AFTER: Duration = Duration::from_secs(30);
 /// How many waiting events are read at once at a start.
 const PENDING: u32 = 100;
 
@@ -109,6 +112,8 @@ pub(crate) struct Running {
     lanes: Lanes,
     outbox: Arc<Outbox>,
     typing: Mutex<HashMap<RoomId, u32>>,
+    /// What was received up to here came before this start: a handler may have begun with it.
+    before: AtomicI64,
     tasks: TaskTracker,
     /// No new handler starts.
     draining: CancellationToken,
@@ -133,7 +138,8 @@ pub(crate) enum Finished {
 }
 
 impl Running {
-    pub fn new(agent: Agent, shared: Shared, closing: CancellationToken) -> Arc<Self> {
+    pub fn new(agent: Agent, shared: Shared, closing: &CancellationToken) -> Arc<Self> {
+        let closing = closing.child_token();
         let (name, chat) = (agent.name.clone(), agent.chat.clone());
         let outbox = Outbox::new(name, chat, shared.journal.clone(), shared.notices.clone(), closing.clone());
         Arc::new(Self {
@@ -144,8 +150,9 @@ impl Running {
             lanes: Lanes::default(),
             outbox: Arc::new(outbox),
             typing: Mutex::default(),
+            before: AtomicI64::new(i64::MIN),
             tasks: TaskTracker::new(),
-            draining: CancellationToken::new(),
+            draining: closing.child_token(),
             closing,
         })
     }
@@ -183,16 +190,15 @@ impl Running {
                 Ok(batch) => self.take_in(batch).await,
                 Err(Ended::Closed) => break Finished::Closed,
                 Err(Ended::Lost(reason)) => {
-                    self.draining.cancel();
+                    // Nothing can be sent any more: what has not ended is run again when the account is back.
+                    self.closing.cancel();
                     break self.lost(reason);
                 }
             }
         };
         self.tasks.close();
-        tokio::select! {
-            () = async { self.tasks.wait().await; self.outbox.finish().await; } => {}
-            () = self.closing.cancelled() => { self.tasks.wait().await; self.outbox.finish().await; }
-        }
+        self.tasks.wait().await;
+        self.outbox.finish().await;
         lock(&self.shared.accounts).remove(&user);
         finished
     }
@@ -212,10 +218,17 @@ impl Running {
             let pending = self.journalled(|| self.shared.journal.pending(name, None, after, PENDING)).await;
             let Some(last) = pending.last() else { return };
             after = Some(last.sequence);
+            self.before.store(last.sequence.0, Ordering::Relaxed);
             for pending in pending {
-                self.dispatch(pending.into());
+                self.dispatch(self.waiting(pending));
             }
         }
+    }
+
+    fn waiting(&self, pending: Pending) -> Waiting {
+        let Pending { sequence, event, session, ended } = pending;
+        let resumed = sequence.0 <= self.before.load(Ordering::Relaxed);
+        Waiting { sequence, event: Arc::new(event), session, ended, resumed }
     }
 
     /// Stores a batch, and hands on what may pass.
@@ -316,15 +329,16 @@ impl Running {
                 Next::Handle(waiting, stopped) => {
                     let typing = self.typing(&waiting);
                     self.handle(&waiting, &stopped).await;
-                    drop(typing);
+                    if let Some(typing) = typing {
+                        self.tasks.spawn(typing.until_sent());
+                    }
                 }
                 Next::Refill(after) => {
                     let (name, limit) = (&self.agent.name, Lanes::refill_limit());
                     let pending = self
                         .journalled(|| self.shared.journal.pending(name, Some(&session), after, limit))
                         .await;
-                    let pending =
-                        pending.into_iter().map(|pending| Waiting { resumed: false, ..pending.into() });
+                    let pending = pending.into_iter().map(|pending| self.waiting(pending));
                     self.lanes.refill(&session, pending.collect());
                 }
                 Next::Nothing => return,
@@ -333,7 +347,7 @@ impl Running {
     }
 
     /// People see that the agent is at work, while one of its handlers in the room runs.
-    fn typing(&self, waiting: &Waiting) -> Option<Typing<'_>> {
+    fn typing(self: &Arc<Self>, waiting: &Waiting) -> Option<Typing> {
         let room = match &waiting.event.kind {
             Kind::Message(_) => waiting.event.room.id.clone(),
             Kind::Member(_) => return None,
@@ -345,20 +359,25 @@ impl Running {
             self.agent.chat.typing(&room, true);
         }
         drop(typing);
-        Some(Typing { running: self, room })
+        Some(Typing { running: self.clone(), room })
     }
 
     async fn answer(&self, invite: Invite) {
         let accept = gate::accepts(self.policy(&lock(&self.shared.accounts)), &invite);
-        for _ in 0..INVITE_TRIES {
-            match self.agent.chat.answer(&invite.room, accept).await {
+        let mut delays = backoff();
+        loop {
+            let answer = tokio::select! {
+                answer = self.agent.chat.answer(&invite.room, accept) => answer,
+                () = self.draining.cancelled() => return,
+            };
+            match answer {
                 Ok(()) => break,
                 Err(SendError::Final { reason, .. }) => {
                     self.say(format!("the invitation to {} came to nothing: {reason}", invite.room));
                     return;
                 }
                 Err(SendError::Later { after, .. }) => tokio::select! {
-                    () = tokio::time::sleep(after.unwrap_or(AGAIN)) => {}
+                    () = tokio::time::sleep(after.or_else(|| delays.next()).unwrap_or(AGAIN)) => {}
                     () = self.draining.cancelled() => return,
                 },
             }
@@ -403,7 +422,8 @@ impl Running {
         let listed = self.agent.plugins.iter().flat_map(|listed| {
             if listed == "*" { others.clone() } else { PluginName::parse(listed).into_iter().collect() }
         });
-        listed.collect()
+        let mut seen = BTreeSet::new();
+        listed.filter(|name| seen.insert(name.clone())).collect()
     }
 
     /// Asks the journal until it answers, or the host closes down for good.
@@ -427,12 +447,23 @@ impl Running {
 }
 
 /// Ends when it is dropped.
-struct Typing<'a> {
-    running: &'a Running,
+struct Typing {
+    running: Arc<Running>,
     room: RoomId,
 }
 
-impl Drop for Typing<'_> {
+impl Typing {
+    /// An answer is on its way: the agent types until it is there.
+    async fn until_sent(self) {
+        let sent = tokio::time::timeout(TYPING_AFTER, self.running.outbox.idle(&self.room));
+        tokio::select! {
+            _ = sent => {}
+            () = self.running.draining.cancelled() => {}
+        }
+    }
+}
+
+impl Drop for Typing {
     fn drop(&mut self) {
         let mut typing = lock(&self.running.typing);
         if let Some(count) = typing.get_mut(&self.room) {
@@ -445,7 +476,7 @@ impl Drop for Typing<'_> {
     }
 }
 
-/// The journal as `kv` reads it.
+/// The journal as capabilities read it.
 pub(crate) struct FromJournal(pub Arc<dyn Journal>);
 
 #[async_trait::async_trait]
@@ -456,6 +487,22 @@ impl kv::Source for FromJournal {
 
     async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, journal::Error> {
         self.0.keys(namespace, query).await
+    }
+}
+
+#[async_trait::async_trait]
+impl outbox::Messages for FromJournal {
+    async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, journal::Error> {
+        self.0.known(agent, event).await
+    }
+
+    async fn named(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        name: &str,
+    ) -> Result<Option<Named>, journal::Error> {
+        self.0.named(agent, plugin, name).await
     }
 }
 

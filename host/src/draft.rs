@@ -6,7 +6,8 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
     capability::progress::Sink,
@@ -46,7 +47,8 @@ pub struct Destination {
 
 struct Shown {
     latest: watch::Sender<Body>,
-    task: JoinHandle<()>,
+    /// Where nobody waits for its end, nothing is sent after it either.
+    task: AbortOnDropHandle<()>,
 }
 
 impl Drafts {
@@ -73,17 +75,8 @@ impl Sink for Drafts {
             shown.latest.send_replace(body);
         } else {
             let (latest, bodies) = watch::channel(body);
-            let task = tokio::spawn(keep_showing(self.to.clone(), bodies));
+            let task = AbortOnDropHandle::new(tokio::spawn(keep_showing(self.to.clone(), bodies)));
             *state = Some(Shown { latest, task });
-        }
-    }
-}
-
-impl Drop for Drafts {
-    /// Where nobody waits for the end, nothing is sent after it either.
-    fn drop(&mut self) {
-        if let Some(shown) = self.state.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            shown.task.abort();
         }
     }
 }

@@ -48,10 +48,8 @@ impl Body {
 pub enum MessageRef {
     /// One already there.
     Event(EventId),
-    /// One queued by the same delivery, by its ordinal.
-    Queued(u32),
-    /// One that the same plugin named earlier.
-    Named(String),
+    /// One that was queued before, here or in an earlier delivery, and is sent by the time that this one is.
+    Effect(EffectId),
 }
 
 /// What a handler wants done. Its ordinal is its place in the delivery's list.
@@ -72,8 +70,8 @@ pub enum Effect {
     },
     /// Another text for one of the agent's messages.
     Edit {
-        /// Where the delivery takes place.
-        place: Place,
+        /// Where the message is.
+        to: Target,
         /// Which message.
         message: MessageRef,
         /// What it says now.
@@ -81,8 +79,8 @@ pub enum Effect {
     },
     /// A reaction.
     React {
-        /// Where the delivery takes place.
-        place: Place,
+        /// Where the message is.
+        to: Target,
         /// To which message.
         message: MessageRef,
         /// The emoji, or a short text in a room that is not encrypted.
@@ -90,8 +88,8 @@ pub enum Effect {
     },
     /// A message removed.
     Redact {
-        /// Where the delivery takes place.
-        place: Place,
+        /// Where the message is.
+        to: Target,
         /// Which message.
         message: MessageRef,
         /// Why; none in an encrypted room.

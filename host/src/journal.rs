@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    effect::{Effect, EffectId, Place},
+    effect::{Effect, EffectId, Place, Target},
     event::{Event, Position},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
@@ -186,10 +186,43 @@ pub struct Queued {
 /// What became of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
-    /// The server took it, as this event.
-    Accepted(EventId),
+    /// The server took it, as this event in this room.
+    Accepted {
+        #[expect(missing_docs, reason = "the variant's own sentence says it")]
+        event: EventId,
+        #[expect(missing_docs, reason = "the variant's own sentence says it")]
+        room: RoomId,
+    },
     /// It was given up.
     GivenUp(String),
+}
+
+/// An event that an agent has received, or a message that it has sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Where it is.
+    pub room: RoomId,
+    /// Which plugin sent it; none where it was not a plugin of this agent.
+    pub by: Option<PluginName>,
+}
+
+/// The newest message to which a plugin gave a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Named {
+    /// It was sent.
+    Sent {
+        /// As which event.
+        event: EventId,
+        /// Where.
+        room: RoomId,
+    },
+    /// It waits to be sent.
+    Waiting {
+        /// Which effect it is.
+        id: EffectId,
+        /// Where to.
+        to: Target,
+    },
 }
 
 /// A message in which a handler shows what it has so far.
@@ -249,13 +282,13 @@ pub trait Journal: Send + Sync + 'static {
     /// The event that an effect became, once it was accepted.
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error>;
 
-    /// The newest accepted message to which a plugin gave this name.
-    async fn named(
-        &self,
-        agent: &AgentName,
-        plugin: &PluginName,
-        name: &str,
-    ) -> Result<Option<EventId>, Error>;
+    /// The newest message to which a plugin gave this name, and that was not given up.
+    async fn named(&self, agent: &AgentName, plugin: &PluginName, name: &str)
+    -> Result<Option<Named>, Error>;
+
+    /// What is known of an event, whatever the gate said of it. Drafts, edits and reactions of the agent's own
+    /// are known when the chat has brought them.
+    async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Error>;
 
     /// Notes that a draft may have been sent, or as which event it was; answers what is known of it.
     async fn draft(

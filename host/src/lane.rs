@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     event::Event,
     id::{PluginName, SessionId},
-    journal::{Pending, Sequence},
+    journal::Sequence,
 };
 
 /// Events that one session holds in memory: more than a person types while an answer is written.
@@ -30,13 +30,6 @@ pub struct Waiting {
     pub ended: Vec<PluginName>,
     /// It was received before this start: a handler may have begun with it.
     pub resumed: bool,
-}
-
-impl From<Pending> for Waiting {
-    fn from(pending: Pending) -> Self {
-        let Pending { sequence, event, session, ended } = pending;
-        Self { sequence, event: Arc::new(event), session, ended, resumed: true }
-    }
 }
 
 /// All lanes of one agent.

@@ -8,12 +8,13 @@ use std::{
 };
 
 use backon::{BackoffBuilder, ExponentialBuilder};
+use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     chat::{Chat, SendError},
     effect::{Body, Content, Effect, EffectId, MessageRef, Outgoing, Place, Target},
-    id::{AgentName, EventId, PluginName, RoomId, TransactionId},
+    id::{AgentName, EventId, RoomId, TransactionId},
     journal::{Journal, Queued, Sent},
     notice::{Notice, Notices},
 };
@@ -30,6 +31,8 @@ pub struct Outbox {
     notices: Notices,
     rooms: Mutex<HashMap<Key, VecDeque<Queued>>>,
     encrypted: Mutex<HashMap<RoomId, bool>>,
+    /// A room has nothing more to send.
+    drained: Notify,
     /// What runs; waited for when the host ends.
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -60,7 +63,8 @@ impl Outbox {
         closing: CancellationToken,
     ) -> Self {
         let (rooms, encrypted) = (Mutex::default(), Mutex::default());
-        Self { agent, chat, journal, notices, rooms, encrypted, tasks: TaskTracker::new(), closing }
+        let (drained, tasks) = (Notify::new(), TaskTracker::new());
+        Self { agent, chat, journal, notices, rooms, encrypted, drained, tasks, closing }
     }
 
     /// A room was seen encrypted: nothing leaves in clear there any more.
@@ -80,7 +84,10 @@ impl Outbox {
             rooms.insert(key.clone(), VecDeque::from([queued]));
             drop(rooms);
             let outbox = self.clone();
-            self.tasks.spawn(async move { outbox.drain(key).await });
+            self.tasks.spawn(async move {
+                outbox.drain(key).await;
+                outbox.drained.notify_waiters();
+            });
         }
     }
 
@@ -91,18 +98,33 @@ impl Outbox {
         self.tasks.reopen();
     }
 
+    /// Waits until nothing is to be sent to a room.
+    pub async fn idle(&self, room: &RoomId) {
+        let key = Key::Room(room.clone());
+        loop {
+            let drained = self.drained.notified();
+            if !lock(&self.rooms).contains_key(&key) {
+                return;
+            }
+            drained.await;
+        }
+    }
+
     /// Sends one room's effects, and ends when there are none.
-    async fn drain(self: Arc<Self>, key: Key) {
+    async fn drain(&self, key: Key) {
         loop {
             let queued = {
                 let mut rooms = lock(&self.rooms);
+                if self.closing.is_cancelled() {
+                    return drop(rooms.remove(&key));
+                }
                 match rooms.get_mut(&key).and_then(VecDeque::pop_front) {
                     Some(queued) => queued,
                     None => return drop(rooms.remove(&key)),
                 }
             };
             let sent = match self.carry_out(&queued).await {
-                Ok(event) => Sent::Accepted(event),
+                Ok((event, room)) => Sent::Accepted { event, room },
                 Err(Stuck::Final(reason)) => {
                     self.notices.say(Notice::NotSent { agent: self.agent.clone(), reason: reason.clone() });
                     Sent::GivenUp(reason)
@@ -124,41 +146,33 @@ impl Outbox {
     }
 
     /// Sends one effect, however long it takes.
-    async fn carry_out(&self, queued: &Queued) -> Result<EventId, Stuck> {
-        let plugin = queued.plugin.as_ref();
-        let (room, content, transaction) = match &queued.effect {
+    async fn carry_out(&self, queued: &Queued) -> Result<(EventId, RoomId), Stuck> {
+        let (to, content) = match &queued.effect {
             Effect::Send { to, body, reply_to, takes_draft, .. } => {
                 let place = self.place(to).await?;
                 if *takes_draft && let Some(event) = self.take_draft(&queued.id, &place, body).await? {
-                    return Ok(event);
+                    return Ok((event, place.room));
                 }
-                let reply_to = if let Some(reference) = reply_to {
-                    Some(self.event(reference, queued, plugin).await?)
-                } else {
-                    None
+                let reply_to = match reply_to {
+                    Some(message) => Some(self.event(message, queued).await?),
+                    None => None,
                 };
-                let content = Content::Message { body: body.clone(), thread: place.thread, reply_to };
-                (place.room, content, queued.id.transaction())
+                (to, Content::Message { body: body.clone(), thread: place.thread, reply_to })
             }
-            Effect::Edit { place, message, body } => {
-                let event = self.event(message, queued, plugin).await?;
-                (place.room.clone(), Content::Edit { event, body: body.clone() }, queued.id.transaction())
+            Effect::Edit { to, message, body } => {
+                (to, Content::Edit { event: self.event(message, queued).await?, body: body.clone() })
             }
-            Effect::React { place, message, key } => {
-                let event = self.event(message, queued, plugin).await?;
-                (place.room.clone(), Content::Reaction { event, key: key.clone() }, queued.id.transaction())
+            Effect::React { to, message, key } => {
+                (to, Content::Reaction { event: self.event(message, queued).await?, key: key.clone() })
             }
-            Effect::Redact { place, message, reason } => {
-                let event = self.event(message, queued, plugin).await?;
-                (
-                    place.room.clone(),
-                    Content::Redaction { event, reason: reason.clone() },
-                    queued.id.transaction(),
-                )
+            Effect::Redact { to, message, reason } => {
+                (to, Content::Redaction { event: self.event(message, queued).await?, reason: reason.clone() })
             }
             Effect::SetHome(_) => return Err(Stuck::Final("a home is not sent".into())),
         };
-        self.send(&room, content, transaction, &queued.id).await
+        let room = self.place(to).await?.room;
+        let event = self.send(&room, content, queued.id.transaction(), &queued.id).await?;
+        Ok((event, room))
     }
 
     /// The last text of a draft takes its place. None where there is no draft.
@@ -203,22 +217,10 @@ impl Outbox {
     }
 
     /// The event that a reference means, as far as it can be known by now.
-    async fn event(
-        &self,
-        reference: &MessageRef,
-        queued: &Queued,
-        plugin: Option<&PluginName>,
-    ) -> Result<EventId, Stuck> {
-        let found = match (reference, plugin) {
-            (MessageRef::Event(event), _) => Some(event.clone()),
-            (MessageRef::Queued(ordinal), _) => {
-                let id = EffectId { delivery: queued.id.delivery.clone(), ordinal: Some(*ordinal) };
-                self.retry(|| self.journal.event_of(&self.agent, &id)).await?
-            }
-            (MessageRef::Named(name), Some(plugin)) => {
-                self.retry(|| self.journal.named(&self.agent, plugin, name)).await?
-            }
-            (MessageRef::Named(_), None) => None,
+    async fn event(&self, message: &MessageRef, queued: &Queued) -> Result<EventId, Stuck> {
+        let found = match message {
+            MessageRef::Event(event) => Some(event.clone()),
+            MessageRef::Effect(id) => self.retry(|| self.journal.event_of(&self.agent, id)).await?,
         };
         found.ok_or_else(|| Stuck::Final(format!("{}: the message that it is about is not there", queued.id)))
     }
@@ -239,7 +241,12 @@ impl Outbox {
     ) -> Result<T, Stuck> {
         let mut delays = backoff();
         loop {
-            match what().await {
+            let answer = tokio::select! {
+                biased;
+                () = self.closing.cancelled() => return Err(Stuck::Closing),
+                answer = what() => answer,
+            };
+            match answer {
                 Ok(value) => return Ok(value),
                 Err(SendError::Final { code, reason }) => {
                     return Err(Stuck::Final(format!("{code}: {reason}")));
@@ -276,7 +283,8 @@ impl Outbox {
     }
 }
 
-fn backoff() -> impl Iterator<Item = Duration> {
+/// Half a second at first, a minute at most, for ever.
+pub fn backoff() -> impl Iterator<Item = Duration> {
     ExponentialBuilder::default()
         .with_min_delay(FIRST)
         .with_max_delay(LONGEST)
@@ -287,12 +295,14 @@ fn backoff() -> impl Iterator<Item = Duration> {
 
 fn key(effect: &Effect) -> Key {
     match effect {
-        Effect::Send { to: Target::Direct(user), .. } => Key::Person(user.clone()),
-        Effect::Send { to: Target::Place(place), .. }
-        | Effect::Edit { place, .. }
-        | Effect::React { place, .. }
-        | Effect::Redact { place, .. }
-        | Effect::SetHome(place) => Key::Room(place.room.clone()),
+        Effect::Send { to, .. }
+        | Effect::Edit { to, .. }
+        | Effect::React { to, .. }
+        | Effect::Redact { to, .. } => match to {
+            Target::Direct(user) => Key::Person(user.clone()),
+            Target::Place(place) => Key::Room(place.room.clone()),
+        },
+        Effect::SetHome(place) => Key::Room(place.room.clone()),
     }
 }
 

@@ -8,12 +8,13 @@ use tokio_util::sync::CancellationToken;
 use super::{FromJournal, Running, Serving, lock};
 use crate::{
     addressing::Addressed,
+    capability::outbox,
     draft::{Destination, Drafts},
     effect::{Body, Effect, MessageRef, Place, Target},
-    engine::{Call, End, GuestErrorKind, Handling, Work},
+    engine::{Call, End, GuestError, GuestErrorKind, Handling, Plugin, Work},
     event::{Event, Kind},
-    id::{DeliveryId, PluginName},
-    journal::{Commit, Contribution, Error, Outcome, Write},
+    id::{AgentName, DeliveryId, PluginName},
+    journal::{Commit, Contribution, Error, Outcome, Read, Write},
     lane::Waiting,
     notice::Notice,
     router::Route,
@@ -25,10 +26,16 @@ const CONFLICTS: u32 = 20;
 /// A handler that says "later" is tried again for so long; then the person is told.
 const LATER: Duration = Duration::from_secs(15 * 60);
 const FIRST_AGAIN: Duration = Duration::from_secs(2);
+const SOONEST_AGAIN: Duration = Duration::from_millis(100);
 const LAST_AGAIN: Duration = Duration::from_secs(60);
+/// What is said of what somebody has stopped.
+const STOPPED: &str = "Stopped.";
+/// What is said where a plugin has nothing to say to a person.
+const DID_NOT_WORK: &str = "that did not work";
 
 /// One event and one plugin.
 struct Delivery<'a> {
+    agent: &'a AgentName,
     waiting: &'a Waiting,
     addressed: &'a Addressed,
     /// Of who did it.
@@ -42,6 +49,22 @@ struct Delivery<'a> {
     /// Nobody else will be asked.
     last: bool,
     stopped: &'a CancellationToken,
+}
+
+/// What people have seen of a delivery by now, over all attempts.
+struct Shown {
+    drafted: bool,
+    /// The last text of the draft, where this start has written one.
+    text: Option<String>,
+}
+
+/// How a delivery ends.
+struct Conclusion {
+    outcome: Outcome,
+    effects: Vec<Effect>,
+    writes: Vec<Write>,
+    /// The next plugin is asked.
+    passed: bool,
 }
 
 /// Whether the next plugin shall be asked.
@@ -80,14 +103,27 @@ impl Running {
         };
         let left: Vec<_> = plugins.into_iter().filter(|plugin| !waiting.ended.contains(plugin)).collect();
         let count = left.len();
-        let mut silent = true;
+        // Who has ended with it before may have said something.
+        let mut silent = waiting.ended.is_empty();
         for (index, plugin) in left.into_iter().enumerate() {
             // A message that all plugins pass on is answered by the host.
             let last = index + 1 == count && !matches!(call, Call::Message);
             let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
+            let agent = &self.agent.name;
             let (addressed, serving, call) = (&addressed, &*serving, call.clone());
-            let delivery =
-                Delivery { waiting, addressed, role, subject_role, serving, id, plugin, call, last, stopped };
+            let delivery = Delivery {
+                agent,
+                waiting,
+                addressed,
+                role,
+                subject_role,
+                serving,
+                id,
+                plugin,
+                call,
+                last,
+                stopped,
+            };
             match self.deliver(delivery).await {
                 Asked::Handled | Asked::Interrupted => return,
                 Asked::Passed { said } => silent &= !said,
@@ -106,7 +142,9 @@ impl Running {
 
     /// The answer to a `/stop`: what it has stopped says so itself.
     pub(super) async fn answer_stop(&self, waiting: Waiting, stopped: bool) {
-        if stopped || waiting.resumed {
+        // In a room of many, nobody can know who was meant.
+        let asked = waiting.event.room.direct || self.addressed(&waiting.event).mentioned;
+        if stopped || waiting.resumed || !asked {
             self.end(&waiting).await;
         } else {
             self.tell(&waiting, "Nothing is running.".into()).await;
@@ -143,96 +181,110 @@ impl Running {
         let Some(plugin) = delivery.serving.plugins.get(&delivery.plugin) else {
             return Asked::Passed { said: false };
         };
+        let drafted = delivery.waiting.resumed && self.was_drafted(&delivery).await;
+        let mut shown = Shown { drafted, text: None };
         let mut conflicts = 0;
         let mut again = FIRST_AGAIN;
         let begun = tokio::time::Instant::now();
         loop {
-            let drafts = Arc::new(Drafts::new(self.destination(&delivery)));
-            let handling = self.handling(&delivery, drafts.clone()).await;
-            let call = self.shared.engine.call(plugin, &delivery.call, handling);
-            let ended = tokio::select! {
-                biased;
-                () = delivery.stopped.cancelled() => None,
-                () = self.closing.cancelled() => return Asked::Interrupted,
-                ended = call => Some(ended),
+            let Some((end, work)) = self.attempt(&delivery, plugin, &mut shown).await else {
+                return Asked::Interrupted;
             };
-            let draft = drafts.finish().await;
-            let drafted = draft.is_some() || (delivery.waiting.resumed && self.was_drafted(&delivery).await);
-            let partial = draft.as_ref().map(Body::text);
-            let (end, work) = ended.map_or_else(|| (None, Work::default()), |(end, work)| (Some(end), work));
-            let (outcome, effects, passed) = match end {
-                Some(End::Handled) => {
-                    (Outcome::Done, self.settled(&delivery, work.effects, drafted).await, false)
+            if let Some(End::Error(error)) = &end
+                && error.kind == GuestErrorKind::Later
+                && let wait = error.retry_after.unwrap_or(again).max(SOONEST_AGAIN)
+                && begun.elapsed() + wait <= LATER
+            {
+                again = (again * 2).min(LAST_AGAIN);
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = delivery.stopped.cancelled() => {}
+                    () = self.draining.cancelled() => return Asked::Interrupted,
                 }
-                Some(End::Pass) => {
-                    (Outcome::Done, self.settled(&delivery, work.effects, drafted).await, true)
-                }
-                Some(End::Error(error)) if error.kind == GuestErrorKind::Later && begun.elapsed() < LATER => {
-                    let wait = error.retry_after.unwrap_or(again).max(Duration::from_millis(100));
-                    again = (again * 2).min(LAST_AGAIN);
-                    tokio::select! {
-                        () = tokio::time::sleep(wait) => {}
-                        () = delivery.stopped.cancelled() => {}
-                        () = self.draining.cancelled() => return Asked::Interrupted,
-                    }
-                    continue;
-                }
-                Some(End::Error(error)) => {
-                    let outcome = if error.kind == GuestErrorKind::Failed {
-                        Outcome::Faulted
-                    } else {
-                        Outcome::Refused
-                    };
-                    if outcome == Outcome::Faulted {
-                        self.faulted(&delivery, format!("its own error: {}", error.message));
-                    }
-                    let line =
-                        if error.message.is_empty() { "that did not work".into() } else { error.message };
-                    (outcome, Self::lines(&delivery, line, partial, drafted), false)
-                }
-                Some(End::Fault(fault)) => {
-                    self.faulted(&delivery, fault.to_string());
-                    (
-                        Outcome::Faulted,
-                        Self::lines(&delivery, format!("stopped: {fault}"), partial, drafted),
-                        false,
-                    )
-                }
-                None => {
-                    (Outcome::Cancelled, Self::lines(&delivery, "Stopped.".into(), partial, drafted), false)
-                }
-            };
-            let said = !effects.is_empty();
-            let kept = outcome == Outcome::Done;
-            let writes = if kept { work.writes } else { std::collections::BTreeMap::new() };
-            let writes =
-                writes.into_iter().map(|((namespace, key), value)| Write { namespace, key, value }).collect();
-            let reads = if kept { work.reads } else { vec![] };
-            let commit = Commit {
-                agent: self.agent.name.clone(),
-                sequence: delivery.waiting.sequence,
-                delivery: delivery.id.clone(),
-                contribution: Contribution {
-                    plugin: Some(delivery.plugin.clone()),
-                    outcome,
-                    effects,
-                    writes,
-                    reads,
-                },
-                ends_event: delivery.last || !passed,
-            };
-            match self.commit(commit).await {
+                continue;
+            }
+            let (conclusion, reads) = self.conclude(&delivery, end, work, &shown).await;
+            let (passed, said) = (conclusion.passed, !conclusion.effects.is_empty());
+            match self.commit(delivery.commit(conclusion, reads)).await {
                 Ok(()) if passed => return Asked::Passed { said },
                 Ok(()) => return Asked::Handled,
                 Err(Error::Conflict) if conflicts < CONFLICTS => conflicts += 1,
                 Err(Error::Conflict) => {
                     self.faulted(&delivery, "what it reads changes faster than it runs".into());
-                    self.tell(delivery.waiting, "Too much is going on here; please try again.".into()).await;
-                    return Asked::Handled;
+                    let line = "too much is going on here; please try again".into();
+                    let conclusion = delivery.badly(Outcome::Faulted, line, &shown);
+                    // It has read nothing, so that nothing can have changed.
+                    return match self.commit(delivery.commit(conclusion, vec![])).await {
+                        Ok(()) if delivery.goes_on() => Asked::Passed { said: true },
+                        Ok(()) => Asked::Handled,
+                        Err(_) => Asked::Interrupted,
+                    };
                 }
                 Err(Error::Storage(_)) => return Asked::Interrupted,
             }
         }
+    }
+
+    /// Calls the plugin once. None where the host closes; without an end where somebody has stopped it.
+    async fn attempt(
+        &self,
+        delivery: &Delivery<'_>,
+        plugin: &Plugin,
+        shown: &mut Shown,
+    ) -> Option<(Option<End>, Work)> {
+        let drafts = Arc::new(Drafts::new(self.destination(delivery)));
+        let handling = self.handling(delivery, drafts.clone()).await;
+        let call = self.shared.engine.call(plugin, &delivery.call, handling);
+        let ended = tokio::select! {
+            biased;
+            () = delivery.stopped.cancelled() => None,
+            () = self.closing.cancelled() => return None,
+            ended = call => Some(ended),
+        };
+        let draft = tokio::select! {
+            draft = drafts.finish() => draft,
+            () = self.closing.cancelled() => return None,
+        };
+        if let Some(draft) = draft {
+            *shown = Shown { drafted: true, text: Some(draft.text().to_owned()) };
+        }
+        Some(ended.map_or_else(|| (None, Work::default()), |(end, work)| (Some(end), work)))
+    }
+
+    /// What is to be committed, and on what condition.
+    async fn conclude(
+        &self,
+        delivery: &Delivery<'_>,
+        end: Option<End>,
+        work: Work,
+        shown: &Shown,
+    ) -> (Conclusion, Vec<Read>) {
+        let conclusion = match end {
+            Some(End::Handled | End::Pass) => {
+                let effects = self.settled(delivery, work.effects, shown.drafted).await;
+                let writes = work.writes.into_iter();
+                let writes =
+                    writes.map(|((namespace, key), value)| Write { namespace, key, value }).collect();
+                let passed = matches!(end, Some(End::Pass));
+                let conclusion = Conclusion { outcome: Outcome::Done, effects, writes, passed };
+                return (conclusion, work.reads.into_journal());
+            }
+            Some(End::Error(GuestError { kind, message, .. })) => {
+                if kind == GuestErrorKind::Failed {
+                    self.faulted(delivery, format!("its own error: {message}"));
+                    delivery.badly(Outcome::Faulted, DID_NOT_WORK.into(), shown)
+                } else {
+                    let line = message.lines().next().filter(|line| !line.trim().is_empty());
+                    delivery.badly(Outcome::Refused, line.unwrap_or(DID_NOT_WORK).to_owned(), shown)
+                }
+            }
+            Some(End::Fault(fault)) => {
+                self.faulted(delivery, fault.to_string());
+                delivery.badly(Outcome::Faulted, format!("stopped: {fault}"), shown)
+            }
+            None => delivery.badly(Outcome::Cancelled, STOPPED.into(), shown),
+        };
+        (conclusion, vec![])
     }
 
     /// Commits, however often the storage fails, and sends what is to be sent.
@@ -259,6 +311,7 @@ impl Running {
         let waiting = delivery.waiting;
         let name = &self.agent.name;
         let home = self.journalled(|| self.shared.journal.home(name)).await;
+        let journal = Arc::new(FromJournal(self.shared.journal.clone()));
         Handling {
             agent: name.clone(),
             agent_id: self.identity().user.clone(),
@@ -274,7 +327,8 @@ impl Running {
             home,
             commands: delivery.serving.catalogue.commands(delivery.role).cloned().collect(),
             grants: self.shared.registry.grants(&delivery.plugin),
-            kv: Arc::new(FromJournal(self.shared.journal.clone())),
+            kv: journal.clone(),
+            messages: journal,
             llm: self.shared.llm.clone(),
             drafts,
         }
@@ -311,30 +365,59 @@ impl Running {
             let draft = self.journalled(|| self.shared.journal.drafted(agent, id)).await;
             if let Some(event) = draft.and_then(|draft| draft.event) {
                 let message = MessageRef::Event(event);
-                effects.push(Effect::Redact { place: place(&delivery.waiting.event), message, reason: None });
+                let to = Target::Place(place(&delivery.waiting.event));
+                effects.push(Effect::Redact { to, message, reason: None });
             }
         }
         effects
     }
 
-    /// What a person is told of a delivery that did not end well: one line, below what there was of its draft.
-    fn lines(delivery: &Delivery<'_>, line: String, partial: Option<&str>, drafted: bool) -> Vec<Effect> {
-        let event = &delivery.waiting.event;
-        let line = match &delivery.call {
-            Call::Command { name, .. } if line != "Stopped." => format!("/{name}: {line}"),
+    fn faulted(&self, delivery: &Delivery<'_>, fault: String) {
+        let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
+        self.shared.notices.say(Notice::PluginFaulted { plugin, agent, fault });
+    }
+}
+
+impl Delivery<'_> {
+    fn commit(&self, conclusion: Conclusion, reads: Vec<Read>) -> Commit {
+        let Conclusion { outcome, effects, writes, passed } = conclusion;
+        let plugin = Some(self.plugin.clone());
+        Commit {
+            agent: self.agent.clone(),
+            sequence: self.waiting.sequence,
+            delivery: self.id.clone(),
+            contribution: Contribution { plugin, outcome, effects, writes, reads },
+            ends_event: self.last || !passed,
+        }
+    }
+
+    /// Of a delivery that did not end well nothing is kept, and the person is told.
+    fn badly(&self, outcome: Outcome, line: String, shown: &Shown) -> Conclusion {
+        let passed = self.goes_on() && outcome != Outcome::Cancelled;
+        Conclusion { outcome, effects: self.lines(line, shown), writes: vec![], passed }
+    }
+
+    /// Every plugin hears of a member, whatever becomes of the others.
+    fn goes_on(&self) -> bool {
+        matches!(self.call, Call::Member)
+    }
+
+    /// What a person is told: one line, below what there was of the draft.
+    fn lines(&self, line: String, shown: &Shown) -> Vec<Effect> {
+        let event = &self.waiting.event;
+        let line = match &self.call {
+            Call::Command { name, .. } if line != STOPPED => format!("/{name}: {line}"),
             Call::Command { .. } => line,
-            Call::Message if drafted || event.room.direct || delivery.addressed.mentioned => {
+            Call::Message if shown.drafted || event.room.direct || self.addressed.mentioned => {
                 capitalised(&line)
             }
             Call::Message | Call::Member => return vec![],
         };
-        let text = partial.map_or_else(|| line.clone(), |partial| format!("{partial}\n\n{line}"));
-        vec![answer(event, text, drafted)]
-    }
-
-    fn faulted(&self, delivery: &Delivery<'_>, fault: String) {
-        let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
-        self.shared.notices.say(Notice::PluginFaulted { plugin, agent, fault });
+        let text = match &shown.text {
+            Some(partial) => below(partial, &line),
+            None => line,
+        };
+        vec![answer(event, text, shown.drafted)]
     }
 }
 
@@ -358,7 +441,8 @@ fn place(event: &Event) -> Place {
 }
 
 /// The same for the same agent, event and plugin, whatever happens in between; short, because servers keep it.
-fn delivery_id(agent: &crate::id::AgentName, event: &Event, plugin: Option<&PluginName>) -> DeliveryId {
+/// The host's own is `-`, which is no plugin's name.
+fn delivery_id(agent: &AgentName, event: &Event, plugin: Option<&PluginName>) -> DeliveryId {
     let mut digest = Sha256::new();
     for part in [agent.as_str(), event.room.id.as_str(), event.id.as_str()] {
         digest.update(part);
@@ -366,8 +450,20 @@ fn delivery_id(agent: &crate::id::AgentName, event: &Event, plugin: Option<&Plug
     }
     let digest = digest.finalize();
     let hex = digest[..12].iter().fold(String::with_capacity(24), |text, byte| format!("{text}{byte:02x}"));
-    DeliveryId::parse(format!("{hex}.{}", plugin.map_or("parlour", PluginName::as_str)))
-        .expect("it is not empty")
+    DeliveryId::parse(format!("{hex}.{}", plugin.map_or("-", PluginName::as_str))).expect("it is not empty")
+}
+
+/// A line below a text, of which so much is left that both fit into a message.
+fn below(partial: &str, line: &str) -> String {
+    let mut end = partial.len();
+    loop {
+        let more = if end < partial.len() { "…" } else { "" };
+        let text = format!("{}{more}\n\n{line}", &partial[..end]);
+        if outbox::fits(&text) || end == 0 {
+            return text;
+        }
+        end = partial.floor_char_boundary(end.saturating_sub(1024));
+    }
 }
 
 fn capitalised(line: &str) -> String {

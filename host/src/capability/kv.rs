@@ -1,5 +1,7 @@
 //! `kv`: the plugin's own memory, read through what the handler itself has written.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use async_trait::async_trait;
 
 use super::{
@@ -12,8 +14,11 @@ use crate::journal::{self, KeyQuery, Namespace, Read, Stored};
 
 const KEY: usize = 512;
 const VALUE: usize = 256 * 1024;
-/// All that one delivery writes: it is held in memory until the commit.
+/// All that one delivery writes, and all that it reads: it is held in memory until the commit.
 const WRITES: usize = 4 * 1024 * 1024;
+const READS: usize = 4 * 1024 * 1024;
+/// What an entry costs beside its bytes.
+const ENTRY: usize = 64;
 const LIST: u32 = 1000;
 
 /// Where values come from.
@@ -26,6 +31,32 @@ pub trait Source: Send + Sync {
 }
 
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
+
+/// What a handler has read of what was there before it, for the commit to check.
+#[derive(Default)]
+pub struct Reads {
+    /// Versions of values as they were first seen; none where there was no value.
+    keys: BTreeMap<(Namespace, String), Option<i64>>,
+    lists: Vec<Read>,
+    cost: usize,
+}
+
+impl Reads {
+    fn charge(&mut self, size: usize) -> Result<(), Error> {
+        self.cost += size + ENTRY;
+        if self.cost > READS {
+            return Err(error(ErrorKind::TooLarge, "one delivery reads at most 4 MiB of keys"));
+        }
+        Ok(())
+    }
+
+    /// For the commit.
+    pub fn into_journal(self) -> Vec<Read> {
+        let keys =
+            self.keys.into_iter().map(|((namespace, key), version)| Read::Key { namespace, key, version });
+        keys.chain(self.lists).collect()
+    }
+}
 
 impl Host for State {
     async fn get(&mut self, scope: Scope, key: String) -> Answer<Option<Vec<u8>>> {
@@ -47,6 +78,9 @@ impl Host for State {
         after: Option<String>,
         limit: u32,
     ) -> Answer<Vec<String>> {
+        if [Some(&prefix), after.as_ref()].into_iter().flatten().any(|part| part.len() > KEY) {
+            return Ok(Err(error(ErrorKind::Invalid, "a prefix has at most 512 bytes, and so has `after`")));
+        }
         Ok(self.list(scope, KeyQuery { prefix, after, limit: limit.min(LIST) }).await)
     }
 
@@ -61,11 +95,14 @@ impl State {
         if let Some(written) = self.work.writes.get(&at) {
             return Ok(written.clone());
         }
-        let (namespace, key) = at;
+        if !self.work.reads.keys.contains_key(&at) {
+            self.work.reads.charge(key.len())?;
+        }
         let source = self.handling()?.kv.clone();
-        let stored = source.get(&namespace, &key).await.map_err(|failed| unavailable(&failed))?;
+        let stored = source.get(&at.0, key).await.map_err(|failed| unavailable(&failed))?;
         let version = stored.as_ref().map(|stored| stored.version);
-        self.work.reads.push(Read::Key { namespace, key, version });
+        // The first look counts: if it has changed since, the commit finds out.
+        self.work.reads.keys.entry(at).or_insert(version);
         Ok(stored.map(|stored| stored.value))
     }
 
@@ -75,10 +112,11 @@ impl State {
         if size > VALUE {
             return Err(error(ErrorKind::TooLarge, "a value has at most 256 KiB"));
         }
-        self.work.written += key.len() + size;
-        if self.work.written > WRITES {
+        let cost = key.len() + size + ENTRY;
+        if self.work.written + cost > WRITES {
             return Err(error(ErrorKind::TooLarge, "one delivery writes at most 4 MiB"));
         }
+        self.work.written += cost;
         self.work.writes.insert(at, value);
         Ok(())
     }
@@ -96,9 +134,11 @@ impl State {
             .collect();
         let deleted = u32::try_from(ours.iter().filter(|(_, set)| !set).count()).unwrap_or(u32::MAX);
         let asked = KeyQuery { limit: query.limit.saturating_add(deleted), ..query.clone() };
+        self.work.reads.charge(asked.prefix.len() + asked.after.as_ref().map_or(0, String::len))?;
         let found = source.keys(&namespace, &asked).await.map_err(|failed| unavailable(&failed))?;
-        self.work.reads.push(Read::Keys { namespace, query: asked, found: found.clone() });
-        let mut keys: std::collections::BTreeSet<String> = found.into_iter().collect();
+        self.work.reads.charge(found.iter().map(|key| key.len() + ENTRY).sum())?;
+        self.work.reads.lists.push(Read::Keys { namespace, query: asked, found: found.clone() });
+        let mut keys: BTreeSet<String> = found.into_iter().collect();
         for (key, set) in ours {
             if set {
                 keys.insert(key)

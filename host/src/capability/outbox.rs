@@ -1,5 +1,7 @@
 //! `outbox`: what a handler wants done is queued here and leaves after the commit.
 
+use async_trait::async_trait;
+
 use super::{
     State,
     bindings::parlour::plugin::outbox::{Host, MessageRef, Target},
@@ -7,82 +9,71 @@ use super::{
     types::{Body, Error, ErrorKind},
 };
 use crate::{
-    effect::{self, Effect},
-    id::{EventId, RoomId, UserId},
+    effect::{self, Effect, EffectId},
+    id::{AgentName, EventId, PluginName, RoomId, UserId},
+    journal::{self, Known, Named},
     settings::Role,
 };
 
 /// A Matrix event holds 64 KiB, text and HTML and encryption together.
 pub const BODY: usize = 32 * 1024;
+/// The same as it travels: JSON escapes quotes and line breaks.
+const BODY_AS_JSON: usize = 44 * 1024;
 /// More than this from one message is a mistake or an attack.
 pub const EFFECTS: usize = 100;
 const NAME: usize = 128;
 
+/// What the agent knows of messages.
+#[async_trait]
+pub trait Messages: Send + Sync {
+    /// What is known of an event.
+    async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, journal::Error>;
+    /// The newest message to which a plugin gave this name.
+    async fn named(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        name: &str,
+    ) -> Result<Option<Named>, journal::Error>;
+}
+
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
 
+/// A message that an effect is about.
+struct About {
+    to: effect::Target,
+    message: effect::MessageRef,
+    /// This plugin sent it, or will.
+    own: bool,
+}
+
 impl Host for State {
-    fn send(&mut self, to: Target, body: Body) -> Answer<u32> {
+    async fn send(&mut self, to: Target, body: Body) -> Answer<u32> {
         Ok(self.queue_send(to, body))
     }
 
-    fn edit(&mut self, message: MessageRef, body: Body) -> Answer<u32> {
-        Ok(self.about(message).and_then(|(place, message)| {
-            let body = checked(body)?;
-            self.queue(Effect::Edit { place, message, body })
-        }))
+    async fn edit(&mut self, message: MessageRef, body: Body) -> Answer<u32> {
+        Ok(self.queue_edit(message, body).await)
     }
 
-    fn react(&mut self, message: MessageRef, key: String) -> Answer<u32> {
-        Ok(self.about(message).and_then(|(place, message)| {
-            if key.is_empty() || key.len() > NAME {
-                return Err(error(ErrorKind::Invalid, "a reaction is one emoji, or a short text"));
-            }
-            if self.handling()?.event.room.encrypted && !is_emoji(&key) {
-                return Err(error(
-                    ErrorKind::Invalid,
-                    "in an encrypted room a reaction is one emoji: it travels in clear",
-                ));
-            }
-            self.queue(Effect::React { place, message, key })
-        }))
+    async fn react(&mut self, message: MessageRef, key: String) -> Answer<u32> {
+        Ok(self.queue_reaction(message, key).await)
     }
 
-    fn redact(&mut self, message: MessageRef, reason: Option<String>) -> Answer<u32> {
-        Ok(self.about(message).and_then(|(place, message)| {
-            let encrypted = self.handling()?.event.room.encrypted;
-            let reason = reason.filter(|_| !encrypted).map(|reason| reason.chars().take(500).collect());
-            self.queue(Effect::Redact { place, message, reason })
-        }))
+    async fn redact(&mut self, message: MessageRef, reason: Option<String>) -> Answer<u32> {
+        Ok(self.queue_redaction(message, reason).await)
     }
 
-    fn set_home(&mut self, to: Target) -> Answer<u32> {
+    async fn set_home(&mut self, to: Target) -> Answer<u32> {
         Ok(self.queue_home(to))
     }
 
-    fn reply_to(&mut self, queued: u32, to: MessageRef) -> Answer<()> {
-        Ok(self.about(to).and_then(|(_, to)| {
-            if to == effect::MessageRef::Queued(queued) {
-                return Err(error(ErrorKind::Invalid, "a message cannot answer itself"));
-            }
-            match self.sent(queued)? {
-                Effect::Send { reply_to, .. } => *reply_to = Some(to),
-                _ => return Err(not_a_message(queued)),
-            }
-            Ok(())
-        }))
+    async fn reply_to(&mut self, queued: u32, to: MessageRef) -> Answer<()> {
+        Ok(self.set_reply(queued, to).await)
     }
 
-    fn name(&mut self, queued: u32, key: String) -> Answer<()> {
-        Ok(self.handling().map(|_| ()).and_then(|()| {
-            if key.is_empty() || key.len() > NAME {
-                return Err(error(ErrorKind::Invalid, "a name has 1 to 128 bytes"));
-            }
-            match self.sent(queued)? {
-                Effect::Send { name, .. } => *name = Some(key),
-                _ => return Err(not_a_message(queued)),
-            }
-            Ok(())
-        }))
+    async fn name(&mut self, queued: u32, key: String) -> Answer<()> {
+        Ok(self.set_name(queued, key))
     }
 }
 
@@ -98,6 +89,71 @@ impl State {
                 .iter()
                 .any(|effect| matches!(effect, Effect::Send { takes_draft: true, .. }));
         self.queue(Effect::Send { to, body, reply_to: None, name: None, takes_draft })
+    }
+
+    async fn queue_edit(&mut self, message: MessageRef, body: Body) -> Result<u32, Error> {
+        let body = checked(body)?;
+        let About { to, message, own } = self.about(message).await?;
+        if !own {
+            return Err(not_ours());
+        }
+        self.queue(Effect::Edit { to, message, body })
+    }
+
+    async fn queue_reaction(&mut self, message: MessageRef, key: String) -> Result<u32, Error> {
+        if key.is_empty() || key.len() > NAME {
+            return Err(error(ErrorKind::Invalid, "a reaction is one emoji, or a short text"));
+        }
+        let About { to, message, .. } = self.about(message).await?;
+        // Of another room it is not known here whether it is encrypted, so that it counts as if it were.
+        let clear = self.here(&to) && !self.handling()?.event.room.encrypted;
+        if !clear && !is_emoji(&key) {
+            return Err(error(
+                ErrorKind::Invalid,
+                "in an encrypted room a reaction is one emoji: it travels in clear",
+            ));
+        }
+        self.queue(Effect::React { to, message, key })
+    }
+
+    async fn queue_redaction(&mut self, message: MessageRef, reason: Option<String>) -> Result<u32, Error> {
+        let About { to, message, own } = self.about(message).await?;
+        if !own {
+            return Err(not_ours());
+        }
+        let clear = self.here(&to) && !self.handling()?.event.room.encrypted;
+        let reason = reason.filter(|_| clear).map(|reason| reason.chars().take(500).collect());
+        self.queue(Effect::Redact { to, message, reason })
+    }
+
+    async fn set_reply(&mut self, queued: u32, answered: MessageRef) -> Result<(), Error> {
+        let about = self.about(answered).await?;
+        if let effect::MessageRef::Effect(id) = &about.message
+            && id.delivery == self.handling()?.delivery
+            && id.ordinal >= Some(queued)
+        {
+            return Err(error(ErrorKind::Invalid, "a message answers one that was queued before it"));
+        }
+        match self.sent(queued)? {
+            Effect::Send { to, reply_to, takes_draft, .. } => {
+                if !same_room(to, &about.to) {
+                    return Err(error(ErrorKind::Invalid, "a message answers one of the same room"));
+                }
+                *reply_to = Some(about.message);
+                // An edit cannot become a reply: it is a message of its own, and the draft goes.
+                *takes_draft = false;
+                Ok(())
+            }
+            _ => Err(not_a_message(queued)),
+        }
+    }
+
+    fn set_name(&mut self, queued: u32, key: String) -> Result<(), Error> {
+        match self.sent(queued)? {
+            Effect::Send { name, .. } => *name = Some(named(key)?),
+            _ => return Err(not_a_message(queued)),
+        }
+        Ok(())
     }
 
     fn queue_home(&mut self, to: Target) -> Result<u32, Error> {
@@ -127,6 +183,7 @@ impl State {
     }
 
     fn sent(&mut self, ordinal: u32) -> Result<&mut Effect, Error> {
+        self.handling()?;
         self.work.effects.get_mut(ordinal as usize).ok_or_else(|| not_a_message(ordinal))
     }
 
@@ -157,23 +214,94 @@ impl State {
         }
     }
 
-    /// The message that an effect is about, and where the delivery takes place.
-    fn about(&self, message: MessageRef) -> Result<(effect::Place, effect::MessageRef), Error> {
-        let place = self.handling()?.here();
-        let message = match message {
+    /// What a reference means. Only what this plugin sent, what the agent received, and what the event names can
+    /// be meant: an id of the guest's own making would carry words out, since relations travel in clear.
+    async fn about(&mut self, message: MessageRef) -> Result<About, Error> {
+        match message {
+            MessageRef::Queued(ordinal) => match self.work.effects.get(ordinal as usize) {
+                Some(Effect::Send { to, .. }) => Ok(self.queued(ordinal, to)?),
+                _ => Err(not_a_message(ordinal)),
+            },
             MessageRef::Event(id) => {
                 let id =
                     EventId::parse(id).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
-                effect::MessageRef::Event(id)
+                self.event(id).await
             }
-            MessageRef::Queued(ordinal) => match self.work.effects.get(ordinal as usize) {
-                Some(Effect::Send { .. }) => effect::MessageRef::Queued(ordinal),
-                _ => return Err(not_a_message(ordinal)),
-            },
-            MessageRef::Key(key) => effect::MessageRef::Named(key),
-        };
-        Ok((place, message))
+            MessageRef::Key(key) => self.key(named(key)?).await,
+        }
     }
+
+    fn queued(&self, ordinal: u32, to: &effect::Target) -> Result<About, Error> {
+        let id = EffectId { delivery: self.handling()?.delivery.clone(), ordinal: Some(ordinal) };
+        Ok(About { to: to.clone(), message: effect::MessageRef::Effect(id), own: true })
+    }
+
+    async fn event(&mut self, id: EventId) -> Result<About, Error> {
+        let handling = self.handling()?;
+        let known = handling.messages.known(&handling.agent, &id).await.map_err(|it| unavailable(&it))?;
+        let here = &handling.event.room.id;
+        let (room, own) = match known {
+            Some(known) if known.by.as_ref() == Some(&handling.plugin) => (known.room, true),
+            Some(known) if known.room == *here || handling.grants.room(&known.room) => (known.room, false),
+            None if handling.mentions(&id) => (here.clone(), false),
+            // A message of a room that is not granted is told apart from none by nobody.
+            Some(_) | None => return Err(error(ErrorKind::NotFound, "the agent knows no such event")),
+        };
+        let to = effect::Target::Place(effect::Place { room, thread: None });
+        Ok(About { to, message: effect::MessageRef::Event(id), own })
+    }
+
+    async fn key(&mut self, key: String) -> Result<About, Error> {
+        let ours = self
+            .work
+            .effects
+            .iter()
+            .rposition(|effect| matches!(effect, Effect::Send { name: Some(name), .. } if *name == key));
+        if let Some(ordinal) = ours
+            && let Effect::Send { to, .. } = &self.work.effects[ordinal]
+        {
+            return self.queued(u32::try_from(ordinal).unwrap_or(u32::MAX), to);
+        }
+        let handling = self.handling()?;
+        let named = handling.messages.named(&handling.agent, &handling.plugin, &key).await;
+        let (to, message) = match named.map_err(|failed| unavailable(&failed))? {
+            None => return Err(error(ErrorKind::NotFound, "this plugin gave no message that name")),
+            Some(Named::Waiting { id, to }) => (to, effect::MessageRef::Effect(id)),
+            Some(Named::Sent { event, room }) => {
+                let to = effect::Target::Place(effect::Place { room, thread: None });
+                (to, effect::MessageRef::Event(event))
+            }
+        };
+        Ok(About { to, message, own: true })
+    }
+
+    fn here(&self, to: &effect::Target) -> bool {
+        let room = self.handling.as_ref().map(|handling| &handling.event.room.id);
+        matches!(to, effect::Target::Place(place) if Some(&place.room) == room)
+    }
+}
+
+fn same_room(one: &effect::Target, other: &effect::Target) -> bool {
+    match (one, other) {
+        (effect::Target::Place(one), effect::Target::Place(other)) => one.room == other.room,
+        (one, other) => one == other,
+    }
+}
+
+fn named(key: String) -> Result<String, Error> {
+    if key.is_empty() || key.len() > NAME {
+        return Err(error(ErrorKind::Invalid, "a name has 1 to 128 bytes"));
+    }
+    Ok(key)
+}
+
+fn not_ours() -> Error {
+    error(ErrorKind::Denied, "only a message that this plugin sent can be edited or redacted")
+}
+
+fn unavailable(failed: &journal::Error) -> Error {
+    tracing::error!(target: "parlour", "outbox: {failed}");
+    error(ErrorKind::Unavailable, "the storage failed")
 }
 
 /// The body of a message, if it is short enough.
@@ -186,22 +314,64 @@ pub fn checked(body: Body) -> Result<effect::Body, Error> {
     if body.text().len() > BODY {
         return Err(error(ErrorKind::TooLarge, "a message has at most 32 KiB"));
     }
+    if !fits(body.text()) {
+        return Err(error(
+            ErrorKind::TooLarge,
+            "a message has at most 44 KiB, quotes and line breaks escaped",
+        ));
+    }
     if body.text().trim().is_empty() {
         return Err(error(ErrorKind::Invalid, "a message says something"));
     }
     Ok(body)
 }
 
+/// Whether a text fits into a message, as far as its length goes.
+pub fn fits(text: &str) -> bool {
+    text.len() <= BODY && as_json(text) <= BODY_AS_JSON
+}
+
 fn not_a_message(ordinal: u32) -> Error {
     error(ErrorKind::Invalid, format!("effect {ordinal} is no message of this delivery"))
 }
 
-/// No letters, no digits but those of keycaps, and short: a reaction tells little.
+/// The size of a text as JSON.
+fn as_json(text: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 8 | 12 => 1,
+        0..0x20 => 5,
+        _ => 0,
+    };
+    text.len() + text.bytes().map(escaped).sum::<usize>()
+}
+
+/// Exactly one of Unicode's emoji, so that a reaction tells little. Unicode's tag characters, with which words could be hidden in a
+/// flag, are none.
 fn is_emoji(key: &str) -> bool {
-    let keycap = |c: char| matches!(c, '0'..='9' | '#' | '*');
-    let enclosed = key.contains('\u{20e3}');
-    key.chars().count() <= 10
-        && key
-            .chars()
-            .all(|c| !c.is_ascii() && !c.is_alphanumeric() && !c.is_whitespace() || (keycap(c) && enclosed))
+    emojis::get(key).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reaction_is_one_emoji() {
+        for emoji in ["👍", "👍🏽", "❤️", "❤", "1️⃣", "🇩🇪", "👨‍👩‍👧", "🏴‍☠️"]
+        {
+            assert!(is_emoji(emoji), "{emoji}");
+        }
+        for other in
+            ["", "a", "1", "👍👍", "é", "secret", "👍\u{e0041}", "❤\u{fe0f}\u{fe0f}", "\u{200d}", "1", " "]
+        {
+            assert!(!is_emoji(other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_text_is_as_long_as_it_travels() {
+        for text in ["plain", "a \"quote\"\n", "\u{1}\t\\", "é👍", "\u{7f}\u{8}"] {
+            assert_eq!(as_json(text) + 2, serde_json::to_string(text).unwrap().len(), "{text:?}");
+        }
+    }
 }

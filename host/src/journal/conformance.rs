@@ -71,7 +71,8 @@ mod keeps {
             what_was_given_up_became_nothing
             the_first_note_stands
             a_note_of_another_agent_changes_nothing
-            a_name_means_the_newest_accepted_message
+            a_name_means_the_newest_message
+            what_was_received_or_sent_is_known
             a_name_belongs_to_its_plugin
             a_draft_is_known_before_it_is_sent
             a_draft_waits_for_the_effect_that_takes_it
@@ -114,7 +115,7 @@ pub(super) fn plugin(name: &str) -> PluginName {
     PluginName::parse(name).unwrap()
 }
 
-fn room(id: &str) -> RoomId {
+pub(super) fn room(id: &str) -> RoomId {
     RoomId::parse(id).unwrap()
 }
 

@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Arrival, Commit, Draft, Error, Journal, KeyQuery, Namespace, Pending, Queued, Read, Sent, Sequence,
-    Stored, Write,
+    Arrival, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued, Read, Sent,
+    Sequence, Stored, Write,
 };
 use crate::{
     effect::{Effect, EffectId, Place},
@@ -43,7 +43,7 @@ struct Agent {
     position: Option<Position>,
     home: Option<Place>,
     encrypted: HashSet<RoomId>,
-    known: HashSet<EventId>,
+    known: HashMap<EventId, RoomId>,
     /// Every number of this agent's events, rising.
     received: Vec<Sequence>,
     pending: BTreeMap<Sequence, Waiting>,
@@ -51,7 +51,9 @@ struct Agent {
     committed: HashSet<DeliveryId>,
     unsent: BTreeMap<i64, Queued>,
     accepted: HashMap<EffectId, EventId>,
-    named: HashMap<PluginName, HashMap<String, Named>>,
+    named: HashMap<PluginName, HashMap<String, Newest>>,
+    /// What plugins have sent, and where.
+    messages: HashMap<EventId, Known>,
     drafts: HashMap<DeliveryId, Draft>,
 }
 
@@ -64,9 +66,10 @@ struct Waiting {
 }
 
 #[derive(Debug)]
-struct Named {
+struct Newest {
     row: i64,
     event: EventId,
+    room: RoomId,
 }
 
 impl Memory {
@@ -135,9 +138,10 @@ impl Agent {
         if event.room.encrypted && !self.encrypted.contains(&event.room.id) {
             self.encrypted.insert(event.room.id.clone());
         }
-        if !self.known.insert(event.id.clone()) {
+        if self.known.contains_key(&event.id) {
             return None;
         }
+        self.known.insert(event.id.clone(), event.room.id.clone());
         *last += 1;
         let sequence = Sequence(*last);
         self.received.push(sequence);
@@ -271,15 +275,15 @@ impl Journal for Memory {
         if super::takes_draft(&queued.effect) {
             agent.drafts.remove(&queued.id.delivery);
         }
-        let Sent::Accepted(event) = sent else { return Ok(()) };
+        let Sent::Accepted { event, room } = sent else { return Ok(()) };
         agent.accepted.insert(queued.id, event.clone());
-        if let Some(plugin) = queued.plugin
-            && let Effect::Send { name: Some(name), .. } = queued.effect
-        {
-            let newest = agent.named.entry(plugin).or_default().entry(name);
-            let newest = newest.or_insert_with(|| Named { row, event: event.clone() });
-            if newest.row < row {
-                *newest = Named { row, event: event.clone() };
+        let (Some(plugin), Effect::Send { name, .. }) = (queued.plugin, queued.effect) else { return Ok(()) };
+        let known = Known { room: room.clone(), by: Some(plugin.clone()) };
+        agent.messages.entry(event.clone()).or_insert(known);
+        if let Some(name) = name {
+            let names = agent.named.entry(plugin).or_default();
+            if names.get(&name).is_none_or(|newest| newest.row < row) {
+                names.insert(name, Newest { row, event: event.clone(), room: room.clone() });
             }
         }
         Ok(())
@@ -299,10 +303,28 @@ impl Journal for Memory {
         agent: &AgentName,
         plugin: &PluginName,
         name: &str,
-    ) -> Result<Option<EventId>, Error> {
+    ) -> Result<Option<Named>, Error> {
         let ledger = self.ledger();
-        let newest = ledger.agents.get(agent).and_then(|agent| agent.named.get(plugin)?.get(name));
-        Ok(newest.map(|newest| newest.event.clone()))
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
+        let sent = agent.named.get(plugin).and_then(|names| names.get(name));
+        let later = (Bound::Excluded(sent.map_or(i64::MIN, |newest| newest.row)), Bound::Unbounded);
+        let waiting = agent.unsent.range(later).rev().find_map(|(_, queued)| match &queued.effect {
+            Effect::Send { to, name: Some(of), .. }
+                if of == name && queued.plugin.as_ref() == Some(plugin) =>
+            {
+                Some(Named::Waiting { id: queued.id.clone(), to: to.clone() })
+            }
+            _ => None,
+        });
+        let sent = || sent.map(|it| Named::Sent { event: it.event.clone(), room: it.room.clone() });
+        Ok(waiting.or_else(sent))
+    }
+
+    async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
+        let received = || agent.known.get(event).map(|room| Known { room: room.clone(), by: None });
+        Ok(agent.messages.get(event).cloned().or_else(received))
     }
 
     async fn draft(

@@ -22,7 +22,8 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
-    Arrival, Commit, Draft, Error, Journal, KeyQuery, Namespace, Pending, Queued, Sent, Sequence, Stored,
+    Arrival, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued, Sent,
+    Sequence, Stored,
 };
 use crate::{
     effect::{EffectId, Place},
@@ -110,11 +111,17 @@ impl Journal for Sqlite {
         agent: &AgentName,
         plugin: &PluginName,
         name: &str,
-    ) -> Result<Option<EventId>, Error> {
+    ) -> Result<Option<Named>, Error> {
         let agent = agent.clone();
         let plugin = plugin.clone();
         let name = name.to_owned();
         self.thread.read(move |db| outbox::named(db, &agent, &plugin, &name)).await
+    }
+
+    async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Error> {
+        let agent = agent.clone();
+        let event = event.clone();
+        self.thread.read(move |db| outbox::known(db, &agent, &event)).await
     }
 
     async fn draft(

@@ -46,6 +46,11 @@ impl Presence {
         typing.insert(room.clone(), state);
         let (client, rooms) = (client.clone(), self.typing.clone());
         self.spawn(async move {
+            // However short it was: it is seen.
+            say_typing(&client, &room, true).await;
+            if *changes.borrow_and_update() {
+                let _ = tokio::time::timeout(TYPING_AGAIN, changes.changed()).await;
+            }
             loop {
                 let on = *changes.borrow_and_update();
                 say_typing(&client, &room, on).await;

@@ -20,6 +20,12 @@ use crate::{
     render,
 };
 
+/// Text and HTML as JSON: an event has at most 64 KiB (spec, "Size limits"), and encryption makes four bytes of
+/// three.
+const CONTENT: usize = 45 * 1024;
+/// How many characters of an edit are for clients that know no edits.
+const FALLBACK: usize = 200;
+
 /// Encrypting for a room first fetches its members and their keys, request by request.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -39,7 +45,11 @@ pub(super) async fn send(
             let answer = room.redact(&event, reason, Some(transaction)).await;
             answer.map_err(|error| http_error(&error))?.event_id
         } else {
-            let (kind, content) = event(&outgoing.content, &outgoing.mark);
+            let (kind, mut content) = event(&outgoing.content, &outgoing.mark);
+            // A reaction travels in clear, and tells no more than it must.
+            if encrypted && matches!(outgoing.content, Content::Reaction { .. }) {
+                content.as_object_mut().map(|content| content.remove(MARK));
+            }
             let sent = room.send_raw(kind, content).with_transaction_id(&transaction).await;
             sent.map_err(|error| send_error(&error))?.response.event_id
         };
@@ -102,16 +112,23 @@ fn invalid(error: &dyn std::error::Error) -> SendError {
 fn event(content: &Content, mark: &str) -> (&'static str, Value) {
     let (kind, mut event) = match content {
         Content::Message { body, thread, reply_to } => {
-            let mut event = words(body, "");
+            let mut event = words(body);
             if let Some(relation) = relation(thread.as_ref(), reply_to.as_ref()) {
                 event.insert("m.relates_to".into(), relation);
             }
             ("m.room.message", event)
         }
-        // Spec, "Event replacements": the text for clients that don't know edits, and the new content.
+        // Spec, "Event replacements": the new content, and a text for clients that don't know edits. They get
+        // its beginning: the whole text twice would be too large for an event.
         Content::Edit { event, body } => {
-            let mut edit = words(body, "* ");
-            edit.insert("m.new_content".into(), Value::Object(words(body, "")));
+            let new = words(body);
+            let beginning: String = body.text().chars().take(FALLBACK).collect();
+            let mut edit = Map::from_iter([
+                ("msgtype".into(), new["msgtype"].clone()),
+                ("body".into(), format!("* {beginning}").into()),
+                ("m.mentions".into(), json!({})),
+                ("m.new_content".into(), Value::Object(new)),
+            ]);
             edit.insert(
                 "m.relates_to".into(),
                 json!({ "rel_type": "m.replace", "event_id": event.as_str() }),
@@ -146,7 +163,7 @@ fn relation(thread: Option<&EventId>, reply_to: Option<&EventId>) -> Option<Valu
 
 /// `m.text` or `m.notice`. `m.mentions` is there and empty: nobody is mentioned by accident, whatever the words
 /// are (spec, "User and room mentions").
-fn words(body: &Body, before: &str) -> Map<String, Value> {
+fn words(body: &Body) -> Map<String, Value> {
     let (msgtype, rendered) = match body {
         Body::Plain(text) => ("m.text", render::Rendered { body: text.clone(), html: None }),
         Body::Markdown(text) => ("m.text", render::markdown(text)),
@@ -154,12 +171,16 @@ fn words(body: &Body, before: &str) -> Map<String, Value> {
     };
     let mut content = Map::from_iter([
         ("msgtype".into(), msgtype.into()),
-        ("body".into(), format!("{before}{}", rendered.body).into()),
+        ("body".into(), rendered.body.into()),
         ("m.mentions".into(), json!({})),
     ]);
     if let Some(html) = rendered.html {
-        content.insert("format".into(), "org.matrix.custom.html".into());
-        content.insert("formatted_body".into(), format!("{before}{html}").into());
+        let html = Value::from(html);
+        // The body says the same; rather without its looks than not at all.
+        if content["body"].to_string().len() + html.to_string().len() <= CONTENT {
+            content.insert("format".into(), "org.matrix.custom.html".into());
+            content.insert("formatted_body".into(), html);
+        }
     }
     content
 }
@@ -216,6 +237,11 @@ mod tests {
         assert_eq!(edit["body"], "* new");
         assert_eq!(edit["m.new_content"], json!({ "msgtype": "m.text", "body": "new", "m.mentions": {} }));
         assert_eq!(edit["m.relates_to"], json!({ "rel_type": "m.replace", "event_id": "$a" }));
+        let long = Body::Markdown("**x** <&> \"y\"\n\n".repeat(1800));
+        assert!(crate::capability::outbox::fits(long.text()));
+        let (_, edit) = event(&Content::Edit { event: id("$a"), body: long.clone() }, "d.1");
+        assert_eq!(edit["m.new_content"]["body"], long.text());
+        assert!(edit.to_string().len() < 47 * 1024, "{}", edit.to_string().len());
         let (kind, reaction) = event(&Content::Reaction { event: id("$a"), key: "👍".into() }, "d.2");
         assert_eq!(kind, "m.reaction");
         assert_eq!(

@@ -191,7 +191,10 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             )
         }
         Call::Sent { agent, row, event } => {
-            let sent = event.map_or_else(|| Sent::GivenUp("no".into()), |it| Sent::Accepted(numbered(it)));
+            let sent = event.map_or_else(
+                || Sent::GivenUp("no".into()),
+                |it| Sent::Accepted { event: numbered(it), room: room("!1") },
+            );
             told(journal.sent(&name(*agent), *row, &sent).await)
         }
         Call::Draft { agent, delivery, event } => {
@@ -234,6 +237,9 @@ async fn state(journal: &dyn Journal, agent: &AgentName) -> String {
     for plugin in PLUGINS {
         all.push(told(journal.named(agent, &self::plugin(plugin), "n").await));
         all.push(told(journal.named(agent, &self::plugin(plugin), "m").await));
+    }
+    for event in (0..8).map(numbered) {
+        all.push(told(journal.known(agent, &event).await));
     }
     for key in KEYS {
         all.push(told(journal.get(&own(), key).await));

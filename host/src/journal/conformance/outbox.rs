@@ -3,11 +3,19 @@
 use super::*;
 use crate::{
     effect::{EffectId, MessageRef},
-    journal::Sent,
+    journal::{Known, Named, Sent},
 };
 
+fn sent(id: &str) -> Named {
+    Named::Sent { event: event(id), room: room("!room") }
+}
+
+fn waits(id: EffectId) -> Named {
+    Named::Waiting { id, to: Target::Place(home("!room", None)) }
+}
+
 fn accepted(id: &str) -> Sent {
-    Sent::Accepted(event(id))
+    Sent::Accepted { event: event(id), room: room("!room") }
 }
 
 fn given_up() -> Sent {
@@ -19,12 +27,16 @@ fn effect(id: &str, ordinal: u32) -> EffectId {
 }
 
 pub(super) async fn effects_wait_in_order_with_their_places(journal: Ledger) {
-    let place = home("!room", Some("$root"));
+    let to = Target::Place(home("!room", Some("$root")));
     let effects = [
         message("first"),
-        Effect::Edit { place: place.clone(), message: MessageRef::Queued(0), body: Body::Plain("e".into()) },
-        Effect::React { place: place.clone(), message: MessageRef::Event(event("$1")), key: "👍".into() },
-        Effect::Redact { place, message: MessageRef::Named("n".into()), reason: Some("r".into()) },
+        Effect::Edit {
+            to: to.clone(),
+            message: MessageRef::Effect(effect("d1", 0)),
+            body: Body::Plain("e".into()),
+        },
+        Effect::React { to: to.clone(), message: MessageRef::Event(event("$1")), key: "👍".into() },
+        Effect::Redact { to, message: MessageRef::Effect(effect("d0", 3)), reason: Some("r".into()) },
     ];
     let mut queued = queue(&*journal, "d1", effects.clone()).await;
     assert_eq!(queued.iter().map(|it| &it.effect).collect::<Vec<_>>(), effects.iter().collect::<Vec<_>>());
@@ -86,7 +98,7 @@ pub(super) async fn the_first_note_stands(journal: Ledger) {
     }
     journal.sent(&agent(), queued[1].row + 1, &accepted("$4")).await.unwrap();
     assert_eq!(journal.event_of(&agent(), &effect("d1", 0)).await.unwrap(), Some(event("$1")));
-    assert_eq!(journal.named(&agent(), &plugin("echo"), "n").await.unwrap(), Some(event("$1")));
+    assert_eq!(journal.named(&agent(), &plugin("echo"), "n").await.unwrap(), Some(sent("$1")));
     assert_eq!(journal.event_of(&agent(), &effect("d1", 1)).await.unwrap(), None);
     assert_eq!(journal.named(&agent(), &plugin("echo"), "m").await.unwrap(), None);
 }
@@ -98,21 +110,48 @@ pub(super) async fn a_note_of_another_agent_changes_nothing(journal: Ledger) {
     assert_eq!(journal.event_of(&other_agent(), &effect("d1", 0)).await.unwrap(), None);
 }
 
-pub(super) async fn a_name_means_the_newest_accepted_message(journal: Ledger) {
+pub(super) async fn a_name_means_the_newest_message(journal: Ledger) {
     let name = async || journal.named(&agent(), &plugin("echo"), "status").await.unwrap();
-    let mut queued = queue(&*journal, "d1", [named("status"), named("other")]).await;
-    queued.extend(queue(&*journal, "d2", [named("status"), named("status"), named("status")]).await);
     assert_eq!(name().await, None);
-    let [first, other, second, third, last] = [0, 1, 2, 3, 4].map(|n| queued[n].row);
+    let first = queue(&*journal, "d1", [named("status"), named("other")]).await;
+    assert_eq!(name().await, Some(waits(effect("d1", 0))));
+    let [first, other] = [0, 1].map(|n| first[n].row);
     journal.sent(&agent(), first, &accepted("$first")).await.unwrap();
-    assert_eq!(name().await, Some(event("$first")));
+    assert_eq!(name().await, Some(sent("$first")));
+    let next = queue(&*journal, "d2", [named("status"), named("status"), named("status")]).await;
+    let [second, third, last] = [0, 1, 2].map(|n| next[n].row);
+    assert_eq!(name().await, Some(waits(effect("d2", 2))));
+    journal.sent(&agent(), last, &given_up()).await.unwrap();
+    assert_eq!(name().await, Some(waits(effect("d2", 1))));
     journal.sent(&agent(), third, &accepted("$third")).await.unwrap();
     journal.sent(&agent(), other, &accepted("$other")).await.unwrap();
-    assert_eq!(name().await, Some(event("$third")));
+    assert_eq!(name().await, Some(sent("$third")), "an older message still waits");
     journal.sent(&agent(), second, &accepted("$second")).await.unwrap();
-    assert_eq!(name().await, Some(event("$third")), "an older message, heard of late");
-    journal.sent(&agent(), last, &given_up()).await.unwrap();
-    assert_eq!(name().await, Some(event("$third")));
+    assert_eq!(name().await, Some(sent("$third")), "an older message, heard of late");
+}
+
+pub(super) async fn what_was_received_or_sent_is_known(journal: Ledger) {
+    let known = async |id: &str| journal.known(&agent(), &event(id)).await.unwrap();
+    let is = |by: Option<&str>| Some(Known { room: room("!room"), by: by.map(plugin) });
+    receive(&*journal, &[said("$1", "hello"), refused("$2")]).await;
+    assert_eq!(known("$1").await, is(None));
+    assert_eq!(known("$2").await, is(None), "what the gate refused is there, too");
+    assert_eq!(known("$3").await, None);
+    assert_eq!(journal.known(&other_agent(), &event("$1")).await.unwrap(), None);
+
+    let react = Effect::React {
+        to: Target::Place(home("!room", None)),
+        message: MessageRef::Event(event("$1")),
+        key: "👍".into(),
+    };
+    let queued = queue(&*journal, "d1", [message("a"), react]).await;
+    journal.sent(&agent(), queued[0].row, &accepted("$ours")).await.unwrap();
+    journal.sent(&agent(), queued[1].row, &accepted("$reaction")).await.unwrap();
+    assert_eq!(known("$ours").await, is(Some("echo")));
+    assert_eq!(known("$reaction").await, None, "it is no message");
+    receive(&*journal, &[refused("$ours")]).await;
+    assert_eq!(known("$ours").await, is(Some("echo")), "the chat brings it, too");
+    assert_eq!(journal.known(&other_agent(), &event("$ours")).await.unwrap(), None);
 }
 
 pub(super) async fn a_name_belongs_to_its_plugin(journal: Ledger) {
@@ -128,8 +167,8 @@ pub(super) async fn a_name_belongs_to_its_plugin(journal: Ledger) {
     journal.sent(&agent(), hosts, &accepted("$hosts")).await.unwrap();
     let theirs = by("d3", Some("other")).await;
     journal.sent(&agent(), theirs, &accepted("$theirs")).await.unwrap();
-    assert_eq!(journal.named(&agent(), &plugin("echo"), "n").await.unwrap(), Some(event("$ours")));
-    assert_eq!(journal.named(&agent(), &plugin("other"), "n").await.unwrap(), Some(event("$theirs")));
+    assert_eq!(journal.named(&agent(), &plugin("echo"), "n").await.unwrap(), Some(sent("$ours")));
+    assert_eq!(journal.named(&agent(), &plugin("other"), "n").await.unwrap(), Some(sent("$theirs")));
     assert_eq!(journal.named(&agent(), &plugin("third"), "n").await.unwrap(), None);
     assert_eq!(journal.named(&other_agent(), &plugin("echo"), "n").await.unwrap(), None);
 }

@@ -16,6 +16,7 @@ CREATE TABLE event (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     agent    INTEGER NOT NULL REFERENCES agent,
     id       TEXT NOT NULL,
+    room     TEXT NOT NULL,
     session  TEXT NOT NULL,
     refused  TEXT,                     -- why it may not pass, as JSON; NULL: it may
     UNIQUE (agent, id)
@@ -64,9 +65,11 @@ CREATE TABLE sent (
     contribution INTEGER NOT NULL REFERENCES contribution,
     ordinal      INTEGER NOT NULL,
     event        TEXT,                 -- what it became; NULL: it was given up
+    room         TEXT,                 -- where, if it is a plugin's message
     given_up     TEXT,                 -- why
     PRIMARY KEY (contribution, ordinal)
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX sent_message ON sent (event) WHERE room IS NOT NULL;
 
 -- The newest message of each name.
 CREATE TABLE named (
@@ -75,6 +78,7 @@ CREATE TABLE named (
     name   TEXT NOT NULL,
     row    INTEGER NOT NULL,           -- of the effect: newer is greater
     event  TEXT NOT NULL,
+    room   TEXT NOT NULL,
     PRIMARY KEY (agent, plugin, name)
 ) STRICT, WITHOUT ROWID;
 

@@ -24,8 +24,8 @@ pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Posi
 pub(super) struct Received {
     id: EventId,
     session: SessionId,
-    /// Where, if it is encrypted there.
-    encrypted: Option<RoomId>,
+    room: RoomId,
+    encrypted: bool,
     /// The event as JSON, or why it may not pass.
     said: Result<String, String>,
 }
@@ -36,7 +36,8 @@ impl Received {
         Ok(Self {
             id: event.id.clone(),
             session: arrival.session.clone(),
-            encrypted: event.room.encrypted.then(|| event.room.id.clone()),
+            room: event.room.id.clone(),
+            encrypted: event.room.encrypted,
             said: match &arrival.verdict {
                 Verdict::Allow => Ok(serde_json::to_string(event)?),
                 Verdict::Deny(denial) => Err(serde_json::to_string(denial)?),
@@ -61,9 +62,10 @@ pub(super) fn receive(
 }
 
 fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Option<Sequence>, Failed> {
-    if let Some(room) = &received.encrypted {
+    let room = received.room.as_str();
+    if received.encrypted {
         db.prepare_cached("INSERT INTO encrypted_room (agent, room) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
-            .execute(params![agent, room.as_str()])?;
+            .execute(params![agent, room])?;
     }
     let known = db
         .prepare_cached("SELECT 1 FROM event WHERE agent = ?1 AND id = ?2")?
@@ -73,8 +75,8 @@ fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Optio
     }
     let session = received.session.as_str();
     let sequence = db
-        .prepare_cached("INSERT INTO event (agent, id, session, refused) VALUES (?1, ?2, ?3, ?4)")?
-        .insert(params![agent, received.id.as_str(), session, received.said.as_ref().err()])?;
+        .prepare_cached("INSERT INTO event (agent, id, room, session, refused) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .insert(params![agent, received.id.as_str(), room, session, received.said.as_ref().err()])?;
     let Ok(event) = &received.said else { return Ok(None) };
     db.prepare_cached("INSERT INTO pending (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![sequence, agent, session, event])?;

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{Draft, Queued, Sent, takes_draft},
+    super::{Draft, Known, Named, Queued, Sent, takes_draft},
     Failed, id, json, number, optional_id,
 };
 use crate::{
@@ -41,12 +41,22 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
         })
         .optional()?;
     let Some((contribution, ordinal, effect)) = taken else { return Ok(()) };
-    let (event, given_up) = match sent {
-        Sent::Accepted(event) => (Some(event.as_str()), None),
-        Sent::GivenUp(reason) => (None, Some(reason)),
+    let (event, room, given_up) = match sent {
+        Sent::Accepted { event, room } => (Some(event.as_str()), Some(room.as_str()), None),
+        Sent::GivenUp(reason) => (None, None, Some(reason)),
     };
-    db.prepare_cached("INSERT INTO sent (contribution, ordinal, event, given_up) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![contribution, ordinal, event, given_up])?;
+    db.prepare_cached(
+        "INSERT INTO sent (contribution, ordinal, event, room, given_up)
+         SELECT ?1, ?2, ?3, iif(?4 AND plugin IS NOT NULL, ?5, NULL), ?6 FROM contribution WHERE row = ?1",
+    )?
+    .execute(params![
+        contribution,
+        ordinal,
+        event,
+        matches!(effect, Effect::Send { .. }),
+        room,
+        given_up
+    ])?;
     if takes_draft(&effect) {
         db.prepare_cached(
             "DELETE FROM draft
@@ -54,14 +64,15 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
         )?
         .execute([agent, contribution])?;
     }
-    if let (Some(event), Effect::Send { name: Some(name), .. }) = (event, effect) {
+    if let (Some(event), Some(room), Effect::Send { name: Some(name), .. }) = (event, room, effect) {
         db.prepare_cached(
-            "INSERT INTO named (agent, plugin, name, row, event)
-             SELECT ?1, plugin, ?2, ?3, ?4 FROM contribution WHERE row = ?5 AND plugin IS NOT NULL
-             ON CONFLICT (agent, plugin, name) DO UPDATE SET row = excluded.row, event = excluded.event
+            "INSERT INTO named (agent, plugin, name, row, event, room)
+             SELECT ?1, plugin, ?2, ?3, ?4, ?5 FROM contribution WHERE row = ?6 AND plugin IS NOT NULL
+             ON CONFLICT (agent, plugin, name)
+             DO UPDATE SET row = excluded.row, event = excluded.event, room = excluded.room
              WHERE excluded.row > named.row",
         )?
-        .execute(params![agent, name, row, event, contribution])?;
+        .execute(params![agent, name, row, event, room, contribution])?;
     }
     Ok(())
 }
@@ -89,15 +100,53 @@ pub(super) fn named(
     agent: &AgentName,
     plugin: &PluginName,
     name: &str,
-) -> Result<Option<EventId>, Failed> {
-    let event = db
+) -> Result<Option<Named>, Failed> {
+    let of = [agent.as_str(), plugin.as_str(), name];
+    let sent = db
         .prepare_cached(
-            "SELECT event FROM named
+            "SELECT row, event, room FROM named
              WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND plugin = ?2 AND name = ?3",
         )?
-        .query_row([agent.as_str(), plugin.as_str(), name], |row| id(row, 0))
+        .query_row(of, |row| {
+            Ok((row.get::<_, i64>(0)?, Named::Sent { event: id(row, 1)?, room: id(row, 2)? }))
+        })
         .optional()?;
-    Ok(event)
+    // Few wait at any time.
+    let waiting = db
+        .prepare_cached(
+            "SELECT unsent.row, delivery, ordinal, effect
+             FROM unsent JOIN contribution ON contribution.row = unsent.contribution
+             WHERE unsent.agent = (SELECT id FROM agent WHERE name = ?1) AND plugin = ?2
+                   AND effect ->> '$.Send.name' = ?3
+             ORDER BY unsent.row DESC LIMIT 1",
+        )?
+        .query_row(of, |row| {
+            let at = EffectId { delivery: id(row, 1)?, ordinal: Some(row.get(2)?) };
+            Ok((row.get::<_, i64>(0)?, at, json::<Effect>(row, 3)?))
+        })
+        .optional()?;
+    Ok(match (sent, waiting) {
+        (sent, Some((row, id, Effect::Send { to, .. }))) if sent.as_ref().is_none_or(|sent| sent.0 < row) => {
+            Some(Named::Waiting { id, to })
+        }
+        (sent, _) => sent.map(|(_, sent)| sent),
+    })
+}
+
+pub(super) fn known(db: &Connection, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Failed> {
+    let known = db
+        .prepare_cached(
+            "SELECT room, plugin FROM sent JOIN contribution ON contribution.row = sent.contribution
+             WHERE sent.event = ?2 AND room IS NOT NULL AND agent = (SELECT id FROM agent WHERE name = ?1)
+             UNION ALL
+             SELECT room, NULL FROM event WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND id = ?2
+             LIMIT 1",
+        )?
+        .query_row([agent.as_str(), event.as_str()], |row| {
+            Ok(Known { room: id(row, 0)?, by: optional_id(row, 1)? })
+        })
+        .optional()?;
+    Ok(known)
 }
 
 pub(super) fn draft(

@@ -40,7 +40,10 @@ async fn everything_is_there_when_it_is_opened_again() {
     let goes_on = Commit { ends_event: false, ..writes(ends(one, "d1"), [set("k", "1")]) };
     journal.commit(goes_on).await.unwrap();
     let queued = journal.commit(says(ends(two, "d2"), [message("a"), message("b")])).await.unwrap();
-    journal.sent(&agent(), queued[0].row, &Sent::Accepted(event("$a"))).await.unwrap();
+    journal
+        .sent(&agent(), queued[0].row, &Sent::Accepted { event: event("$a"), room: room("!room") })
+        .await
+        .unwrap();
     journal.draft(&agent(), &delivery("d3"), None).await.unwrap();
     let stored = journal.get(&own(), "k").await.unwrap().unwrap();
     drop(journal);
@@ -163,7 +166,10 @@ async fn nothing_of_an_ended_event_is_in_the_file() {
     for (n, sequence) in came.into_iter().enumerate() {
         let effects = [message(if n == 0 { "the-secret" } else { &long })];
         let queued = journal.commit(says(ends(sequence.unwrap(), &format!("d{n}")), effects)).await.unwrap();
-        journal.sent(&agent(), queued[0].row, &Sent::Accepted(event("$a"))).await.unwrap();
+        journal
+            .sent(&agent(), queued[0].row, &Sent::Accepted { event: event("$a"), room: room("!room") })
+            .await
+            .unwrap();
     }
     drop(journal);
     let file = fs::read(&path).unwrap();
