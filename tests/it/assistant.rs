@@ -86,6 +86,7 @@ struct Long {
     model: Model,
     home: Home,
     agent: Account,
+    other: Account,
     alice: Person,
     bob: Person,
 }
@@ -105,7 +106,7 @@ impl Long {
         ));
         let (assistant, echo) = (assistant(), example("echo"));
         let home = Home::new(&settings, &[("assistant", &assistant), ("echo", &echo)]);
-        Self { synapse, model, home, agent, alice, bob }
+        Self { synapse, model, home, agent, other, alice, bob }
     }
 
     async fn room(&self) -> String {
@@ -128,7 +129,9 @@ impl Long {
 async fn a_long_answer_holds_up_nobody_and_survives_a_replaced_file() {
     let long = Long::new().await;
     let host = long.home.run();
-    host.said(&format!("agent {}: serves", long.agent.name)).await;
+    for agent in [&long.agent, &long.other] {
+        host.said(&format!("agent {}: serves", agent.name)).await;
+    }
     let room = long.room().await;
     let live = long.model.live();
     let mark = long.alice.mark();
@@ -140,6 +143,13 @@ async fn a_long_answer_holds_up_nobody_and_survives_a_replaced_file() {
         long.bob.say(&room, format!("!echo meanwhile {number}").as_str()).await.unwrap();
         long.bob.hear_since(mark, &room, &long.agent.user, &format!("meanwhile {number}")).await.unwrap();
     }
+    // Another agent of the same host, in another room.
+    let elsewhere = NewRoom { encrypted: true, invite: vec![long.other.user.clone()], ..NewRoom::default() };
+    let elsewhere = long.bob.create_room(&elsewhere).await.unwrap();
+    long.bob.wait_member(&elsewhere, &long.other.user, "join").await.unwrap();
+    let mark = long.bob.mark();
+    long.bob.say(&elsewhere, "!echo from another agent").await.unwrap();
+    long.bob.hear_since(mark, &elsewhere, &long.other.user, "from another agent").await.unwrap();
     let other =
         patched(&assistant(), "I have forgotten this conversation.", "I have forgotten that conversation.");
     crate::guests::compiled(&other.clone().into());

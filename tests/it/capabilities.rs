@@ -124,6 +124,81 @@ async fn messages_are_named_edited_answered_and_reacted_to() {
 }
 
 #[tokio::test]
+async fn a_named_message_is_edited_where_it_is() {
+    let stage = stage(Grants::default()).await;
+    stage.rooms.say(ALICE, &stage.room, "/edit at home");
+    stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text == "at home")).await;
+    let other = stage.rooms.create([ALICE, AGENT]);
+    stage.rooms.say(ALICE, &other, "/rename from elsewhere");
+    stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text == "from elsewhere")).await;
+    assert_eq!(stage.rooms.transcript(&other).len(), 1, "nothing is said where it was asked");
+}
+
+#[tokio::test]
+async fn only_what_a_plugin_sent_itself_is_edited_and_removed() {
+    let guests = [("deeds", guest("deeds")), ("echo", crate::guests::example("echo"))];
+    let stage = Stage::with(&guests).await;
+    let asked = stage.rooms.say(ALICE, &stage.room, "/echo hello");
+    let echoed = stage.answer_to(&stage.room, &asked).await.id;
+    for command in ["alter", "remove"] {
+        for id in [&asked, &echoed] {
+            let answer = stage.ask(&format!("/{command} {id}")).await;
+            assert_eq!(
+                answer,
+                format!("/{command}: only a message that this plugin sent can be edited or redacted")
+            );
+        }
+    }
+    let asked = stage.rooms.say(ALICE, &stage.room, "/count");
+    let own = stage.answer_to(&stage.room, &asked).await.id;
+    stage.rooms.say(ALICE, &stage.room, &format!("/alter {own}"));
+    stage.until(&stage.room, |lines| lines.iter().any(|line| line.id == own && line.text == "altered")).await;
+    stage.rooms.say(ALICE, &stage.room, &format!("/remove {own}"));
+    stage.until(&stage.room, |lines| lines.iter().any(|line| line.id == own && line.redacted)).await;
+}
+
+/// An id of the guest's own making would carry words out of an encrypted room: relations travel in clear.
+#[tokio::test]
+async fn only_what_the_agent_knows_is_answered() {
+    let stage = stage(Grants::default()).await;
+    let known = stage.rooms.say(ALICE, &stage.room, "hello");
+    let asked = stage.rooms.say(ALICE, &stage.room, &format!("/answer {known}"));
+    let answer =
+        stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.reply_to.is_some())).await;
+    assert_eq!(answer.last().unwrap().reply_to, Some(known.clone()), "{asked}");
+    let unknown = "/answer: the agent knows no such event";
+    assert_eq!(stage.ask("/answer $a-secret-of-this-room").await, unknown);
+    // What is known of a room that is not granted is known there alone.
+    let room = stage.rooms.create([ALICE, AGENT]);
+    assert_eq!(stage.ask_as(ALICE, &room, &format!("/answer {known}")).await, unknown);
+}
+
+#[tokio::test]
+async fn a_draft_of_an_earlier_attempt_becomes_the_answer() {
+    let stage = stage(Grants::default()).await;
+    stage.rooms.say(ALICE, &stage.room, "/again");
+    stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text == "half an answer")).await;
+    let whole =
+        |lines: &[parlour::chat::memory::Line]| lines.last().is_some_and(|it| it.text == "the whole answer");
+    assert_eq!(stage.until(&stage.room, whole).await.len(), 2, "one message");
+
+    stage.rooms.say(ALICE, &stage.room, "/again it is no use");
+    let told = "half an answer\n\n/again: it is no use";
+    let lines = stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text == told)).await;
+    assert_eq!(lines.len(), 4, "one message");
+}
+
+#[tokio::test]
+async fn what_a_delivery_reads_and_writes_is_bounded() {
+    let stage = stage(Grants::default()).await;
+    assert_eq!(stage.ask("/hoard 15").await, "hoarded");
+    assert_eq!(stage.ask("/hoard 16").await, "/hoard: one delivery writes at most 4 MiB");
+    assert_eq!(stage.ask("/look 1000").await, "looked");
+    assert_eq!(stage.ask("/look 10000").await, "/look: one delivery reads at most 4 MiB of keys");
+    assert_eq!(stage.ask("/long 1000000").await, "/long: a message has at most 32 KiB");
+}
+
+#[tokio::test]
 async fn in_an_encrypted_room_a_reaction_carries_no_words() {
     let stage = stage(Grants::default()).await;
     stage.rooms.encrypt(&stage.room);

@@ -113,6 +113,48 @@ fn a_folder_of_plugins_joins_the_chat() {
 }
 
 #[test]
+fn the_environment_holds_settings_and_other_things() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("parlour.toml");
+    fs::write(&file, "[agents.helper]\npassword = \"p\"\nuser = \"@helper:hs.test\"\nplugins = []\n")
+        .unwrap();
+    let run = |name: &str, value: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
+        command.args(["run", "-c"]).arg(&file).env(name, value);
+        let output = command.output().unwrap();
+        assert_eq!(output.status.code(), Some(2));
+        text(&output.stderr)
+    };
+    let needs =
+        format!("parlour: {}: agents.helper: needs a `homeserver`, here or at the top\n", file.display());
+    assert_eq!(run("PARLOUR_LOG", "debug"), needs);
+    assert_eq!(run("PARLOUR_SOMETHING", "else"), needs);
+    let there = run("PARLOUR_HOMESERVER", "http://127.0.0.1:1");
+    assert!(there.contains("http://127.0.0.1:1"), "{there}");
+    let wrong = run("PARLOUR_AGENTS__HELPER__PASWORD", "secret");
+    assert!(
+        wrong.contains("environment (PARLOUR_AGENTS__HELPER__PASWORD): unknown setting `pasword`"),
+        "{wrong}"
+    );
+    assert!(!wrong.contains("secret"), "{wrong}");
+}
+
+#[test]
+fn a_folder_that_others_can_read_is_no_place_for_state() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let (file, data) = (folder.path().join("parlour.toml"), folder.path().join("data"));
+    fs::write(&file, "homeserver = \"http://127.0.0.1:1\"\n[agents.helper]\npassword = \"p\"\nuser = \"@helper:hs.test\"\nplugins = []\n").unwrap();
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, fs::Permissions::from_mode(0o755)).unwrap();
+    let output = parlour(&["run", "-c", file.to_str().unwrap()], "");
+    assert_eq!(output.status.code(), Some(2));
+    let expected = "others can look into it; chmod 700 it, or name another folder as `data`";
+    assert_eq!(text(&output.stderr), format!("parlour: {}: {expected}\n", data.display()));
+    assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o755, "it is left alone");
+}
+
+#[test]
 fn help_and_version_are_there() {
     let help = text(&parlour(&["--help"], "").stdout);
     for command in ["chat", "run", "plugin", "build"] {

@@ -28,7 +28,9 @@ impl Home {
             home.plugin(name, component);
         }
         // Compiled code is shared between tests: a Python component takes some ten seconds.
-        std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700).create(home.data()).unwrap();
+        std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700)
+            .create(home.data())
+            .unwrap();
         fs::create_dir_all(crate::guests::cache()).unwrap();
         std::os::unix::fs::symlink(crate::guests::cache(), home.data().join("compiled")).unwrap();
         home

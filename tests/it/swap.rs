@@ -59,6 +59,25 @@ async fn what_is_refused_leaves_the_old_version_serving() {
     stage.noticed("a plugin's file is named in lower-case letters").await;
 }
 
+#[tokio::test]
+async fn a_folder_that_cannot_be_read_unloads_nothing() {
+    let above = tempfile::tempdir().unwrap();
+    let folder = above.path().join("plugins");
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("steady.wasm"), guest("steady")).unwrap();
+    let stage = stage(&folder).await;
+    fs::rename(&folder, above.path().join("elsewhere")).unwrap();
+    fs::write(&folder, "no folder").unwrap();
+    stage.noticed("plugins: refused: Not a directory").await;
+    assert_eq!(stage.ask("/echo hello").await, "version-1 hello");
+    fs::remove_file(&folder).unwrap();
+    stage.noticed("plugin steady: removed").await;
+    // It is followed when it is there again.
+    fs::create_dir(&folder).unwrap();
+    fs::write(folder.join("echo.wasm"), example("echo")).unwrap();
+    stage.noticed("plugin echo: loaded").await;
+}
+
 /// 500 events in 5 s, every tenth in flight for 200 ms, and the file replaced in two halves in the middle.
 #[tokio::test]
 async fn replacing_a_file_under_load_loses_and_repeats_nothing() {

@@ -41,6 +41,15 @@ async fn a_direct_chat_needs_no_mention_and_says_what_it_can_do() {
 }
 
 #[tokio::test]
+async fn in_a_room_only_who_is_asked_says_that_nothing_runs() {
+    let stage = stage().await;
+    let room = stage.rooms.create([ALICE, AGENT]);
+    stage.rooms.say(ALICE, &room, "!stop");
+    assert_eq!(stage.ask_as(ALICE, &room, "@agent:memory stop").await, "Nothing is running.");
+    assert_eq!(stage.rooms.transcript(&room).len(), 3);
+}
+
+#[tokio::test]
 async fn bad_input_gets_one_line() {
     let stage = stage().await;
     for asked in ["/roll banana", "/roll 0d6", "/roll 1000d6", "/roll 2d"] {
@@ -165,8 +174,9 @@ async fn a_second_agent_answers_only_for_itself() {
     let rooms = parlour::chat::memory::Rooms::new();
     let room = rooms.create([ALICE, AGENT, other]);
     let agent = |name: &str, user: &str, plugin: &str| {
-        let access =
-            parlour::settings::Access { users: [other.parse().unwrap()].into(), ..crate::stage::access() };
+        // Each is listed, so that only what they say keeps them apart.
+        let users = [other.parse().unwrap(), AGENT.parse().unwrap()].into();
+        let access = parlour::settings::Access { users, ..crate::stage::access() };
         Agent::new(name.parse().unwrap(), rooms.account(user)).access(access).plugins([plugin])
     };
     let (first, second) = (agent("agent", AGENT, "echo"), agent("other", other, "roll"));

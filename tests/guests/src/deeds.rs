@@ -1,5 +1,7 @@
 //! Does one thing of each kind, so that the tests can see it granted and denied.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use parlour_plugin::{
     outbox::{MessageRef, Target},
     prelude::*,
@@ -21,6 +23,14 @@ impl Commands for Deeds {
             rest("home", "Writes to the home"),
             rest("draft", "Shows a draft and removes it"),
             rest("edit", "Sends, names, and edits"),
+            rest("rename", "Edits what it named, from anywhere"),
+            rest("alter", "Edits an event by its id"),
+            rest("remove", "Removes an event by its id"),
+            rest("answer", "Replies to an event by its id"),
+            rest("again", "Drafts, is not available, and says another thing later"),
+            rest("long", "Drafts a long text and says it"),
+            rest("hoard", "Writes so many values of 256 KiB"),
+            rest("look", "Looks for so many keys"),
             rest("react", "Reacts to what was said"),
             rest("reply", "Replies to what was said"),
             rest("model", "Asks the model"),
@@ -63,6 +73,52 @@ impl Commands for Deeds {
                 outbox::name(queued, "it")?;
                 outbox::edit(&MessageRef::Queued(queued), &Body::Plain("in between".into()))?;
                 outbox::edit(&MessageRef::Key("it".into()), &Body::Plain(call.rest))?;
+            }
+            "rename" => {
+                outbox::edit(&MessageRef::Key("it".into()), &Body::Plain(call.rest))?;
+            }
+            "alter" => {
+                outbox::edit(&MessageRef::Event(call.rest), &Body::Plain("altered".into()))?;
+            }
+            "remove" => {
+                outbox::redact(&MessageRef::Event(call.rest), Some("a reason"))?;
+            }
+            "answer" => {
+                let queued = outbox::say("an answer")?;
+                outbox::reply_to(queued, &MessageRef::Event(call.rest))?;
+            }
+            "again" => {
+                // What a handler that fails has written is gone: only time tells its attempts apart.
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+                if now.as_secs_f64() * 1000.0 < call.message.sent + 1000.0 {
+                    progress::draft(&Body::Plain("half an answer".into()))?;
+                    return Err(Error::unavailable("not yet").retry_after(500));
+                }
+                match call.rest.as_str() {
+                    "" => {
+                        outbox::say("the whole answer")?;
+                    }
+                    error => return Err(Error::invalid(error)),
+                }
+            }
+            "long" => {
+                let size = call.rest.parse::<usize>().unwrap_or_default();
+                let text = "**words** & \"more\"\n\n".repeat(size / 20);
+                progress::draft(&Body::Markdown(text.clone()))?;
+                outbox::send(&Target::Here, &Body::Markdown(text))?;
+            }
+            "hoard" => {
+                let value = vec![0; 256 * 1024];
+                for number in 0..call.rest.parse().unwrap_or(0_u32) {
+                    kv::set(kv::Scope::Plugin, &format!("hoard {number}"), &value)?;
+                }
+                outbox::say("hoarded")?;
+            }
+            "look" => {
+                for number in 0..call.rest.parse().unwrap_or(0_u32) {
+                    kv::get(kv::Scope::Plugin, &format!("{number:0>500}"))?;
+                }
+                outbox::say("looked")?;
             }
             "react" => {
                 outbox::react(&said, &call.rest)?;

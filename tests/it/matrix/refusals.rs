@@ -33,6 +33,23 @@ async fn a_wrong_token_or_password() {
     assert!(line.contains("password"), "{line}");
 }
 
+/// Signed out elsewhere while it serves, and even while a handler waits: the others go on, and alone it ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_is_revoked() {
+    let scene = Scene::new().await;
+    let deeds = crate::guests::guest("deeds");
+    scene.home.plugin("deeds", &deeds);
+    let host = scene.run().await;
+    let room = scene.room(crate::synapse::NewRoom::default()).await;
+    scene.alice.say(&room, "!later").await.unwrap();
+    scene.alice.wait_typing(crate::person::Mark::default(), &room, &scene.agent.user).await.unwrap();
+    // A new sign-in of an administrator's: all of the account's sessions end.
+    scene.synapse.log_out_everywhere(&scene.agent.user, PASSWORD).await.unwrap();
+    let (code, log) = host.ended().await;
+    assert_eq!(code, 2, "{log}");
+    assert!(log.contains(&format!("agent {} does not run: ", scene.agent.name)), "{log}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_of_another_user() {
     let synapse = Synapse::shared().await.unwrap();

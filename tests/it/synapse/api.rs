@@ -89,6 +89,12 @@ impl Api {
         Ok(Login { user, token, device: text(&login, "device_id")? })
     }
 
+    /// Ends every session of an account.
+    pub async fn log_out_everywhere(&self, user: &str, password: &str) -> Result<()> {
+        let token = self.login(user, password).await?.token;
+        self.post(&token, &["v3", "logout", "all"], json!({})).await.map(drop)
+    }
+
     /// A new account with a unique name and a session.
     pub async fn account(&self, name: &str) -> Result<Login> {
         self.login(&self.register(&unique(name), PASSWORD).await?, PASSWORD).await
