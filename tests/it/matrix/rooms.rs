@@ -179,7 +179,7 @@ async fn a_persons_own_account_hears_the_person_and_not_itself() {
     for text in ["!echo !echo twice", "!echo end"] {
         let mark = person.mark();
         person.say(&room, text).await.unwrap();
-        let words = text.trim_start_matches("!echo ");
+        let words = text.strip_prefix("!echo ").unwrap();
         let answered = |seen: &crate::person::Log| {
             seen.messages_since(mark, &room).into_iter().find(|it| it.text() == words)
         };
@@ -229,6 +229,8 @@ async fn mentions_threads_and_direct_chats() {
     scene.alice.say(&room, Say::text("@agent2:hs.test echo other")).await.unwrap();
     scene.alice.say(&room, Say::text("!echo notice").msgtype("m.notice")).await.unwrap();
     let root = scene.alice.say(&room, "!echo root").await.unwrap();
+    // A thread is a session of its own: its answers do not wait for the room's.
+    scene.alice.hear_since(mark, &room, &agent, "root").await.unwrap();
     scene.alice.say(&room, Say::text("!echo edited").edit_of(&root)).await.unwrap();
     let mark = scene.alice.mark();
     scene.alice.say(&room, Say::text("!echo in a thread").in_thread(&root)).await.unwrap();
