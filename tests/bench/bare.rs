@@ -1,11 +1,8 @@
 //! The other side of the benchmark: wasmtime, and SQLite, with nothing around them.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use wasmtime::{
     Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
     component::{Component, HasSelf, InstancePre, Linker, Resource, ResourceTable},
@@ -51,6 +48,7 @@ impl Bare {
         let mut pool = PoolingAllocationConfig::default();
         pool.total_component_instances(256).total_stacks(256).total_core_instances(256 * 24);
         pool.total_memories(512).total_tables(1024).max_memory_size(256 * 1024 * 1024);
+        pool.max_core_instances_per_component(24).max_memories_per_component(2).max_tables_per_component(4);
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
         let engine = Engine::new(&config)?;
         let mut linker = Linker::<State>::new(&engine);
@@ -284,21 +282,3 @@ impl Commits {
 /// What the journal stores of an event and of an effect, beside the text.
 const EVENT: usize = 400;
 const EFFECT: usize = 200;
-
-/// The echo plugin in a language, built with `parlour build` where it is not there yet.
-pub fn component(language: &str, folder: &Path) -> Result<PathBuf> {
-    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let (source, name) = match language {
-        "Rust" => (checkout.join("plugins/echo"), "echo"),
-        "JavaScript" => (checkout.join("tests/bench/javascript"), "echo-javascript"),
-        _ => (checkout.join("tests/bench/python"), "echo-python"),
-    };
-    std::fs::create_dir_all(folder)?;
-    let file = folder.join(format!("{name}.wasm"));
-    if !file.exists() {
-        let program = env!("CARGO_BIN_EXE_parlour");
-        let status = Command::new(program).arg("build").arg(&source).arg("--out").arg(&file).status()?;
-        anyhow::ensure!(status.success(), "building {}", source.display());
-    }
-    file.canonicalize().with_context(|| file.display().to_string())
-}

@@ -8,14 +8,18 @@
 
 mod bare;
 mod dispatch_chat;
+#[path = "../it/tools.rs"]
+#[expect(dead_code, reason = "the tests need more tools")]
+mod tools;
 
 use std::{
     path::Path,
+    process::Command,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use parlour::{Agent, Host, journal::sqlite::Sqlite, settings::Access};
 
 use self::{bare::Bare, dispatch_chat::Loop};
@@ -46,15 +50,26 @@ fn main() -> Result<()> {
 /// A language's name, and the component.
 type Language = (&'static str, Arc<[u8]>);
 
-/// The same plugin in each language: `/echo text` answers with the text.
+/// The same plugin in each language, built anew: `/echo text` answers with the text.
 fn components() -> Result<Vec<Language>> {
-    let folder = std::env::var_os("PARLOUR_BENCH")
-        .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).join("bench"), std::path::PathBuf::from);
+    let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let languages = [
+        ("Rust", "plugins/echo", None),
+        ("JavaScript", "tests/bench/javascript", Some(tools::node_modules()?.join(".bin"))),
+        ("Python", "tests/bench/python", tools::componentize_py()?.parent().map(Path::to_owned)),
+    ];
+    let folder = tempfile::tempdir()?;
     let mut components = Vec::new();
-    for language in ["Rust", "JavaScript", "Python"] {
-        let file = bare::component(language, &folder)?;
-        let bytes = std::fs::read(&file).with_context(|| file.display().to_string())?;
-        components.push((language, bytes.into()));
+    for (language, source, tool) in languages {
+        let source = checkout.join(source);
+        let file = folder.path().join(format!("{language}.wasm"));
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let path = std::env::join_paths(tool.into_iter().chain(std::env::split_paths(&path)))?;
+        let mut build = Command::new(env!("CARGO_BIN_EXE_parlour"));
+        let built = build.arg("build").arg(&source).arg("--out").arg(&file).env("PATH", path).output()?;
+        let said = String::from_utf8_lossy(&built.stderr);
+        anyhow::ensure!(built.status.success(), "building {}: {said}", source.display());
+        components.push((language, std::fs::read(&file)?.into()));
     }
     Ok(components)
 }

@@ -112,7 +112,7 @@ fn a_file_that_is_no_journal_is_left_alone() {
     assert_eq!(fs::read(&path).unwrap(), before);
     assert!(!folder.path().join("other.db-wal").exists());
 
-    assert!(!refusal(folder.path()).is_empty(), "a folder");
+    assert_eq!(refusal(folder.path()), "not a journal of Parlour", "a folder");
     let below = path.join("data").join("journal.db");
     assert!(refusal(&below).starts_with(&format!("folder {} can't be made: ", path.join("data").display())));
 }
