@@ -16,6 +16,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     addressing,
+    backoff::Backoff,
     capability::{kv, llm, outbox},
     chat::{Chat, Ended, Identity, SendError},
     engine::{Engine, Plugin},
@@ -25,7 +26,7 @@ use crate::{
     journal::{self, Arrival, Journal, KeyQuery, Known, Named, Namespace, Pending, Sequence, Stored},
     lane::{Lanes, Next, Waiting},
     notice::{Notice, Notices},
-    outbox::{Outbox, backoff},
+    outbox::Outbox,
     registry::Registry,
     router::Catalogue,
     session,
@@ -364,7 +365,7 @@ impl Running {
 
     async fn answer(&self, invite: Invite) {
         let accept = gate::accepts(self.policy(&lock(&self.shared.accounts)), &invite);
-        let mut delays = backoff();
+        let mut backoff = Backoff::default();
         loop {
             let answer = tokio::select! {
                 answer = self.agent.chat.answer(&invite.room, accept) => answer,
@@ -377,7 +378,7 @@ impl Running {
                     return;
                 }
                 Err(SendError::Later { after, .. }) => tokio::select! {
-                    () = tokio::time::sleep(after.or_else(|| delays.next()).unwrap_or(AGAIN)) => {}
+                    () = tokio::time::sleep(backoff.next(after)) => {}
                     () = self.draining.cancelled() => return,
                 },
             }

@@ -49,6 +49,7 @@ mod render;
 
 // The host.
 mod agent;
+mod backoff;
 mod draft;
 mod folder;
 mod host;

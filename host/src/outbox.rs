@@ -7,21 +7,17 @@ use std::{
     time::Duration,
 };
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    backoff::Backoff,
     chat::{Chat, SendError},
     effect::{Body, Content, Effect, EffectId, MessageRef, Outgoing, Place, Target},
     id::{AgentName, EventId, RoomId, TransactionId},
     journal::{Journal, Queued, Sent},
     notice::{Notice, Notices},
 };
-
-/// Between two tries, where the other side does not say: half a second at first, a minute at most.
-const FIRST: Duration = Duration::from_millis(500);
-const LONGEST: Duration = Duration::from_secs(60);
 
 /// Sends what one agent's plugins queued.
 pub struct Outbox {
@@ -136,10 +132,10 @@ impl Outbox {
     }
 
     async fn note(&self, queued: &Queued, sent: &Sent) {
-        let mut delays = backoff();
+        let mut backoff = Backoff::default();
         while let Err(error) = self.journal.sent(&self.agent, queued.row, sent).await {
             self.notices.say(Notice::Journal { reason: error.to_string() });
-            if self.wait(delays.next().unwrap_or(LONGEST)).await.is_err() {
+            if self.wait(backoff.next(None)).await.is_err() {
                 return;
             }
         }
@@ -239,7 +235,7 @@ impl Outbox {
         &self,
         what: impl Fn() -> F,
     ) -> Result<T, Stuck> {
-        let mut delays = backoff();
+        let mut backoff = Backoff::default();
         loop {
             let answer = tokio::select! {
                 biased;
@@ -252,7 +248,7 @@ impl Outbox {
                     return Err(Stuck::Final(format!("{code}: {reason}")));
                 }
                 Err(SendError::Later { after, .. }) => {
-                    self.wait(after.or_else(|| delays.next()).unwrap_or(LONGEST)).await?;
+                    self.wait(backoff.next(after)).await?;
                 }
             }
         }
@@ -263,13 +259,13 @@ impl Outbox {
         &self,
         what: impl Fn() -> F,
     ) -> Result<T, Stuck> {
-        let mut delays = backoff();
+        let mut backoff = Backoff::default();
         loop {
             match what().await {
                 Ok(value) => return Ok(value),
                 Err(error) => {
                     self.notices.say(Notice::Journal { reason: error.to_string() });
-                    self.wait(delays.next().unwrap_or(LONGEST)).await?;
+                    self.wait(backoff.next(None)).await?;
                 }
             }
         }
@@ -281,16 +277,6 @@ impl Outbox {
             () = tokio::time::sleep(delay) => Ok(()),
         }
     }
-}
-
-/// Half a second at first, a minute at most, for ever.
-pub fn backoff() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(FIRST)
-        .with_max_delay(LONGEST)
-        .without_max_times()
-        .with_jitter()
-        .build()
 }
 
 fn key(effect: &Effect) -> Key {

@@ -4,8 +4,9 @@
 use matrix_sdk::{Error, Room, deserialized_responses::TimelineEvent, room::MessagesOptions, ruma::UInt};
 use serde_json::Value;
 
-use super::{Live, convert_in, failure::send_error, sync::Pause};
+use super::{Live, convert_in, failure::send_error};
 use crate::{
+    backoff::Backoff,
     chat::{Ended, SendError},
     event::Membership,
 };
@@ -30,7 +31,7 @@ pub(super) async fn fetch(
 ) -> Result<Vec<TimelineEvent>, Ended> {
     let mut newest_first = Vec::new();
     let mut from = gap.from;
-    let mut pause = Pause::default();
+    let mut backoff = Backoff::default();
     // What lies before the agent's invitation is nothing to it.
     let mut before = newer.iter().any(|event| is_own_invitation(event, live.own()));
     while !before && newest_first.len() < MOST {
@@ -46,7 +47,7 @@ pub(super) async fn fetch(
                         live.say(format!("{} is out of reach: {reason}; trying on", live.account.homeserver));
                     }
                     if let Error::Http(_) = error {
-                        pause.wait(after).await;
+                        backoff.wait(after).await;
                         continue;
                     }
                     return Ok(oldest_first(newest_first));

@@ -35,6 +35,7 @@ use super::{
     wire::cause,
 };
 use crate::{
+    backoff::Backoff,
     chat::{Ended, SendError},
     event::{Batch, DeviceTrust, Event, Invite, Kind, Membership, Position, Sender},
     id::{EventId, RoomId, UserId},
@@ -49,10 +50,6 @@ const TIMELINE: u32 = 100;
 /// What was said longer before the agent joined is not handed over, even if it was invited then: milliseconds.
 const INVITED_FOR: u64 = 24 * 60 * 60 * 1000;
 
-/// Waits between attempts, doubled up to the longest, and spread so that agents don't come back in step.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_mins(1);
-
 /// Where the next request starts, and how.
 #[derive(Debug, Clone)]
 pub(super) struct Start {
@@ -65,7 +62,7 @@ pub(super) struct Start {
 
 /// Asks until there is something to hand over.
 pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Ended> {
-    let mut pause = Pause::default();
+    let mut backoff = Backoff::default();
     // After an error on this side matrix-sdk may take the same answer for one that it has handled, and hand over
     // nothing: `base/client.rs`, "Got the same sync response twice".
     let mut suspect = false;
@@ -78,11 +75,11 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
                 live.settle_identity().await;
                 let moved = start.position.as_deref() != Some(answer.next_batch.as_str());
                 if suspect && moved && is_empty(&answer) {
-                    pause.wait(None).await;
+                    backoff.wait(None).await;
                     continue;
                 }
                 suspect = false;
-                pause = Pause::default();
+                backoff = Backoff::default();
                 let batch = collect(&live, answer, start.position.as_deref()).await?;
                 // The first one is handed over in any case: it says that the agent has caught up.
                 if moved || start.at_once || !batch.invites.is_empty() {
@@ -109,7 +106,7 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
                         plain(&error)
                     ));
                 }
-                pause.wait(asked_pause(&error)).await;
+                backoff.wait(asked_pause(&error)).await;
             }
         }
     }
@@ -334,26 +331,6 @@ fn plain(error: &Error) -> String {
         Error::Http(error) => describe(error),
         other => cause(other),
     }
-}
-
-/// A wait that grows.
-#[derive(Default)]
-pub(super) struct Pause {
-    failures: u32,
-}
-
-impl Pause {
-    pub async fn wait(&mut self, asked: Option<Duration>) {
-        let grown = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(LONGEST_PAUSE);
-        self.failures = self.failures.saturating_add(1);
-        let spread = 0.75 + 0.25 * noise();
-        tokio::time::sleep(asked.map_or(grown.mul_f64(spread), |asked| asked.min(LONGEST_PAUSE))).await;
-    }
-}
-
-/// Between 0 and 1.
-fn noise() -> f64 {
-    f64::from(u16::try_from(nonce() & 0xffff).unwrap_or(0)) / 65535.0
 }
 
 /// A number that is different each time: the hasher's keys are random.

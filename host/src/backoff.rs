@@ -1,0 +1,33 @@
+//! How long to wait between two tries, where the other side does not say: half a second at first, a minute at
+//! most, for ever, and spread, so that agents do not come back in step.
+
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
+
+const FIRST: Duration = Duration::from_millis(500);
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// The waits of one thing that is tried again and again.
+pub struct Backoff(ExponentialBackoff);
+
+impl Default for Backoff {
+    fn default() -> Self {
+        let delays =
+            ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST).without_max_times();
+        Self(delays.with_jitter().build())
+    }
+}
+
+impl Backoff {
+    /// The next wait: as asked, or longer than the one before.
+    pub fn next(&mut self, asked: Option<Duration>) -> Duration {
+        asked.or_else(|| self.0.next()).unwrap_or(LONGEST)
+    }
+
+    /// Waits, where nobody would be told of a longer wait: as asked, but a minute at most.
+    pub async fn wait(&mut self, asked: Option<Duration>) {
+        let delay = self.next(asked).min(LONGEST);
+        tokio::time::sleep(delay).await;
+    }
+}
