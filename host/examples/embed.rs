@@ -1,4 +1,4 @@
-//! A bot in some twenty lines: `cargo run -p parlour --example embed -- echo.wasm` answers in a room in memory.
+//! A bot in some twenty lines: `cargo run --example embed -- echo.wasm` answers in a room in memory.
 
 use std::time::Duration;
 

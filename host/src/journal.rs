@@ -186,11 +186,11 @@ pub struct Queued {
 /// What became of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
-    /// The server took it, as this event in this room.
+    /// The server took it.
     Accepted {
-        #[expect(missing_docs, reason = "the variant's own sentence says it")]
+        /// As which event.
         event: EventId,
-        #[expect(missing_docs, reason = "the variant's own sentence says it")]
+        /// Where.
         room: RoomId,
     },
     /// It was given up.

@@ -1,0 +1,141 @@
+//! One account in the rooms, as a [`Chat`].
+
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+
+use super::{Rooms, world::RoomState};
+use crate::{
+    chat::{Chat, Ended, Identity, SendError, StartError},
+    effect::Outgoing,
+    event::{Batch, Membership, Position},
+    id::{EventId, RoomId, TransactionId, UserId},
+};
+
+/// Most events that one batch has: what a homeserver would put into one answer.
+const BATCH: usize = 100;
+
+/// One account in [`Rooms`].
+pub struct Memory {
+    rooms: Rooms,
+    user: UserId,
+    cursor: Mutex<Cursor>,
+}
+
+/// What was handed over.
+#[derive(Default)]
+struct Cursor {
+    /// Up to where in the log.
+    at: usize,
+    /// Invitations to these rooms.
+    invites: BTreeSet<RoomId>,
+}
+
+impl Memory {
+    /// What was said before is history to it.
+    pub(super) fn new(rooms: Rooms, user: UserId) -> Self {
+        let cursor = Cursor { at: rooms.lock().log.len(), ..Cursor::default() };
+        Self { rooms, user, cursor: Mutex::new(cursor) }
+    }
+
+    /// Whether something was sent with this transaction id.
+    pub(in crate::chat) fn has_sent(&self, transaction: &TransactionId) -> bool {
+        self.rooms.lock().transactions.contains_key(&(self.user.clone(), transaction.clone()))
+    }
+
+    fn batch(&self) -> Option<Result<Batch, Ended>> {
+        let world = self.rooms.lock();
+        let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut invites = Vec::new();
+        for (user, invite) in &world.invites {
+            if *user == self.user && cursor.invites.insert(invite.room.clone()) {
+                invites.push(invite.clone());
+            }
+        }
+        let mut events = Vec::new();
+        let from = cursor.at;
+        while cursor.at < world.log.len() && events.len() < BATCH {
+            let event = &world.log[cursor.at];
+            cursor.at += 1;
+            let member = |room: &RoomState| room.members.contains(&self.user);
+            if world.rooms.get(&event.room.id).is_some_and(member) {
+                events.push(event.clone());
+            }
+        }
+        if events.is_empty() && invites.is_empty() && cursor.at == from {
+            return world.closed.then_some(Err(Ended::Closed));
+        }
+        Some(Ok(Batch { events, invites, position: Position(format!("{:x}-{}", world.born, cursor.at)) }))
+    }
+}
+
+#[async_trait]
+impl Chat for Memory {
+    async fn start(&self, from: Option<Position>) -> Result<Identity, StartError> {
+        let world = self.rooms.lock();
+        if let Some(Position(text)) = from {
+            // A position in other rooms, of an earlier process, says nothing about these: this is first contact.
+            let at = text.strip_prefix(&format!("{:x}-", world.born)).and_then(|at| at.parse().ok());
+            if let Some(at) = at {
+                *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) =
+                    Cursor { at, ..Cursor::default() };
+            }
+        }
+        Ok(Identity { user: self.user.clone(), display_name: world.names.get(&self.user).cloned() })
+    }
+
+    async fn next(&self) -> Result<Batch, Ended> {
+        let mut changed = self.rooms.changed.subscribe();
+        loop {
+            if let Some(batch) = self.batch() {
+                return batch;
+            }
+            if changed.changed().await.is_err() {
+                return Err(Ended::Closed);
+            }
+        }
+    }
+
+    async fn send(&self, outgoing: &Outgoing) -> Result<EventId, SendError> {
+        let sent = self.rooms.lock().send(&self.user, outgoing);
+        self.rooms.tell();
+        sent
+    }
+
+    fn typing(&self, room: &RoomId, on: bool) {
+        if let Some(room) = self.rooms.lock().rooms.get_mut(room) {
+            if on {
+                room.typing.insert(self.user.clone())
+            } else {
+                room.typing.remove(&self.user)
+            };
+        }
+    }
+
+    fn read(&self, room: &RoomId, event: &EventId, _thread: Option<&EventId>) {
+        self.rooms.lock().reads.push((self.user.clone(), room.clone(), event.clone()));
+    }
+
+    async fn answer(&self, room: &RoomId, accept: bool) -> Result<(), SendError> {
+        let mut world = self.rooms.lock();
+        world.invites.retain(|(user, invite)| *user != self.user || invite.room != *room);
+        self.cursor.lock().unwrap_or_else(PoisonError::into_inner).invites.remove(room);
+        if accept {
+            world.move_member(&self.user, room, Membership::Joined);
+        }
+        drop(world);
+        self.rooms.tell();
+        Ok(())
+    }
+
+    async fn direct(&self, user: &UserId) -> Result<RoomId, SendError> {
+        let found = self.rooms.lock().rooms.iter().find_map(|(id, room)| {
+            let ours = room.direct && room.members.contains(user) && room.members.contains(&self.user);
+            ours.then(|| id.clone())
+        });
+        Ok(found.unwrap_or_else(|| self.rooms.create_direct(self.user.as_str(), user.as_str())))
+    }
+}

@@ -1,0 +1,159 @@
+//! What is in the rooms, and what happens when somebody writes: the homeserver's part.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::{Line, message};
+use crate::{
+    chat::SendError,
+    effect::{Body, Content, Outgoing},
+    event::{Class, DeviceTrust, Event, Invite, Kind, Member, Membership, Message, Room, Sender},
+    id::{EventId, RoomId, TransactionId, UserId},
+};
+
+#[derive(Default)]
+pub(super) struct World {
+    pub(super) rooms: HashMap<RoomId, RoomState>,
+    pub(super) log: Vec<Event>,
+    pub(super) transactions: HashMap<(UserId, TransactionId), EventId>,
+    pub(super) names: HashMap<UserId, String>,
+    pub(super) invites: Vec<(UserId, Invite)>,
+    pub(super) reads: Vec<(UserId, RoomId, EventId)>,
+    pub(super) refusals: Vec<SendError>,
+    /// Rooms of another start have other event ids, as on a homeserver.
+    pub(super) born: u128,
+    pub(super) ids: u64,
+    pub(super) closed: bool,
+}
+
+#[derive(Default)]
+pub(super) struct RoomState {
+    pub(super) members: BTreeSet<UserId>,
+    pub(super) encrypted: bool,
+    pub(super) direct: bool,
+    pub(super) lines: Vec<Line>,
+    pub(super) at: HashMap<EventId, usize>,
+    pub(super) typing: BTreeSet<UserId>,
+}
+
+impl RoomState {
+    fn line(&mut self, event: &EventId) -> Option<&mut Line> {
+        let at = *self.at.get(event)?;
+        self.lines.get_mut(at)
+    }
+}
+
+impl World {
+    pub(super) fn write(
+        &mut self,
+        user: &UserId,
+        room: &RoomId,
+        message: Message,
+        reply_to: Option<EventId>,
+        mark: Option<String>,
+    ) -> EventId {
+        let id = self.next_id();
+        if let Some(state) = self.rooms.get_mut(room) {
+            state.at.insert(id.clone(), state.lines.len());
+            state.lines.push(Line {
+                id: id.clone(),
+                sender: user.clone(),
+                text: message.text.clone(),
+                notice: message.class == Class::Notice,
+                thread: message.thread.clone(),
+                reply_to,
+                edits: 0,
+                reactions: vec![],
+                redacted: false,
+            });
+        }
+        self.record(id.clone(), user, room, Kind::Message(message), mark);
+        id
+    }
+
+    pub(super) fn move_member(&mut self, user: &UserId, room: &RoomId, membership: Membership) -> EventId {
+        if let Some(state) = self.rooms.get_mut(room) {
+            match membership {
+                Membership::Joined => state.members.insert(user.clone()),
+                _ => state.members.remove(user),
+            };
+        }
+        let id = self.next_id();
+        let member = Member { user: user.clone(), display_name: self.names.get(user).cloned(), membership };
+        self.record(id.clone(), user, room, Kind::Member(member), None);
+        id
+    }
+
+    fn record(&mut self, id: EventId, user: &UserId, room: &RoomId, kind: Kind, mark: Option<String>) {
+        let Some(state) = self.rooms.get(room) else { return };
+        let device = if state.encrypted { DeviceTrust::CrossSigned } else { DeviceTrust::Cleartext };
+        let sender = Sender { id: user.clone(), display_name: self.names.get(user).cloned(), device };
+        let sent = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        let room = Room { id: room.clone(), direct: state.direct, encrypted: state.encrypted };
+        self.log.push(Event { id, room, sender, sent, mark, kind });
+    }
+
+    fn next_id(&mut self) -> EventId {
+        self.ids += 1;
+        EventId::parse(format!("${:x}-{}", self.born, self.ids)).expect("an event id")
+    }
+
+    pub(super) fn send(&mut self, user: &UserId, outgoing: &Outgoing) -> Result<EventId, SendError> {
+        let key = (user.clone(), outgoing.transaction.clone());
+        if let Some(id) = self.transactions.get(&key) {
+            return Ok(id.clone());
+        }
+        if let Some(error) = self.refusals.pop() {
+            return Err(error);
+        }
+        let refused =
+            |code: &str, reason: &str| Err(SendError::Final { code: code.into(), reason: reason.into() });
+        let room = match self.rooms.get_mut(&outgoing.room) {
+            None => return refused("M_NOT_FOUND", "there is no such room"),
+            Some(room) if !room.members.contains(user) => return refused("M_FORBIDDEN", "not in the room"),
+            Some(room) if outgoing.must_encrypt && !room.encrypted => {
+                return refused("not-encrypted", "the room is not encrypted any more");
+            }
+            Some(room) => room,
+        };
+        let missing =
+            || SendError::Final { code: "M_NOT_FOUND".into(), reason: "there is no such message".into() };
+        let mark = Some(outgoing.mark.clone());
+        let id = match &outgoing.content {
+            Content::Message { body, thread, reply_to } => {
+                let class = if matches!(body, Body::Notice(_)) { Class::Notice } else { Class::Text };
+                let message = Message { class, thread: thread.clone(), ..message(body.text()) };
+                self.write(user, &outgoing.room, message, reply_to.clone(), mark)
+            }
+            Content::Edit { event, body } => {
+                let line = room.line(event).ok_or_else(missing)?;
+                if line.sender != *user {
+                    return refused("M_FORBIDDEN", "somebody else's message");
+                }
+                body.text().clone_into(&mut line.text);
+                line.notice = matches!(body, Body::Notice(_));
+                line.edits += 1;
+                let id = self.next_id();
+                let message = Message { class: Class::Edit, ..message(body.text()) };
+                self.record(id.clone(), user, &outgoing.room, Kind::Message(message), mark);
+                id
+            }
+            Content::Reaction { event, key } => {
+                room.line(event).ok_or_else(missing)?.reactions.push((user.clone(), key.clone()));
+                self.next_id()
+            }
+            Content::Redaction { event, .. } => {
+                let line = room.line(event).ok_or_else(missing)?;
+                line.text.clear();
+                line.redacted = true;
+                self.next_id()
+            }
+        };
+        self.transactions.insert(key, id.clone());
+        Ok(id)
+    }
+}
