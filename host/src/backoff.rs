@@ -1,11 +1,13 @@
-//! How long to wait between two tries, where the other side does not say: half a second at first, a minute at
-//! most, for ever, and spread, so that agents do not come back in step.
+//! How long to wait between two tries, where the other side does not say: half a second at first, in the end half a
+//! minute to a minute, for ever, and spread, so that agents do not come back in step.
 
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBackoff, ExponentialBuilder};
 
 const FIRST: Duration = Duration::from_millis(500);
+/// The jitter adds up to as much again.
+const LONGEST_BEFORE_JITTER: Duration = Duration::from_secs(30);
 const LONGEST: Duration = Duration::from_secs(60);
 
 /// The waits of one thing that is tried again and again.
@@ -13,8 +15,10 @@ pub struct Backoff(ExponentialBackoff);
 
 impl Default for Backoff {
     fn default() -> Self {
-        let delays =
-            ExponentialBuilder::default().with_min_delay(FIRST).with_max_delay(LONGEST).without_max_times();
+        let delays = ExponentialBuilder::default()
+            .with_min_delay(FIRST)
+            .with_max_delay(LONGEST_BEFORE_JITTER)
+            .without_max_times();
         Self(delays.with_jitter().build())
     }
 }

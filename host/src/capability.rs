@@ -12,7 +12,10 @@ pub mod logging;
 pub mod outbox;
 pub mod progress;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::AtomicU32},
+};
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
@@ -81,6 +84,8 @@ pub struct Handling {
     pub llm: Option<Arc<dyn llm::Backend>>,
     /// What it may refer to.
     pub messages: Arc<dyn outbox::Messages>,
+    /// How often the delivery has asked the language model, over all its attempts.
+    pub requests: Arc<AtomicU32>,
     /// Where drafts go.
     pub drafts: Arc<dyn progress::Sink>,
 }
@@ -112,9 +117,7 @@ pub struct Work {
     pub writes: BTreeMap<(journal::Namespace, String), Option<Vec<u8>>>,
     /// What it read of what was there before.
     pub reads: kv::Reads,
-    /// Questions to the language model.
-    asked: usize,
-    /// Its answers that are open.
+    /// Answers of the language model that are open.
     answering: usize,
     written: usize,
 }

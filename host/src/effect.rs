@@ -186,3 +186,28 @@ pub enum Content {
         reason: Option<String>,
     },
 }
+
+/// Exactly one of Unicode's emoji, so that a reaction tells little. Unicode's tag characters, with which words could be hidden in a
+/// flag, are none.
+#[must_use]
+pub fn is_emoji(key: &str) -> bool {
+    emojis::get(key).is_some()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reaction_is_one_emoji() {
+        for emoji in ["👍", "👍🏽", "❤️", "❤", "1️⃣", "🇩🇪", "👨‍👩‍👧", "🏴‍☠️"]
+        {
+            assert!(is_emoji(emoji), "{emoji}");
+        }
+        for other in
+            ["", "a", "1", "👍👍", "é", "secret", "👍\u{e0041}", "❤\u{fe0f}\u{fe0f}", "\u{200d}", "1", " "]
+        {
+            assert!(!is_emoji(other), "{other:?}");
+        }
+    }
+}

@@ -42,6 +42,8 @@ use crate::{
 
 /// A deep recursion ends here; guests' own stacks are in their memory.
 const STACK: usize = 512 * 1024;
+/// Things of the host's that an instance may hold at once, such as streams and answers of a model.
+const HANDLES: usize = 1000;
 /// What one component may have: Python's has some twenty core modules, most of them without a memory.
 const CORE_INSTANCES: u32 = 24;
 const MEMORIES: u32 = 2;
@@ -276,10 +278,14 @@ impl Engine {
         let _ticking = self.ticker.tick();
         let listed = tokio::time::timeout(LISTING, meter.measure(listing)).await;
         let listed = match listed {
-            Err(_) => return Err(Refused::Slow(LISTING.as_secs())),
+            Err(_) => return Err(Refused::Slow(LISTING)),
             Ok(Err(error)) => {
                 store.data().log.finish();
-                return Err(Refused::Listing(self.fault(&error, &store.data().limiter).to_string()));
+                return Err(match self.fault(&error, &store.data().limiter) {
+                    // The machine may have been busy: what is measured is time.
+                    Fault::Cpu(limit) => Refused::Slow(limit),
+                    fault => Refused::Listing(fault.to_string()),
+                });
             }
             Ok(Ok(listed)) => listed,
         };
@@ -314,6 +320,8 @@ impl Engine {
 
     fn store(&self, plugin: &Plugin, handling: Option<Handling>) -> Store<State> {
         let log = Log::new(plugin.listing.plugin.clone(), self.notices.clone());
+        let mut table = wasmtime::component::ResourceTable::new();
+        table.set_max_capacity(HANDLES);
         let wasi = WasiCtx::builder().stdout(log.clone()).stderr(log.clone()).build();
         let state = State {
             handling,
@@ -322,7 +330,7 @@ impl Engine {
             log,
             limiter: Limiter::new(self.limits.memory),
             wasi,
-            table: wasmtime::component::ResourceTable::new(),
+            table,
         };
         let mut store = Store::new(&self.inner, state);
         store.limiter(|state| &mut state.limiter);

@@ -33,6 +33,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the system tells nothing of changes (network drives), the folder is looked at this often.
 const LOOK: Duration = Duration::from_secs(5);
 
+/// A file that is too slow is tried again so often: each time costs what it may take.
+const TRIES: u32 = 3;
+
 /// Where plugins are.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
@@ -58,8 +61,8 @@ struct Seen {
 enum Look {
     /// It is loaded, or was refused for what it is.
     Read(Seen),
-    /// It could not be read or asked, which may be otherwise the next time; said once.
-    Again(String),
+    /// It could not be read or asked, which may be otherwise the next time. Said once; how often it was tried.
+    Again(String, u32),
 }
 
 /// Keeps the registry as the files are.
@@ -68,6 +71,8 @@ pub struct Folder {
     registry: Arc<Registry>,
     notices: Notices,
     seen: HashMap<PluginName, Look>,
+    /// What serves, now or in an older version, from a file.
+    loaded: BTreeSet<PluginName>,
     /// Why the folder cannot be read, if it was said.
     unreadable: Option<String>,
     /// Files that no plugin can be named after; each is reported once.
@@ -87,7 +92,15 @@ pub struct NotTaken {
 impl Folder {
     /// Nothing is read yet.
     pub fn new(sources: Sources, registry: Arc<Registry>, notices: Notices) -> Self {
-        Self { sources, registry, notices, seen: HashMap::new(), unreadable: None, misnamed: BTreeSet::new() }
+        Self {
+            sources,
+            registry,
+            notices,
+            seen: HashMap::new(),
+            loaded: BTreeSet::new(),
+            unreadable: None,
+            misnamed: BTreeSet::new(),
+        }
     }
 
     /// Reads what is new or has changed, and forgets what is gone. Answers what was not taken.
@@ -108,14 +121,21 @@ impl Folder {
         let gone: Vec<_> = self.seen.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
         for name in gone {
             self.seen.remove(&name);
-            self.registry.remove(&name);
+            // What an embedder brought itself stays, whatever files of that name were refused.
+            if self.loaded.remove(&name) {
+                self.registry.remove(&name);
+            }
         }
         for (name, path) in found {
-            let before = self.seen.get(&name);
-            let Some((look, reason)) = self.look(&name, &path, before).await else { continue };
+            let before = self.seen.get(&name).cloned();
+            let Some((look, reason)) = self.look(&name, &path, before.as_ref()).await else { continue };
+            if reason.is_none() {
+                self.loaded.insert(name.clone());
+            }
             // What may be otherwise the next time is tried each time, and said once.
-            let news = self.seen.insert(name.clone(), look.clone()).as_ref() != Some(&look);
-            if let Some(reason) = reason.filter(|_| news) {
+            let said = matches!(&before, Some(Look::Again(said, _)) if reason.as_ref().is_some_and(|reason| reason.to_string() == *said));
+            self.seen.insert(name.clone(), look);
+            if let Some(reason) = reason.filter(|_| !said) {
                 refused.push(NotTaken { plugin: Some(name), file: path.display().to_string(), reason });
             }
         }
@@ -129,9 +149,10 @@ impl Folder {
         path: &Path,
         before: Option<&Look>,
     ) -> Option<(Look, Option<Refused>)> {
-        let before = match before {
-            Some(Look::Read(seen)) => Some(seen),
-            _ => None,
+        let (before, tries) = match before {
+            Some(Look::Read(seen)) => (Some(seen), 0),
+            Some(Look::Again(_, tries)) => (None, *tries),
+            None => (None, 0),
         };
         let (seen, loaded) = match open(path, before, self.registry.largest()) {
             Ok(None) => return None,
@@ -140,8 +161,10 @@ impl Folder {
         };
         Some(match (seen, loaded) {
             (Some(seen), Ok(())) => (Look::Read(seen), None),
-            (Some(seen), Err(reason)) if !reason.may_change() => (Look::Read(seen), Some(reason)),
-            (_, Err(reason)) => (Look::Again(reason.to_string()), Some(reason)),
+            (Some(seen), Err(reason)) if !reason.may_change() || tries >= TRIES => {
+                (Look::Read(seen), Some(reason))
+            }
+            (_, Err(reason)) => (Look::Again(reason.to_string(), tries + 1), Some(reason)),
             (None, Ok(())) => return None,
         })
     }
@@ -159,6 +182,8 @@ impl Folder {
     /// Follows the files until the future is dropped.
     pub async fn follow(mut self) {
         let (tell, mut told) = mpsc::channel(1);
+        // Where no watcher can be made, nobody tells: the channel must not seem to have ended.
+        let _open = tell.clone();
         // A full channel has told already.
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             if event.as_ref().map_or(true, concerns) {

@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    effect::{Effect, EffectId, Place, Target},
+    effect::{Effect, EffectId, MessageRef, Place, Target},
     event::{Event, Position},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
@@ -321,9 +321,14 @@ impl Draft {
     }
 }
 
-/// Whether this effect takes the place of its delivery's draft.
+/// Whether this effect takes the place of its delivery's draft, or removes it: what is known of the draft is kept
+/// until it is sent.
 fn takes_draft(effect: &Effect) -> bool {
-    matches!(effect, Effect::Send { takes_draft: true, .. })
+    match effect {
+        Effect::Send { takes_draft, .. } => *takes_draft,
+        Effect::Redact { message: MessageRef::Effect(EffectId { ordinal: None, .. }), .. } => true,
+        _ => false,
+    }
 }
 
 fn never_received(agent: &AgentName, sequence: Sequence) -> Error {

@@ -15,7 +15,7 @@ use crate::{
     chat::{Chat, SendError},
     effect::{Body, Content, Effect, EffectId, MessageRef, Outgoing, Place, Target},
     id::{AgentName, EventId, RoomId, TransactionId},
-    journal::{Journal, Queued, Sent},
+    journal::{Draft, Journal, Queued, Sent},
     notice::{Notice, Notices},
 };
 
@@ -161,6 +161,17 @@ impl Outbox {
             Effect::React { to, message, key } => {
                 (to, Content::Reaction { event: self.event(message, queued).await?, key: key.clone() })
             }
+            Effect::Redact {
+                to,
+                message: MessageRef::Effect(draft @ EffectId { ordinal: None, .. }),
+                ..
+            } => {
+                let drafted = self.retry(|| self.journal.drafted(&self.agent, &draft.delivery)).await?;
+                let drafted = drafted.ok_or_else(|| not_there(queued))?;
+                let body = Body::Notice("…".into());
+                let event = self.draft_event(drafted, draft, &self.place(to).await?, &body).await?;
+                (to, Content::Redaction { event, reason: None })
+            }
             Effect::Redact { to, message, reason } => {
                 (to, Content::Redaction { event: self.event(message, queued).await?, reason: reason.clone() })
             }
@@ -175,18 +186,26 @@ impl Outbox {
     async fn take_draft(&self, id: &EffectId, place: &Place, body: &Body) -> Result<Option<EventId>, Stuck> {
         let drafted = self.retry(|| self.journal.drafted(&self.agent, &id.delivery)).await?;
         let Some(draft) = drafted else { return Ok(None) };
-        let event = if let Some(event) = draft.event {
-            event
-        } else {
-            // It may have been sent, and its answer lost. The same transaction id tells: either this is the first
-            // time, or the answer is the event that is there, with an older text.
-            let content =
-                Content::Message { body: body.clone(), thread: place.thread.clone(), reply_to: None };
-            self.send(&place.room, content, draft.transaction, id).await?
-        };
+        let event = self.draft_event(draft, id, place, body).await?;
         let content = Content::Edit { event: event.clone(), body: body.clone() };
         self.send(&place.room, content, id.transaction(), id).await?;
         Ok(Some(event))
+    }
+
+    /// The event that a draft is. It may have been sent, and its answer lost. The same transaction id tells: either
+    /// this is the first time, or the answer is the event that is there, with an older text.
+    async fn draft_event(
+        &self,
+        draft: Draft,
+        id: &EffectId,
+        place: &Place,
+        body: &Body,
+    ) -> Result<EventId, Stuck> {
+        if let Some(event) = draft.event {
+            return Ok(event);
+        }
+        let content = Content::Message { body: body.clone(), thread: place.thread.clone(), reply_to: None };
+        self.send(&place.room, content, draft.transaction, id).await
     }
 
     async fn send(
@@ -218,7 +237,7 @@ impl Outbox {
             MessageRef::Event(event) => Some(event.clone()),
             MessageRef::Effect(id) => self.retry(|| self.journal.event_of(&self.agent, id)).await?,
         };
-        found.ok_or_else(|| Stuck::Final(format!("{}: the message that it is about is not there", queued.id)))
+        found.ok_or_else(|| not_there(queued))
     }
 
     async fn must_encrypt(&self, room: &RoomId) -> Result<bool, Stuck> {
@@ -277,6 +296,10 @@ impl Outbox {
             () = tokio::time::sleep(delay) => Ok(()),
         }
     }
+}
+
+fn not_there(queued: &Queued) -> Stuck {
+    Stuck::Final(format!("{}: the message that it is about is not there", queued.id))
 }
 
 fn key(effect: &Effect) -> Key {

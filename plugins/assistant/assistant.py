@@ -62,7 +62,7 @@ def ask(agent: str, history: list[dict]) -> str:
         if piece.text:
             text = fitting(text + piece.text)
             progress.draft(Markdown(text))
-    return text or "(The model had nothing to say.)"
+    return text if text.strip() else "(The model had nothing to say.)"
 
 
 def request(agent: str, history: list[dict]) -> llm.Request:
@@ -104,7 +104,9 @@ def number(setting: str, kind: type):
 
 
 def fitting(text: str) -> str:
-    """As much of the text as fits into one message."""
-    if len(text.encode()) <= MOST_IN_MESSAGE:
+    """As much of the text as fits into one message, where quotes and line breaks count twice."""
+    encoded = text.encode()
+    if len(encoded) <= MOST_IN_MESSAGE and len(json.dumps(text, ensure_ascii=False).encode()) <= MOST_IN_MESSAGE:
         return text
-    return text.encode()[: MOST_IN_MESSAGE - 4].decode(errors="ignore") + " …"
+    cut = min(len(encoded) * 9 // 10, MOST_IN_MESSAGE - 4)
+    return fitting(encoded[:cut].decode(errors="ignore").removesuffix(" …") + " …")

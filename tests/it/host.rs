@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
+    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, Condvar, Mutex},
@@ -28,10 +29,9 @@ impl Home {
             home.plugin(name, component);
         }
         // Compiled code is shared between tests: a Python component takes some ten seconds.
-        std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700)
-            .create(home.data())
-            .unwrap();
-        fs::create_dir_all(crate::guests::cache()).unwrap();
+        for private in [home.data(), crate::guests::cache()] {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(private).unwrap();
+        }
         std::os::unix::fs::symlink(crate::guests::cache(), home.data().join("compiled")).unwrap();
         home
     }

@@ -1,6 +1,9 @@
 //! What becomes of one event: a plugin is called, and what it did is committed, or what went wrong is said.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU32},
+    time::Duration,
+};
 
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -10,7 +13,7 @@ use crate::{
     addressing::Addressed,
     capability::outbox,
     draft::{Destination, Drafts},
-    effect::{Body, Effect, MessageRef, Place, Target},
+    effect::{Body, Effect, EffectId, MessageRef, Place, Target},
     engine::{Call, End, GuestError, GuestErrorKind, Handling, Plugin, Work},
     event::{Event, Kind},
     id::{AgentName, DeliveryId, PluginName},
@@ -25,8 +28,8 @@ use crate::{
 const CONFLICTS: u32 = 20;
 /// A handler that says "later" is tried again for so long; then the person is told.
 const LATER: Duration = Duration::from_secs(15 * 60);
-const FIRST_AGAIN: Duration = Duration::from_secs(2);
-const SOONEST_AGAIN: Duration = Duration::from_millis(100);
+/// Between two attempts at least, doubled each time: what a call may take, a delivery takes some 25 times at most.
+const FIRST_AGAIN: Duration = Duration::from_millis(100);
 const LAST_AGAIN: Duration = Duration::from_secs(60);
 /// What is said of what somebody has stopped.
 const STOPPED: &str = "Stopped.";
@@ -183,16 +186,18 @@ impl Running {
         };
         let drafted = delivery.waiting.resumed && self.was_drafted(&delivery).await;
         let mut shown = Shown { drafted, text: None };
+        let requests = Arc::new(AtomicU32::new(0));
         let mut conflicts = 0;
         let mut again = FIRST_AGAIN;
         let begun = tokio::time::Instant::now();
         loop {
-            let Some((end, work)) = self.attempt(&delivery, plugin, &mut shown).await else {
+            let Some((end, work)) = self.attempt(&delivery, plugin, &mut shown, requests.clone()).await
+            else {
                 return Asked::Interrupted;
             };
             if let Some(End::Error(error)) = &end
                 && error.kind == GuestErrorKind::Later
-                && let wait = error.retry_after.unwrap_or(again).max(SOONEST_AGAIN)
+                && let wait = error.retry_after.unwrap_or_default().max(again)
                 && begun.elapsed() + wait <= LATER
             {
                 again = (again * 2).min(LAST_AGAIN);
@@ -231,9 +236,10 @@ impl Running {
         delivery: &Delivery<'_>,
         plugin: &Plugin,
         shown: &mut Shown,
+        requests: Arc<AtomicU32>,
     ) -> Option<(Option<End>, Work)> {
         let drafts = Arc::new(Drafts::new(self.destination(delivery)));
-        let handling = self.handling(delivery, drafts.clone()).await;
+        let handling = self.handling(delivery, drafts.clone(), requests).await;
         let call = self.shared.engine.call(plugin, &delivery.call, handling);
         let ended = tokio::select! {
             biased;
@@ -307,7 +313,12 @@ impl Running {
         }
     }
 
-    async fn handling(&self, delivery: &Delivery<'_>, drafts: Arc<Drafts>) -> Handling {
+    async fn handling(
+        &self,
+        delivery: &Delivery<'_>,
+        drafts: Arc<Drafts>,
+        requests: Arc<AtomicU32>,
+    ) -> Handling {
         let waiting = delivery.waiting;
         let name = &self.agent.name;
         let home = self.journalled(|| self.shared.journal.home(name)).await;
@@ -331,6 +342,7 @@ impl Running {
             messages: journal,
             llm: self.shared.llm.clone(),
             drafts,
+            requests,
         }
     }
 
@@ -362,9 +374,9 @@ impl Running {
         }
         if drafted && !taken {
             let (agent, id) = (&self.agent.name, &delivery.id);
-            let draft = self.journalled(|| self.shared.journal.drafted(agent, id)).await;
-            if let Some(event) = draft.and_then(|draft| draft.event) {
-                let message = MessageRef::Event(event);
+            if self.journalled(|| self.shared.journal.drafted(agent, id)).await.is_some() {
+                // Its event may not be known yet: the answer was lost, or the host ended before it came.
+                let message = MessageRef::Effect(EffectId { delivery: id.clone(), ordinal: None });
                 let to = Target::Place(place(&delivery.waiting.event));
                 effects.push(Effect::Redact { to, message, reason: None });
             }
@@ -408,7 +420,9 @@ impl Delivery<'_> {
         let line = match &self.call {
             Call::Command { name, .. } if line != STOPPED => format!("/{name}: {line}"),
             Call::Command { .. } => line,
-            Call::Message if shown.drafted || event.room.direct || self.addressed.mentioned => {
+            Call::Message
+                if line == STOPPED || shown.drafted || event.room.direct || self.addressed.mentioned =>
+            {
                 capitalised(&line)
             }
             Call::Message | Call::Member => return vec![],
@@ -417,7 +431,8 @@ impl Delivery<'_> {
             Some(partial) => below(partial, &line),
             None => line,
         };
-        vec![answer(event, text, shown.drafted)]
+        // A draft of an earlier start keeps its text: the line is a message of its own.
+        vec![answer(event, text, shown.text.is_some())]
     }
 }
 

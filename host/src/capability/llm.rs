@@ -2,6 +2,8 @@
 
 pub mod openai;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use async_trait::async_trait;
 use wasmtime::component::Resource;
 
@@ -15,7 +17,7 @@ use super::{
 /// Text of one request.
 const REQUEST: usize = 1024 * 1024;
 /// Requests of one delivery: more is a loop.
-const REQUESTS: usize = 64;
+const REQUESTS: u32 = 64;
 /// Answers of one delivery that are being written at once: each is a connection.
 const OPEN: usize = 8;
 
@@ -116,13 +118,13 @@ impl wit::Host for State {
             Ok(request) => request,
             Err(error) => return Ok(Err(error)),
         };
-        if self.work.asked >= REQUESTS {
+        let asked = self.handling.as_ref().map(|handling| handling.requests.fetch_add(1, Relaxed));
+        if asked.is_none_or(|asked| asked >= REQUESTS) {
             return Ok(Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times")));
         }
         if self.work.answering >= OPEN {
             return Ok(Err(error(ErrorKind::TooLarge, "at most 8 answers are open at once; drop one")));
         }
-        self.work.asked += 1;
         match backend.ask(request).await {
             Ok(answer) => {
                 self.work.answering += 1;

@@ -3,7 +3,7 @@
 use super::{
     State,
     bindings::parlour::plugin::progress::Host,
-    outbox::checked,
+    outbox::{checked, is_blank},
     types::{Body, Error},
 };
 use crate::effect;
@@ -17,7 +17,10 @@ pub trait Sink: Send + Sync {
 impl Host for State {
     fn draft(&mut self, body: Body) -> wasmtime::Result<Result<(), Error>> {
         Ok(self.handling().and_then(|handling| {
-            handling.drafts.show(checked(body)?);
+            // The first words of a model are often white space: there is nothing to show yet.
+            if !is_blank(&body) {
+                handling.drafts.show(checked(body)?);
+            }
             Ok(())
         }))
     }

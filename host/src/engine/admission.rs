@@ -1,11 +1,18 @@
 //! What a component is, read from its bytes before anything is compiled.
 
+use std::time::Duration;
+
 use wasmparser::{Encoding, Parser, Payload};
+
+use crate::notice::escaped;
 
 /// The contract that this host speaks.
 pub const CONTRACT: &str = "parlour:plugin";
 /// Guests of the same minor version link (component model, semver-compatible import names).
 pub const VERSION: &str = "0.1.0";
+
+/// Names are looked at up to here.
+const NAME: usize = 200;
 
 /// What a component imports and exports, by name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -61,8 +68,8 @@ pub enum Refused {
     #[error("it failed when it was asked for its commands: {0}")]
     Listing(String),
     /// It was too slow then, or the machine.
-    #[error("it took longer than {0} s to say what it has")]
-    Slow(u64),
+    #[error("it took longer than {} s to say what it has", .0.as_secs_f64())]
+    Slow(Duration),
     /// It declares something that cannot be used.
     #[error("{0}")]
     Declaration(String),
@@ -100,12 +107,12 @@ pub fn surface(bytes: &[u8]) -> Result<Surface, Refused> {
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::ComponentImportSection(imports) if depth == 0 => {
                 for import in imports {
-                    surface.imports.push(import.map_err(|error| broken(&error))?.name.name.to_owned());
+                    surface.imports.push(shown(import.map_err(|error| broken(&error))?.name.name));
                 }
             }
             Payload::ComponentExportSection(exports) if depth == 0 => {
                 for export in exports {
-                    surface.exports.push(export.map_err(|error| broken(&error))?.name.name.to_owned());
+                    surface.exports.push(shown(export.map_err(|error| broken(&error))?.name.name));
                 }
             }
             _ => {}
@@ -143,6 +150,11 @@ impl Surface {
     pub fn strangers(&self) -> impl Iterator<Item = &String> {
         self.imports.iter().filter(|name| ours(name).is_none() && !name.starts_with("wasi:"))
     }
+}
+
+/// A name as it can be shown: nothing has validated it yet.
+fn shown(name: &str) -> String {
+    escaped(name, NAME)
 }
 
 /// `("outbox", "0.1.0")` of `parlour:plugin/outbox@0.1.0`.

@@ -66,18 +66,32 @@ pub fn parse(
     let settings = if overrides.is_empty() {
         settings
     } else {
-        let mut table: toml::Table = toml::from_str(text).map_err(|error| invalid(name, text, &error))?;
-        for (key, value) in &overrides {
-            set(&mut table, key, value);
-        }
-        let names =
-            || overrides.iter().map(|(key, _)| format!("PARLOUR_{key}")).collect::<Vec<_>>().join(", ");
-        toml::Value::Table(table).try_into().map_err(|error: toml::de::Error| SettingsError::Invalid {
-            place: format!("environment ({})", names()),
-            reason: reason(error.message()),
-        })?
+        let table: toml::Table = toml::from_str(text).map_err(|error| invalid(name, text, &error))?;
+        overridden(&table, &overrides)?
     };
     check(name, settings)
+}
+
+/// The settings with what the environment says. `4` may be a number, or the name of a model: what does not fit as
+/// the one is taken as the other.
+fn overridden(table: &toml::Table, overrides: &[(String, String)]) -> Result<Settings, SettingsError> {
+    let take = |as_text: &dyn Fn(usize) -> bool| {
+        let mut table = table.clone();
+        for (number, (key, value)) in overrides.iter().enumerate() {
+            set(&mut table, key, value, as_text(number));
+        }
+        toml::Value::Table(table).try_into::<Settings>()
+    };
+    let first = match take(&|_| false) {
+        Ok(settings) => return Ok(settings),
+        Err(error) => error,
+    };
+    let one_as_text = (0..overrides.len()).find_map(|text| take(&|number| number == text).ok());
+    one_as_text.or_else(|| take(&|_| true).ok()).ok_or_else(|| {
+        let names: Vec<_> = overrides.iter().map(|(key, _)| format!("PARLOUR_{key}")).collect();
+        let place = format!("environment ({})", names.join(", "));
+        SettingsError::Invalid { place, reason: reason(first.message()) }
+    })
 }
 
 fn check(name: &str, settings: Settings) -> Result<Settings, SettingsError> {
@@ -122,7 +136,7 @@ fn is_secret(key: &str) -> bool {
 }
 
 /// Sets `AGENTS__RESEARCHER__PASSWORD` in a table, where the spelling of a part follows a key that is there.
-fn set(table: &mut toml::Table, path: &str, value: &str) {
+fn set(table: &mut toml::Table, path: &str, value: &str, as_text: bool) {
     let (first, rest) = path.split_once("__").map_or((path, None), |(first, rest)| (first, Some(rest)));
     let lower = first.to_ascii_lowercase();
     let key = table
@@ -133,13 +147,16 @@ fn set(table: &mut toml::Table, path: &str, value: &str) {
     match rest {
         None => {
             let parsed = value.parse::<toml::Value>().ok();
-            let parsed = parsed.filter(|value| !value.is_datetime() && !is_secret(&key));
+            let parsed = parsed.filter(|value| !value.is_datetime() && !as_text && !is_secret(&key));
             table.insert(key, parsed.unwrap_or_else(|| toml::Value::String(value.to_owned())));
         }
         Some(rest) => {
             let entry = table.entry(key).or_insert_with(|| toml::Value::Table(toml::Table::new()));
+            if !entry.is_table() {
+                *entry = toml::Value::Table(toml::Table::new());
+            }
             if let toml::Value::Table(inner) = entry {
-                set(inner, rest, value);
+                set(inner, rest, value, as_text);
             }
         }
     }
@@ -225,6 +242,22 @@ mod tests {
             let agent = settings.agents.values().next().unwrap();
             assert_eq!(agent.password.as_ref().unwrap().reveal().unwrap(), password);
         }
+    }
+
+    #[test]
+    fn the_environment_replaces_whatever_was_there() {
+        let env = |key: &str, value: &str| [(key.to_owned(), value.to_owned())];
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        std::fs::write(&file, "hidden").unwrap();
+        let settings =
+            parse("x", AGENT, env("PARLOUR_AGENTS__A__PASSWORD__FILE", file.to_str().unwrap())).unwrap();
+        let agent = settings.agents.values().next().unwrap();
+        assert_eq!(agent.password.as_ref().unwrap().reveal().unwrap(), "hidden");
+        let settings = parse("x", AGENT, env("PARLOUR_AGENTS__A__DEVICE_ID", "4711")).unwrap();
+        assert_eq!(settings.agents.values().next().unwrap().device_id.as_deref(), Some("4711"));
+        let settings = parse("x", AGENT, env("PARLOUR_BEHAVIOUR__REQUIRE_MENTION", "false")).unwrap();
+        assert!(!settings.behaviour.require_mention);
     }
 
     #[test]

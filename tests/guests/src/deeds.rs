@@ -90,9 +90,9 @@ impl Commands for Deeds {
             "again" => {
                 // What a handler that fails has written is gone: only time tells its attempts apart.
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-                if now.as_secs_f64() * 1000.0 < call.message.sent + 1000.0 {
+                if now.as_secs_f64() * 1000.0 < call.message.sent + 3000.0 {
                     progress::draft(&Body::Plain("half an answer".into()))?;
-                    return Err(Error::unavailable("not yet").retry_after(500));
+                    return Err(Error::unavailable("not yet").retry_after(3000));
                 }
                 match call.rest.as_str() {
                     "" => {

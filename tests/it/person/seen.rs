@@ -155,14 +155,6 @@ impl Deref for Message {
 /// A place in a [`Log`]: what was seen up to some moment.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Mark(pub(super) usize);
-
-impl Mark {
-    /// How much was seen before it.
-    pub fn count(self) -> usize {
-        self.0
-    }
-}
-
 /// All that a person has seen.
 #[derive(Clone, Debug, Default)]
 pub struct Log {

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     chat::SendError,
-    effect::{Body, Content, Outgoing},
+    effect::{Body, Content, Outgoing, is_emoji},
     id::{EventId, RoomId},
     render,
 };
@@ -46,8 +46,15 @@ pub(super) async fn send(
             answer.map_err(|error| http_error(&error))?.event_id
         } else {
             let (kind, mut content) = event(&outgoing.content, &outgoing.mark);
-            // A reaction travels in clear, and tells no more than it must.
-            if encrypted && matches!(outgoing.content, Content::Reaction { .. }) {
+            // A reaction travels in clear, and tells no more than it must. The room may have been encrypted since
+            // the plugin was told that it may use words.
+            if let Content::Reaction { key, .. } = &outgoing.content
+                && encrypted
+            {
+                if !is_emoji(key) {
+                    let reason = "the room is encrypted, and the reaction would travel in clear".into();
+                    return Err(SendError::Final { code: "not-encrypted".into(), reason });
+                }
                 content.as_object_mut().map(|content| content.remove(MARK));
             }
             let sent = room.send_raw(kind, content).with_transaction_id(&transaction).await;
