@@ -51,6 +51,18 @@ async fn an_answer_is_streamed_into_one_message_and_remembered() {
     assert_eq!(model.request(2).await.unwrap().messages().len(), 2, "nothing is remembered");
 }
 
+/// As models that think first often begin.
+#[tokio::test(flavor = "multi_thread")]
+async fn white_space_before_the_first_word_is_no_answer_yet() {
+    let model = Model::start().await.unwrap();
+    let stage = stage(&model).await;
+    model.answer(Reply::pieces(["\n\n", "Par", "is."], Duration::from_millis(1)));
+    stage.rooms.say(ALICE, &stage.room, "What is the capital of France?");
+    stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text.trim() == "Paris.")).await;
+    model.answer(Reply::text("\n\n"));
+    assert_eq!(stage.ask("And of Italy?").await, "(The model had nothing to say.)");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_goes_wrong_at_the_model_is_one_polite_line() {
     let model = Model::start().await.unwrap();

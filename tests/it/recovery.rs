@@ -75,6 +75,33 @@ async fn a_handler_that_was_ended_by_the_end_of_the_host_runs_again() {
     assert!(lines.iter().position(|line| line.text == "1") > lines.iter().position(|line| line.id == queued));
 }
 
+/// What was written was paid for: it stays, and the line comes below.
+#[tokio::test]
+async fn a_draft_of_an_earlier_start_keeps_its_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("journal.db");
+    let guests = [("deeds", guest("deeds"))];
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let first = Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| {
+        builder.journal(Sqlite::open(&file).unwrap())
+    })
+    .await;
+    rooms.say(ALICE, &room, "/again it is no use");
+    // The plugin drafts in its first three seconds, and fails afterwards.
+    let later = tokio::time::Instant::now() + Duration::from_secs(3);
+    first.until(&room, |lines| lines.last().is_some_and(|line| line.text == "half an answer")).await;
+    first.stop().await;
+    tokio::time::sleep_until(later).await;
+    let second = Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| {
+        builder.journal(Sqlite::open(&file).unwrap())
+    })
+    .await;
+    let lines = second.until(&room, |lines| lines.len() == 3).await;
+    let texts: Vec<_> = lines[1..].iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(texts, ["half an answer", "/again: it is no use"]);
+}
+
 #[tokio::test]
 async fn a_hundred_events_in_one_session_are_answered_in_order() {
     let rooms = Rooms::new();

@@ -78,6 +78,21 @@ async fn a_folder_that_cannot_be_read_unloads_nothing() {
     stage.noticed("plugin echo: loaded").await;
 }
 
+#[tokio::test]
+async fn a_refused_file_takes_nothing_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("echo.wasm");
+    let stage =
+        Stage::start(&[("echo", example("echo"))], |builder| builder.plugin_folder(folder.path())).await;
+    fs::write(&file, "broken").unwrap();
+    stage.noticed("echo.wasm: refused").await;
+    fs::remove_file(&file).unwrap();
+    // The next change is seen after this one.
+    fs::write(folder.path().join("steady.wasm"), guest("steady")).unwrap();
+    stage.noticed("plugin steady: loaded").await;
+    assert_eq!(stage.ask("/echo still here").await, "still here");
+}
+
 /// 500 events in 5 s, every tenth in flight for 200 ms, and the file replaced in two halves in the middle.
 #[tokio::test]
 async fn replacing_a_file_under_load_loses_and_repeats_nothing() {
