@@ -264,7 +264,13 @@ fn open(path: &Path, before: Option<&Seen>, largest: usize) -> std::io::Result<O
     let folder = if folder == Path::new("") { Path::new(".") } else { folder };
     let folder = Dir::open_ambient_dir(folder, ambient_authority())?;
     // A pipe with that name would be waited for.
-    if !folder.metadata(name)?.is_file() {
+    let about = folder.metadata(name).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied if path.is_symlink() => {
+            std::io::Error::other("it is a link that leads out of its folder, and is not followed")
+        }
+        _ => error,
+    })?;
+    if !about.is_file() {
         return Err(std::io::Error::other("it is no file"));
     }
     let file = folder.open(name)?;

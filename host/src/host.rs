@@ -143,11 +143,12 @@ impl Host {
 pub struct Commands(Arc<Registry>);
 
 impl Commands {
-    /// Their names, in byte order.
+    /// The names of those that a role may use, in byte order.
     #[must_use]
-    pub fn names(&self) -> Vec<String> {
+    pub fn names(&self, role: settings::Role) -> Vec<String> {
         let loaded = self.0.loaded();
         let commands = loaded.plugins.values().flat_map(|plugin| &plugin.listing.commands);
+        let commands = commands.filter(|command| command.role <= role);
         let mut names: BTreeSet<String> = commands.map(|command| command.name.clone()).collect();
         names.insert(crate::router::STOP.into());
         names.into_iter().collect()
@@ -259,6 +260,7 @@ impl HostBuilder {
             };
             registry.load(&name, bytes).await.map_err(refused)?;
         }
+        registry.keep();
         let watched = self.sources.folder.is_some() || !self.sources.files.is_empty();
         let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), self.notices.clone()));
         if let Some(folder) = &mut folder {

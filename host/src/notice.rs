@@ -74,6 +74,15 @@ pub enum Notice {
         /// What happened.
         fault: String,
     },
+    /// A plugin could not handle an event yet; it is called again, for a while.
+    PluginWaits {
+        /// Which plugin.
+        plugin: PluginName,
+        /// For which agent.
+        agent: AgentName,
+        /// What it said.
+        reason: String,
+    },
     /// What a plugin logs.
     PluginLog {
         /// Which plugin.
@@ -115,7 +124,8 @@ impl Notice {
             Self::AgentReady { .. }
             | Self::Invitation { .. }
             | Self::PluginLoaded { .. }
-            | Self::PluginRemoved { .. } => Level::Info,
+            | Self::PluginRemoved { .. }
+            | Self::PluginWaits { .. } => Level::Info,
             Self::Agent { .. } | Self::PluginRefused { .. } | Self::PluginFaulted { .. } => Level::Warn,
             Self::AgentStopped { .. } | Self::NotSent { .. } | Self::Journal { .. } => Level::Error,
             Self::PluginLog { level, .. } => *level,
@@ -152,6 +162,12 @@ impl Notice {
             }
             Self::PluginFaulted { plugin, agent, fault } => {
                 write!(f, "plugin {plugin} faulted for agent {agent}: {fault}")
+            }
+            Self::PluginWaits { plugin, agent, reason } => {
+                write!(
+                    f,
+                    "plugin {plugin} waits for agent {agent}: {reason}; it is called again for up to 15 minutes"
+                )
             }
             Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {text}"),
             Self::NotSent { agent, reason } => write!(f, "agent {agent}: not sent: {reason}"),

@@ -3,7 +3,7 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use arc_swap::ArcSwap;
@@ -29,6 +29,8 @@ pub struct Registry {
     engine: Arc<Engine>,
     settings: BTreeMap<PluginName, settings::Plugin>,
     loaded: ArcSwap<Loaded>,
+    /// What the embedder brought itself: it is there again when a file that took its place goes.
+    kept: OnceLock<Arc<Loaded>>,
     /// Held while `loaded` is replaced; readers never wait for it.
     changing: Mutex<()>,
     notices: Notices,
@@ -41,7 +43,14 @@ impl Registry {
         settings: BTreeMap<PluginName, settings::Plugin>,
         notices: Notices,
     ) -> Self {
-        Self { engine, settings, loaded: ArcSwap::default(), changing: Mutex::new(()), notices }
+        Self {
+            engine,
+            settings,
+            loaded: ArcSwap::default(),
+            kept: OnceLock::new(),
+            changing: Mutex::new(()),
+            notices,
+        }
     }
 
     /// The plugins now.
@@ -84,10 +93,26 @@ impl Registry {
         self.engine.largest()
     }
 
-    /// Forgets a plugin.
+    /// What is loaded now is there again when what takes its place is removed.
+    pub fn keep(&self) {
+        drop(self.kept.set(self.loaded()));
+    }
+
+    /// Forgets a plugin, or goes back to the one that was kept.
     pub fn remove(&self, name: &PluginName) {
-        if self.change(|plugins| plugins.remove(name)).is_some() {
-            self.notices.say(Notice::PluginRemoved { plugin: name.clone() });
+        let kept = self.kept.get().and_then(|kept| kept.plugins.get(name)).cloned();
+        let digest = kept.as_ref().map(|plugin| plugin.listing.digest.clone());
+        let before = self.change(|plugins| match kept {
+            Some(kept) => plugins.insert(name.clone(), kept),
+            None => plugins.remove(name),
+        });
+        let plugin = name.clone();
+        match (before, digest) {
+            (Some(_), None) => self.notices.say(Notice::PluginRemoved { plugin }),
+            (Some(before), Some(digest)) if before.listing.digest != digest => {
+                self.notices.say(Notice::PluginLoaded { plugin, digest, replaced: true });
+            }
+            _ => {}
         }
     }
 

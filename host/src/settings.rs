@@ -3,6 +3,7 @@
 //! Unknown keys are errors that name the place and the nearest key ([`parse`]). Nothing here reads the
 //! environment or a file except [`parse`]'s caller and [`SecretText::reveal`].
 
+pub(crate) mod homeserver;
 mod parse;
 mod secret;
 
@@ -51,6 +52,32 @@ impl Settings {
     /// The keys of the top level.
     pub(crate) const KEYS: [&str; 8] =
         ["data", "plugin_folder", "homeserver", "agents", "access", "behaviour", "plugins", "llm"];
+
+    /// What is allowed, and probably not meant: one line each.
+    #[must_use]
+    pub fn doubts(&self) -> Vec<String> {
+        let mut doubts = Vec::new();
+        for (name, agent) in &self.agents {
+            let access = agent.access.as_ref().unwrap_or(&self.access);
+            if access.users.is_empty() && access.admins.is_empty() {
+                doubts.push(format!(
+                    "agents.{name}: access lists nobody in `users` or `admins`, so that it hears nobody"
+                ));
+            }
+            if access.room_policy == RoomPolicy::Listed && access.rooms.is_empty() {
+                doubts.push(format!(
+                    "agents.{name}: room_policy = \"listed\" without `rooms` serves direct chats only"
+                ));
+            }
+        }
+        if self.llm.is_none() {
+            let asking = self.plugins.iter().filter(|(_, plugin)| plugin.grants.llm);
+            doubts.extend(
+                asking.map(|(name, _)| format!("plugins.{name}: grants.llm is of no use without [llm]")),
+            );
+        }
+        doubts
+    }
 
     fn secrets(&mut self, each: impl Fn(&mut SecretText)) {
         let agents = self.agents.values_mut();
@@ -239,6 +266,20 @@ pub struct Grants {
 }
 
 impl Grants {
+    /// What is written where a room or a person should be, if something is.
+    fn nonsense(&self) -> Option<String> {
+        let room = |text: &&String| *text != "*" && RoomId::parse(text).is_err();
+        let person = |text: &&String| *text != "*" && !text.starts_with("*:") && UserId::parse(text).is_err();
+        let rooms = self.rooms.iter().find(room);
+        let rooms = rooms
+            .map(|text| format!("rooms: {text:?} is neither a room id such as !abc:example.org nor \"*\""));
+        let people = || {
+            let text = self.people.iter().find(person)?;
+            Some(format!("people: {text:?} is neither a user id, nor \"*:example.org\", nor \"*\""))
+        };
+        rooms.or_else(people)
+    }
+
     /// Whether a room may be written to.
     #[must_use]
     pub fn room(&self, room: &RoomId) -> bool {

@@ -232,6 +232,8 @@ async fn settings_are_read_and_nothing_else() {
 async fn the_model_is_denied_until_granted_and_unavailable_until_set_up() {
     let denied = stage(Grants::default()).await;
     assert_eq!(denied.ask("/model hello").await, "/model: the grant `llm` is missing");
+    let granted = stage(Grants { llm: true, ..Grants::default() }).await;
+    assert_eq!(granted.ask("/model hello").await, "/model: no language model is set up");
 }
 
 #[tokio::test]

@@ -51,7 +51,8 @@ fn inspect_says_in_plain_words_what_a_component_is() {
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}");
     assert!(
-        said.contains("has commands that people type") && said.contains("This host can load it."),
+        said.contains("has commands that people type")
+            && said.contains("This host can load it, by the names"),
         "{said}"
     );
 
@@ -150,8 +151,102 @@ fn a_folder_that_others_can_read_is_no_place_for_state() {
     let output = parlour(&["run", "-c", file.to_str().unwrap()], "");
     assert_eq!(output.status.code(), Some(2));
     let expected = "others can look into it; chmod 700 it, or name another folder as `data`";
-    assert_eq!(text(&output.stderr), format!("parlour: {}: {expected}\n", data.display()));
+    assert_eq!(
+        text(&output.stderr),
+        format!("parlour: {}: data: {}: {expected}\n", file.display(), data.display())
+    );
     assert_eq!(fs::metadata(&data).unwrap().permissions().mode() & 0o777, 0o755, "it is left alone");
+}
+
+#[test]
+fn bytes_that_are_no_text_end_nothing() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
+    command.arg("chat").env("XDG_CACHE_HOME", crate::guests::target().join("test-tools"));
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"/echo one\n/echo \xff\xfe\n/echo three\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(text(&output.stdout), "one\n\u{fffd}\u{fffd}\nthree\n");
+}
+
+/// `yes | parlour chat | head -1`, and the like.
+#[test]
+fn a_reader_who_has_seen_enough_ends_it_quietly() {
+    let cache = crate::guests::target().join("test-tools");
+    for command in ["yes '/echo more' | $PARLOUR chat | head -1", "$PARLOUR plugin inspect $ECHO | head -1"] {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("echo.wasm");
+        fs::write(&file, example("echo")).unwrap();
+        let mut shell = Command::new("sh");
+        shell.args(["-c", command]).env("PARLOUR", env!("CARGO_BIN_EXE_parlour"));
+        let output = shell.env("ECHO", file).env("XDG_CACHE_HOME", &cache).output().unwrap();
+        assert_eq!((text(&output.stdout).lines().count(), text(&output.stderr)), (1, String::new()));
+    }
+}
+
+#[test]
+fn who_speaks_is_somebody_else() {
+    for name in ["", "@", "b b", "@bob:example.org", "you", "parlour", "Bob"] {
+        let output = parlour(&["chat", "--as", name], "/echo hello\n");
+        assert_eq!(output.status.code(), Some(2), "{name:?}");
+        let said = text(&output.stderr);
+        assert!(said.starts_with("parlour: --as: ") && said.lines().count() == 1, "{said}");
+    }
+    assert_eq!(text(&parlour(&["chat", "--as", "@bob"], "/echo hello\n").stdout), "hello\n");
+}
+
+#[test]
+fn only_plugins_are_built_and_where_one_wants_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let build = |source: &str, out: &str| {
+        let source = folder.path().join(source);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
+        command.arg("build").arg(source).args(["--out", out]).current_dir(folder.path());
+        command.env("CARGO_TARGET_DIR", crate::guests::target().join("plugins"));
+        command.output().unwrap()
+    };
+    fs::create_dir_all(folder.path().join("empty/src")).unwrap();
+    fs::write(
+        folder.path().join("empty/Cargo.toml"),
+        "[package]\nname = \"empty\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[workspace]\n",
+    )
+    .unwrap();
+    fs::write(folder.path().join("empty/src/main.rs"), "fn main() {}").unwrap();
+    let refused = build("empty", "empty.wasm");
+    assert_eq!(refused.status.code(), Some(2));
+    let said = text(&refused.stderr);
+    assert!(
+        said.ends_with(
+            "makes no plugin: it exports none of parlour:plugin's commands, messages and members\n"
+        ),
+        "{said}"
+    );
+    assert!(!folder.path().join("empty.wasm").exists());
+
+    let echo = crate::guests::checkout().join("plugins/echo");
+    for (out, made) in
+        [("new/folder/", "new/folder/echo.wasm"), ("new", "new/echo.wasm"), ("other/e.wasm", "other/e.wasm")]
+    {
+        let built = build(echo.to_str().unwrap(), out);
+        assert_eq!(text(&built.stdout), format!("{made}\n"), "{}", text(&built.stderr));
+        assert_eq!(fs::read(folder.path().join(made)).unwrap(), *example("echo"));
+    }
+    let file = build(echo.join("Cargo.toml").to_str().unwrap(), "x.wasm");
+    assert!(text(&file.stderr).ends_with("Cargo.toml is no folder\n"), "{}", text(&file.stderr));
+}
+
+#[test]
+fn what_is_probably_not_meant_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("parlour.toml");
+    fs::write(&file, "homeserver = \"http://127.0.0.1:1\"\n[agents.helper]\npassword = \"p\"\nuser = \"@helper:hs.test\"\nplugins = [\"*\"]\n[plugins.wether.grants]\nllm = true\n").unwrap();
+    let said = text(&parlour(&["run", "-c", file.to_str().unwrap()], "").stderr);
+    for doubt in [
+        "agents.helper: access lists nobody",
+        "plugins.wether: grants.llm is of no use without [llm]",
+        "plugin_folder: there is no ",
+    ] {
+        assert!(said.contains(doubt), "{doubt}: {said}");
+    }
 }
 
 #[test]

@@ -35,6 +35,7 @@ mod conformance;
 mod readme;
 // The program at the terminal and on a pipe.
 mod command_line;
+mod terminal;
 // Encrypted rooms on a real Synapse.
 mod matrix;
 // An agent with a language model.

@@ -33,15 +33,14 @@ fn the_plugin_and_the_transcripts() {
     let source = &blocks(&readme, "rust")[0];
     let transcripts = blocks(&readme, "text");
     let folder = tempfile::tempdir().unwrap();
-    let (hello, live) = (folder.path().join("hello"), folder.path().join("live"));
+    let (hello, live) = (folder.path().join("hello"), folder.path().join("plugins"));
     fs::create_dir_all(hello.join("src")).unwrap();
-    fs::create_dir(&live).unwrap();
     let sdk = checkout().join("sdk/rust");
-    let manifest = format!(
-        "[package]\nname = \"hello\"\nversion = \"0.1.0\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n\
-         [dependencies]\nparlour-plugin = {{ path = {sdk:?} }}\n[workspace]\n"
-    );
-    fs::write(hello.join("Cargo.toml"), manifest).unwrap();
+    // The guide's own, but for where the library is, and outside of any workspace.
+    let guide = fs::read_to_string(sdk.join("README.md")).unwrap();
+    let manifest = blocks(&guide, "toml")[0].replace("../parlour/sdk/rust", sdk.to_str().unwrap());
+    assert!(manifest.contains(sdk.to_str().unwrap()), "{manifest}");
+    fs::write(hello.join("Cargo.toml"), manifest + "[workspace]\n").unwrap();
     let out = live.join("hello.wasm");
     build(&hello, source, &out);
 
@@ -66,7 +65,7 @@ fn the_plugin_and_the_transcripts() {
             build(&hello, &source.replace("Hello, ", "Good day, "), &out);
         }
         let chatted =
-            transcript.lines().skip_while(|line| line.starts_with('$') || *line == "live/hello.wasm");
+            transcript.lines().skip_while(|line| line.starts_with('$') || *line == "plugins/hello.wasm");
         let mut expected = Vec::new();
         for line in chatted.chain(["> "]) {
             let Some(typed) = line.strip_prefix("> ") else {

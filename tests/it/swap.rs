@@ -91,6 +91,17 @@ async fn a_refused_file_takes_nothing_with_it() {
     fs::write(folder.path().join("steady.wasm"), guest("steady")).unwrap();
     stage.noticed("plugin steady: loaded").await;
     assert_eq!(stage.ask("/echo still here").await, "still here");
+
+    // What takes the place of a plugin that was there gives it back.
+    fs::write(&file, guest("steady")).unwrap();
+    stage.noticed("plugin echo: new version took over").await;
+    assert_eq!(stage.ask("/echo hello").await, "version-1 hello");
+    fs::remove_file(&file).unwrap();
+    let back = |notice: &parlour::notice::Notice| matches!(notice, parlour::notice::Notice::PluginLoaded { plugin, .. } if plugin.as_str() == "echo");
+    while stage.notices().iter().filter(|notice| back(notice)).count() < 3 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stage.ask("/echo hello").await, "hello");
 }
 
 /// 500 events in 5 s, every tenth in flight for 200 ms, and the file replaced in two halves in the middle.

@@ -21,13 +21,18 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use parlour::{engine::admission, id::PluginName};
 
 use self::manifest::Manifest;
 
 /// Builds the plugin in `folder` and returns where its component is: `out`, or `NAME.wasm` in the folder.
 pub fn build(folder: &Path, out: Option<&Path>) -> Result<PathBuf> {
     let folder = folder.canonicalize().with_context(|| format!("cannot find {}", folder.display()))?;
+    ensure!(folder.is_dir(), "{} is no folder", folder.display());
+    if let Some(into) = out.and_then(Path::parent).filter(|into| !into.as_os_str().is_empty()) {
+        fs::create_dir_all(into).with_context(|| format!("cannot make {}", into.display()))?;
+    }
     let manifest = manifest::read(&folder)?;
     let workshop = tempfile::tempdir().context("cannot make a temporary folder")?;
 
@@ -45,12 +50,32 @@ pub fn build(folder: &Path, out: Option<&Path>) -> Result<PathBuf> {
         }
     };
 
-    let out = out.map_or_else(|| folder.join(format!("{name}.wasm")), Path::to_path_buf);
+    let name = PluginName::parse(&name).map_err(|error| anyhow!("{}: {error}", folder.display()))?;
+    let out = place(out, &folder, &name)?;
+    let bytes = fs::read(&component).with_context(|| format!("cannot read {}", component.display()))?;
+    let surface = admission::surface(&bytes).and_then(|surface| surface.admit());
+    surface.map_err(|refused| anyhow!("{} makes no plugin: {refused}", folder.display()))?;
     let partial = out.with_added_extension("partial");
-    fs::copy(&component, &partial)
-        .and_then(|_| fs::rename(&partial, &out))
-        .with_context(|| format!("cannot write {}", out.display()))?;
+    let written = fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, &out));
+    if written.is_err() {
+        drop(fs::remove_file(&partial));
+    }
+    written.with_context(|| format!("cannot write {}", out.display()))?;
     Ok(out)
+}
+
+/// Where the component goes: a file, or `NAME.wasm` in a folder.
+fn place(out: Option<&Path>, folder: &Path, name: &PluginName) -> Result<PathBuf> {
+    let named = format!("{name}.wasm");
+    Ok(match out {
+        None => folder.join(named),
+        Some(out) if out.as_os_str().as_encoded_bytes().ends_with(b"/") => {
+            fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+            out.join(named)
+        }
+        Some(out) if out.is_dir() => out.join(named),
+        Some(out) => out.to_path_buf(),
+    })
 }
 
 /// Has the tool for the main file's language build it, and returns where the component is.

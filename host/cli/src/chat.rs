@@ -3,28 +3,34 @@
 mod editor;
 
 use std::{
-    io::{BufRead, IsTerminal, Write},
+    io::{BufRead, ErrorKind, IsTerminal, Write},
     path::PathBuf,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    thread::JoinHandle,
+    time::{Duration, Instant},
 };
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::Args;
+use nix::sys::termios;
 use parlour::{
     Agent, Host,
     chat::console::{Console, Printed},
     id::{PluginName, UserId},
     notice::{Level, Notice, Notices, hidden},
-    settings::{Access, Grants, Plugin},
+    settings::{Access, Grants, Plugin, Role},
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 mod examples {
     include!(concat!(env!("OUT_DIR"), "/examples.rs"));
 }
+
+/// How long what was said last may take to appear, once the line editor has ended.
+const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// The account of the agent, and the server of everybody at the terminal.
 const AGENT: &str = "@parlour:terminal";
@@ -48,7 +54,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     let agent: UserId = AGENT.parse()?;
     let admin: UserId = "@you:terminal".parse()?;
     let person = match &options.name {
-        Some(name) => format!("@{}:terminal", name.trim_start_matches('@')).parse().context("--as")?,
+        Some(name) => guest(name)?,
         None => admin.clone(),
     };
     let access = Access { users: [person.clone()].into(), admins: [admin].into(), ..Access::default() };
@@ -69,8 +75,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         }
         _ => {}
     });
-    let mut builder =
-        Host::builder().agent(Agent::new("parlour".parse()?, console).access(access)).notices(notices);
+    let mut builder = Host::builder()
+        .agent(Agent::new("parlour".parse()?, console).access(access.clone()))
+        .notices(notices);
     if let Some(cache) = cache() {
         builder = builder.cache_if_possible(cache);
     }
@@ -84,10 +91,64 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         builder = builder.plugin_folder(folder);
     }
     let host = builder.build().await?;
-    let commands = host.commands();
-    std::thread::spawn(move || if interactive { editor::read(&screen, &say, &commands) } else { pipe(&say) });
-    host.run(crate::run::asked_to_end()).await?;
-    Ok(())
+    let role = access.role(&person).unwrap_or(Role::Guest);
+    let (left, leaves) = oneshot::channel();
+    let terminal = Terminal::remember();
+    if interactive {
+        let (commands, screen) = (host.commands(), screen.clone());
+        std::thread::spawn(move || {
+            editor::read(&screen, &say, commands, role);
+            // Whoever leaves does not wait for what still runs.
+            left.send(()).ok();
+        });
+    } else {
+        let screen = screen.clone();
+        std::thread::spawn(move || pipe(&screen, &say));
+        // The end of a pipe is no hurry.
+        std::mem::forget(left);
+    }
+    let shutdown = async {
+        tokio::select! {
+            () = crate::run::asked_to_end() => {}
+            Ok(()) = leaves => {}
+        }
+    };
+    host.run(shutdown).await?;
+    screen.finish();
+    terminal.restore();
+    match screen.failure() {
+        // Whoever reads only the beginning has seen enough.
+        Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
+}
+
+/// Somebody who is no admin.
+fn guest(name: &str) -> anyhow::Result<UserId> {
+    let name = name.strip_prefix('@').unwrap_or(name);
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._=-/+".contains(c);
+    let taken = ["you", "parlour"].contains(&name);
+    if name.is_empty() || taken || !name.chars().all(plain) {
+        bail!(
+            "--as: {name:?} is not a name such as bob: lower-case letters, digits and ._=-/+, and not you or parlour"
+        );
+    }
+    Ok(format!("@{name}:terminal").parse()?)
+}
+
+/// The terminal as it was: a line editor that is ended from outside leaves it raw.
+struct Terminal(Option<termios::Termios>);
+
+impl Terminal {
+    fn remember() -> Self {
+        Self(termios::tcgetattr(std::io::stdin()).ok())
+    }
+
+    fn restore(self) {
+        if let Some(before) = self.0 {
+            termios::tcsetattr(std::io::stdin(), termios::SetArg::TCSANOW, &before).ok();
+        }
+    }
 }
 
 /// Compiled code of the examples is kept where caches are.
@@ -97,13 +158,18 @@ fn cache() -> Option<PathBuf> {
     cache.map(|cache| cache.join("parlour").join("compiled"))
 }
 
-/// Lines from a pipe or a file.
-fn pipe(say: &mpsc::Sender<String>) {
-    for line in std::io::stdin().lock().lines() {
-        let Ok(line) = line else { return };
-        if say.blocking_send(line).is_err() {
+/// Lines from a pipe or a file. Bytes that are no text are shown as such.
+fn pipe(screen: &Screen, say: &mpsc::Sender<String>) {
+    let mut input = std::io::stdin().lock();
+    let mut line = Vec::new();
+    while input.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+        // Nobody reads any more: there is nobody to ask for.
+        if screen.failure().is_some()
+            || say.blocking_send(String::from_utf8_lossy(&line).into_owned()).is_err()
+        {
             return;
         }
+        line.clear();
     }
 }
 
@@ -114,23 +180,44 @@ type Above = Box<dyn FnMut(String) + Send>;
 #[derive(Clone)]
 pub struct Screen {
     above: Arc<Mutex<Option<Above>>>,
+    printing: Arc<Mutex<Option<JoinHandle<()>>>>,
+    /// Why nothing can be written any more.
+    failed: Arc<Mutex<Option<ErrorKind>>>,
     colours: bool,
 }
 
 impl Screen {
     /// Answers to standard output, notices to standard error.
     fn plain() -> Self {
-        Self { above: Arc::default(), colours: false }
+        Self { above: Arc::default(), printing: Arc::default(), failed: Arc::default(), colours: false }
     }
 
     /// Answers and notices above a line editor.
     fn above(above: Above) -> Self {
-        Self { above: Arc::new(Mutex::new(Some(above))), colours: std::env::var_os("NO_COLOR").is_none() }
+        let screen = Self::plain();
+        *lock(&screen.above) = Some(above);
+        Self { colours: crate::log::colours(std::io::stdout().is_terminal()), ..screen }
     }
 
-    /// From now on, lines are printed by this.
-    fn replace(&self, above: Above) {
-        *self.above.lock().unwrap_or_else(PoisonError::into_inner) = Some(above);
+    /// From now on, lines are printed by this, which has a thread.
+    fn replace(&self, above: Above, printing: JoinHandle<()>) {
+        *lock(&self.above) = Some(above);
+        *lock(&self.printing) = Some(printing);
+    }
+
+    /// The line editor is gone; what it has not printed yet has a moment.
+    fn finish(&self) {
+        drop(lock(&self.above).take());
+        let printing = lock(&self.printing).take();
+        let deadline = Instant::now() + LAST_WORDS;
+        while printing.as_ref().is_some_and(|thread| !thread.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Why nothing can be written any more.
+    fn failure(&self) -> Option<std::io::Error> {
+        lock(&self.failed).map(std::io::Error::from)
     }
 
     fn print(&self, printed: &Printed) {
@@ -149,16 +236,20 @@ impl Screen {
     /// What plugins say steers no terminal.
     fn write(&self, text: &str, note: bool) {
         let text: String = text.chars().filter(|c| matches!(c, '\n' | '\t') || !hidden(*c)).collect();
-        let mut above = self.above.lock().unwrap_or_else(PoisonError::into_inner);
-        match &mut *above {
+        match &mut *lock(&self.above) {
             Some(above) if note && self.colours => above(format!("\u{1b}[2m{text}\u{1b}[0m\n")),
             Some(above) => above(format!("{text}\n")),
             None if note => eprintln!("{text}"),
             None => {
                 let mut out = std::io::stdout().lock();
-                // Nobody reads any more: there is nobody to tell.
-                drop(writeln!(out, "{text}").and_then(|()| out.flush()));
+                if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
+                    lock(&self.failed).get_or_insert(error.kind());
+                }
             }
         }
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

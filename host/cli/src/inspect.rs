@@ -1,15 +1,13 @@
 //! `parlour plugin inspect`: what a component is, in plain words, before anything of it runs.
 
-use std::path::Path;
-
-use anyhow::{Context, bail};
-use parlour::{
-    engine::admission::{self, CONTRACT, Refused},
-    notice::escaped,
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Write as _},
+    path::Path,
 };
 
-/// A name is shown up to here.
-const NAME: usize = 200;
+use anyhow::{Context, anyhow};
+use parlour::engine::admission::{self, CONTRACT, Refused, Surface};
 
 /// What an interface means for the person who reads it.
 fn meaning(interface: &str) -> &'static str {
@@ -22,7 +20,6 @@ fn meaning(interface: &str) -> &'static str {
         "progress" => "shows a draft while it works",
         "llm" => "asks the language model (with the grant `llm`)",
         "directory" => "sees the commands that a person may use",
-        "types" => "the words of the contract",
         _ => "something that this version does not know",
     }
 }
@@ -44,53 +41,61 @@ fn wasi(name: &str) -> &'static str {
 }
 
 /// Prints what a component exports and imports.
+///
+/// # Errors
+/// One line, where this host cannot load it.
 pub fn inspect(file: &Path) -> anyhow::Result<()> {
+    let refused = |refused: Refused| anyhow!("{}: {refused}", file.display());
     let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
-    let surface = match admission::surface(&bytes) {
-        Ok(surface) => surface,
-        Err(refused) => bail!("{}: {refused}", file.display()),
+    let surface = admission::surface(&bytes).map_err(refused)?;
+    let mut report =
+        format!("{}  {} KiB\n{}", file.display(), bytes.len().div_ceil(1024), describe(&surface));
+    let strangers: Vec<String> = surface.strangers().cloned().collect();
+    let verdict = match surface.admit() {
+        Ok(()) if strangers.is_empty() => {
+            report.push_str("\nThis host can load it, by the names of what it imports and exports.\n");
+            Ok(())
+        }
+        Ok(()) => Err(refused(Refused::Imports(strangers))),
+        Err(reason) => Err(refused(reason)),
     };
-    println!("{}  {} KiB", file.display(), bytes.len().div_ceil(1024));
-    println!("\nIt exports:");
-    let mut handled = 0;
-    for name in &surface.exports {
-        match admission::ours(name) {
-            Some((interface, version)) => {
-                handled += 1;
-                println!("  {interface:<12}{}{}", meaning(interface), of(version));
-            }
-            None => println!("  {}  (not used by this host)", escaped(name, NAME)),
-        }
-    }
-    if handled == 0 {
-        println!("  nothing of {CONTRACT}");
-    }
-    println!("\nIt imports, which grants nothing by itself:");
-    for name in
-        surface.imports.iter().filter(|name| !name.ends_with("/types@0.1.0") || !name.starts_with(CONTRACT))
-    {
-        match admission::ours(name) {
-            Some((interface, version)) => println!("  {interface:<12}{}{}", meaning(interface), of(version)),
-            None => println!("  {:<38}{}", escaped(name, NAME), wasi(name)),
-        }
-    }
-    match surface.admit() {
-        Ok(()) => {
-            if surface.strangers().next().is_none() {
-                println!("\nThis host can load it.");
-                return Ok(());
-            }
-            let strangers = surface.strangers().map(|name| escaped(name, NAME)).collect();
-            bail!("{}: {}", file.display(), Refused::Imports(strangers))
-        }
-        Err(refused) => bail!("{}: {refused}", file.display()),
+    // Whoever reads only the beginning has seen enough.
+    match std::io::stdout().write_all(report.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => verdict,
     }
 }
 
-fn of(version: &str) -> String {
-    if version == admission::VERSION {
-        String::new()
-    } else {
-        format!("  (contract {})", escaped(version, NAME))
+fn describe(surface: &Surface) -> String {
+    let mut lines = vec!["\nIt exports:".to_owned()];
+    for name in &surface.exports {
+        lines.push(match admission::ours(name) {
+            Some((interface, version)) => format!("  {interface:<12}{}{}", meaning(interface), of(version)),
+            None => format!("  {name}  (not used by this host)"),
+        });
     }
+    if !surface.exports.iter().any(|name| admission::ours(name).is_some()) {
+        lines.push(format!("  nothing of {CONTRACT}"));
+    }
+    lines.push("\nIt imports, which grants nothing by itself:".to_owned());
+    let mut packages = BTreeMap::new();
+    for name in &surface.imports {
+        match admission::ours(name) {
+            Some(("types", _)) => {}
+            Some((interface, version)) => {
+                lines.push(format!("  {interface:<12}{}{}", meaning(interface), of(version)));
+            }
+            None => {
+                let package = name.split('/').next().unwrap_or(name);
+                packages.insert(package, wasi(name));
+            }
+        }
+    }
+    lines.extend(packages.into_iter().map(|(package, meaning)| format!("  {package:<18}{meaning}")));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn of(version: &str) -> String {
+    if version == admission::VERSION { String::new() } else { format!("  (contract {version})") }
 }

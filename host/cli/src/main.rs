@@ -6,7 +6,7 @@ mod inspect;
 mod log;
 mod run;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
@@ -58,7 +58,7 @@ struct Build {
     /// The plugin's folder
     #[arg(default_value = ".")]
     folder: PathBuf,
-    /// Where the component goes; by default NAME.wasm in the folder
+    /// Where the component goes, a file or a folder; by default NAME.wasm in the plugin's folder
     #[arg(long)]
     out: Option<PathBuf>,
 }
@@ -71,7 +71,10 @@ fn main() -> ExitCode {
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Plugin(Plugin::Inspect { file })) => inspect::inspect(&file),
         Some(Command::Build(Build { folder, out })) => {
-            build::build(&folder, out.as_deref()).map(|file| println!("{}", file.display()))
+            build::build(&folder, out.as_deref()).map(|file| {
+                // Nobody may read it.
+                drop(writeln!(std::io::stdout(), "{}", file.display()));
+            })
         }
     };
     match done {

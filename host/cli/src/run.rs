@@ -36,7 +36,7 @@ admins = ["@you:example.org"]
 /// Runs until it is asked to end.
 pub fn run(options: &Options) -> anyhow::Result<()> {
     let file = &options.config;
-    if !file.exists() {
+    if !file.try_exists().with_context(|| file.display().to_string())? {
         bail!("there is no {}; write one that says\n\n{FIRST}", file.display());
     }
     let settings = settings::load(file)?;
@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 }
 
 async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
-    let data = Data::open(&settings.data)?;
+    let data = Data::open(&settings.data).with_context(|| format!("{}: data", file.display()))?;
     let mut builder = Host::builder()
         .journal(Sqlite::open(data.folder.join("journal.db")).map_err(|error| anyhow!("{error}"))?)
         .cache(data.folder.join("compiled"))
@@ -64,6 +64,9 @@ async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
         builder = builder.agent(self::agent(file, &settings, &data.folder, name, agent)?);
     }
     let host = builder.build().await?;
+    for doubt in settings.doubts().into_iter().chain(missing(&settings)) {
+        tracing::warn!(target: "parlour", "{}: {doubt}", file.display());
+    }
     host.run(asked_to_end()).await?;
     Ok(())
 }
@@ -71,6 +74,9 @@ async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
 /// Loads the folder, and what is named; what is named and not there is said now.
 fn plugins(mut builder: HostBuilder, file: &Path, settings: &Settings) -> anyhow::Result<HostBuilder> {
     let folder = &settings.plugin_folder;
+    if folder.exists() && !folder.is_dir() {
+        bail!("{}: plugin_folder: {} is no folder", file.display(), folder.display());
+    }
     builder = builder.plugin_folder(folder);
     for (name, plugin) in &settings.plugins {
         builder = builder.plugin_settings(name.clone(), plugin.clone());
@@ -92,6 +98,20 @@ fn plugins(mut builder: HostBuilder, file: &Path, settings: &Settings) -> anyhow
         }
     }
     Ok(builder)
+}
+
+/// What may be dropped in later, and is not there yet.
+fn missing(settings: &Settings) -> Vec<String> {
+    let folder = &settings.plugin_folder;
+    if !folder.exists() {
+        return vec![format!("plugin_folder: there is no {} yet", folder.display())];
+    }
+    let sourced = settings.plugins.iter().filter(|(_, plugin)| plugin.source.is_none());
+    let expected = sourced.map(|(name, _)| (name, folder.join(format!("{name}.wasm"))));
+    expected
+        .filter(|(_, file)| !file.is_file())
+        .map(|(name, file)| format!("plugins.{name}: there is no {} yet", file.display()))
+        .collect()
 }
 
 fn agent(

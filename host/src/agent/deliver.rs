@@ -200,6 +200,11 @@ impl Running {
                 && let wait = error.retry_after.unwrap_or_default().max(again)
                 && begun.elapsed() + wait <= LATER
             {
+                if again == FIRST_AGAIN {
+                    let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
+                    let reason = error.message.clone();
+                    self.shared.notices.say(Notice::PluginWaits { plugin, agent, reason });
+                }
                 again = (again * 2).min(LAST_AGAIN);
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}

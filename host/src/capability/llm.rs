@@ -112,7 +112,7 @@ impl wit::Host for State {
             Ok(handling) => handling.llm.clone(),
         };
         let Some(backend) = backend else {
-            return Ok(Err(error(ErrorKind::Unavailable, "no language model is set up")));
+            return Ok(Err(error(ErrorKind::Unsupported, "no language model is set up")));
         };
         let request = match read(request) {
             Ok(request) => request,

@@ -11,11 +11,11 @@ use tokio::sync::mpsc;
 
 use super::{
     Chat, Ended, Identity, SendError, StartError,
-    memory::{Memory, Rooms},
+    memory::{Memory, Rooms, message},
 };
 use crate::{
     effect::{Content, EffectId, Outgoing},
-    event::{Batch, Membership, Position},
+    event::{Batch, Membership, Message, Position},
     id::{EventId, RoomId, UserId},
 };
 
@@ -94,6 +94,14 @@ impl Console {
     }
 }
 
+/// What was typed, with a mention where it begins with the agent's short name: other clients complete that.
+fn typed(line: &str, agent: &UserId) -> Message {
+    let first = line.split_whitespace().next().unwrap_or_default().trim_end_matches([':', ',']);
+    let named = first.strip_prefix('@').is_some_and(|name| name.eq_ignore_ascii_case(agent.localpart()));
+    let mentions = if named { vec![agent.clone()] } else { vec![] };
+    Message { mentions, ..message(line) }
+}
+
 #[async_trait]
 impl Chat for Console {
     async fn start(&self, from: Option<Position>) -> Result<Identity, StartError> {
@@ -102,10 +110,11 @@ impl Chat for Console {
         let mut lines = lines.ok_or_else(|| StartError::new("the terminal is in use"))?;
         self.rooms.member(self.person.as_str(), &self.room, Membership::Joined);
         let (rooms, room, person) = (self.rooms.clone(), self.room.clone(), self.person.clone());
+        let agent = identity.user.clone();
         tokio::spawn(async move {
             while let Some(line) = lines.recv().await {
                 if !line.trim().is_empty() {
-                    rooms.say(person.as_str(), &room, line.trim());
+                    rooms.post(person.as_str(), &room, typed(line.trim(), &agent));
                 }
             }
             rooms.close();

@@ -11,6 +11,19 @@ pub const CONTRACT: &str = "parlour:plugin";
 /// Guests of the same minor version link (component model, semver-compatible import names).
 pub const VERSION: &str = "0.1.0";
 
+/// What of the contract a plugin imports.
+const IMPORTS: [&str; 6] = ["types", "outbox", "kv", "progress", "llm", "directory"];
+/// The standard packages that are linked, with nothing behind them.
+const WASI: [&str; 8] = [
+    "wasi:cli",
+    "wasi:clocks",
+    "wasi:config",
+    "wasi:filesystem",
+    "wasi:io",
+    "wasi:logging",
+    "wasi:random",
+    "wasi:sockets",
+];
 /// Names are looked at up to here.
 const NAME: usize = 200;
 
@@ -146,9 +159,14 @@ impl Surface {
         self.exports.iter().any(|name| ours(name).is_some_and(|(of, _)| of == interface))
     }
 
-    /// What it imports that is neither ours nor WASI.
+    /// What it imports that this host does not have.
     pub fn strangers(&self) -> impl Iterator<Item = &String> {
-        self.imports.iter().filter(|name| ours(name).is_none() && !name.starts_with("wasi:"))
+        self.imports.iter().filter(|name| match ours(name) {
+            Some((interface, _)) => !IMPORTS.contains(&interface),
+            None => !WASI
+                .iter()
+                .any(|package| name.strip_prefix(package).is_some_and(|rest| rest.starts_with('/'))),
+        })
     }
 }
 
@@ -179,6 +197,21 @@ fn broken(error: &wasmparser::BinaryReaderError) -> Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_this_host_does_not_have_is_named() {
+        let imports = [
+            "wasi:http/outgoing-handler@0.2.0",
+            "wasi:cli/environment@0.2.3",
+            "wasi:clive/x",
+            "parlour:plugin/kv@0.1.0",
+            "parlour:plugin/rockets@0.1.0",
+            "acme:rockets/launch",
+        ];
+        let surface = Surface { imports: imports.map(Into::into).into(), exports: vec![] };
+        let strangers: Vec<_> = surface.strangers().map(String::as_str).collect();
+        assert_eq!(strangers, [imports[0], imports[2], imports[4], imports[5]]);
+    }
 
     #[test]
     fn what_is_no_plugin_is_said_so() {

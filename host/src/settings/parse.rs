@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::Settings;
+use super::{Settings, homeserver};
 
 /// Settings that cannot be used: one line with file, line and column.
 #[derive(Debug, thiserror::Error)]
@@ -111,13 +111,19 @@ fn check(name: &str, settings: Settings) -> Result<Settings, SettingsError> {
             }
             _ => {}
         }
-        if of.homeserver.is_none() && settings.homeserver.is_none() {
-            return Err(invalid(place(), "needs a `homeserver`, here or at the top"));
+        match of.homeserver.as_ref().or(settings.homeserver.as_ref()) {
+            None => return Err(invalid(place(), "needs a `homeserver`, here or at the top")),
+            Some(url) => drop(homeserver::parse(url).map_err(|reason| invalid(place(), &reason))?),
         }
         for plugin in of.plugins.iter().filter(|plugin| *plugin != "*") {
             if let Err(error) = crate::id::PluginName::parse(plugin) {
                 return Err(invalid(format!("agents.{agent}.plugins"), &error.to_string()));
             }
+        }
+    }
+    for (plugin, of) in &settings.plugins {
+        if let Some(reason) = of.grants.nonsense() {
+            return Err(invalid(format!("plugins.{plugin}.grants"), &reason));
         }
     }
     Ok(settings)
@@ -172,6 +178,17 @@ fn invalid(name: &str, text: &str, error: &toml::de::Error) -> SettingsError {
 /// serde's "unknown field `x`, expected one of …", with the nearest one in place of the list.
 fn reason(message: &str) -> String {
     let message = message.lines().collect::<Vec<_>>().join(" ");
+    // serde's words for what TOML calls otherwise.
+    let (wrong, expected) = message.split_once(", expected ").unwrap_or((&message, ""));
+    let expected = match expected {
+        "a sequence" => "a list such as [\"…\"]",
+        "a map" => "a table",
+        _ if expected.starts_with("struct ") => "a table with a name of its own, such as [agents.helper]",
+        _ => "",
+    };
+    if !expected.is_empty() {
+        return format!("{wrong}, expected {expected}");
+    }
     let Some(rest) = message.strip_prefix("unknown field `") else { return message };
     let mut names = rest.split('`').step_by(2);
     let Some(unknown) = names.next() else { return message };
@@ -204,6 +221,20 @@ mod tests {
             ("\n[access]\n  usrs = []", "parlour.toml:3:3: unknown setting `usrs`; did you mean `users`?"),
             ("[access]\nusers = [\"alice\"]", "\"alice\" is not a user id such as @alice:example.org"),
             ("[agents.a]\nplugins = []", "parlour.toml: agents.a: needs a `password` or a `token`"),
+            (
+                "[agents.a]\nplugins = \"*\"",
+                "parlour.toml:2:11: invalid type: string \"*\", expected a list such as [\"…\"]",
+            ),
+            ("[agents]\nuser = \"@a:b\"", "expected a table with a name of its own, such as [agents.helper]"),
+            (
+                "homeserver = \"http://example.org\"\n[agents.a]\ntoken = \"t\"\nplugins = []",
+                "parlour.toml: agents.a: homeserver \"http://example.org\" is plain http",
+            ),
+            (
+                "[plugins.a.grants]\nrooms = [\"nonsense\"]",
+                "plugins.a.grants: rooms: \"nonsense\" is neither",
+            ),
+            ("[plugins.a.grants]\npeople = [\"bob\"]", "plugins.a.grants: people: \"bob\" is neither"),
             ("[agents.A]\nplugins = []", "\"A\" is not a name of lower-case letters"),
         ] {
             let error = parsed(text).unwrap_err();
@@ -264,6 +295,19 @@ mod tests {
     fn every_key_of_the_top_level_is_known() {
         let error = parsed("nothing-like-it = 1").unwrap_err();
         assert!(error.ends_with(&Settings::KEYS.join(", ")), "{error}");
+    }
+
+    #[test]
+    fn what_is_probably_not_meant_is_said() {
+        let settings = parsed(&format!("{AGENT}[plugins.b.grants]\nllm = true\n")).unwrap();
+        let doubts = settings.doubts();
+        assert_eq!(doubts.len(), 2, "{doubts:?}");
+        assert!(
+            doubts[0].contains("agents.a: access lists nobody")
+                && doubts[1].contains("plugins.b: grants.llm")
+        );
+        let listed = format!("{AGENT}[access]\nusers = [\"@a:b\"]\n");
+        assert_eq!(parsed(&listed).unwrap().doubts(), Vec::<String>::new());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use std::{fs, io::ErrorKind, path::Path};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow};
+use parlour::id::PluginName;
 use serde::Deserialize;
 
 /// `plugin.toml`.
@@ -47,17 +48,17 @@ pub fn read(folder: &Path) -> Result<Option<Manifest>> {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    parse(&text).with_context(|| format!("{} is not right", path.display())).map(Some)
+    parse(&text).map_err(|reason| anyhow!("{}:{reason}", path.display())).map(Some)
 }
 
-fn parse(text: &str) -> Result<Manifest> {
-    let manifest: Manifest = toml::from_str(text)?;
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    ensure!(
-        !manifest.name.is_empty() && manifest.name.chars().all(plain),
-        "name {:?} is not made of lower-case letters, digits and hyphens",
-        manifest.name
-    );
+/// An error begins with the line.
+fn parse(text: &str) -> Result<Manifest, String> {
+    let manifest: Manifest = toml::from_str(text).map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or("");
+        let message = error.message().lines().collect::<Vec<_>>().join(" ");
+        format!("{}: {message}", before.matches('\n').count() + 1)
+    })?;
+    PluginName::parse(&manifest.name).map_err(|error| format!(" {error}"))?;
     Ok(manifest)
 }
 
@@ -69,12 +70,13 @@ mod tests {
     fn a_wrong_plugin_toml_is_explained() {
         let check = |text: &str, expected: &str| {
             let error = parse(text).expect_err(text);
-            assert!(format!("{error:#}").contains(expected), "{error:#}");
+            assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
         };
         let head = "name = \"a\"\nversion = \"1\"\ndescription = \"\"\n";
         check("name = \"a\"", "missing field `version`");
         check(&format!("{head}handels = []"), "unknown field `handels`");
         check(&format!("{head}handles = [\"mesages\"]"), "unknown variant `mesages`");
-        check(&head.replace("\"a\"", "\"../a\""), "name \"../a\" is not made of");
+        check(&head.replace("\"a\"", "\"../a\""), "\"../a\" is not a name of");
+        check(&head.replace("\"a\"", "\"9a\""), "\"9a\" is not a name of");
     }
 }

@@ -2,13 +2,13 @@
 //! server have for this device. They are made by hand because matrix-sdk cannot ask them without opening a store
 //! and making keys.
 
-use std::{net::IpAddr, time::Duration};
+use std::time::Duration;
 
 use reqwest::{Client, Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
 use super::store::Session;
-use crate::chat::StartError;
+use crate::{chat::StartError, settings::homeserver};
 
 /// A server that takes longer to answer one of these counts as out of reach.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -29,7 +29,7 @@ pub(super) enum WireError {
 
 impl Wire {
     pub fn new(homeserver: &str) -> Result<Self, StartError> {
-        let base = check_url(homeserver)?;
+        let base = homeserver::parse(homeserver).map_err(StartError::new)?;
         let http = Client::builder()
             .timeout(PATIENCE)
             .redirect(reqwest::redirect::Policy::none())
@@ -123,40 +123,6 @@ impl Wire {
     }
 }
 
-/// A URL to which credentials may go: https, or http to this machine.
-fn check_url(homeserver: &str) -> Result<Url, StartError> {
-    let refuse = |why: &str| {
-        StartError::new(format!(
-            "homeserver {homeserver:?} {why}: write a URL such as https://matrix.example.org"
-        ))
-    };
-    if homeserver.contains('@') {
-        // Not quoted: what stands before the @ may be a password.
-        return Err(StartError::new("the homeserver's URL has an @ in it: leave the account out of it"));
-    }
-    let url = Url::parse(homeserver).map_err(|_| refuse("is not a URL"))?;
-    let host = url.host_str().ok_or_else(|| refuse("names no host"))?;
-    match url.scheme() {
-        "https" => {}
-        "http" if is_loopback(host) => {}
-        "http" => {
-            return Err(StartError::new(format!(
-                "homeserver {homeserver:?} is plain http, on which the password or token could be read on the way: use https"
-            )));
-        }
-        _ => return Err(refuse("is neither https nor http")),
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(refuse("has more in it than scheme, host, port and path"));
-    }
-    Ok(url)
-}
-
-fn is_loopback(host: &str) -> bool {
-    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
-    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
-}
-
 fn text(value: &Value, field: &str) -> Option<String> {
     value.get(field)?.as_str().map(ToOwned::to_owned)
 }
@@ -168,35 +134,4 @@ pub(super) fn cause(error: &dyn std::error::Error) -> String {
         error = source;
     }
     error.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn credentials_go_to_https_and_to_this_machine_only() {
-        for good in [
-            "https://matrix.example.org",
-            "https://matrix.example.org/",
-            "https://example.org/behind/a/path",
-            "http://localhost:8008",
-            "http://127.0.0.1:8008/",
-            "http://[::1]:8008",
-        ] {
-            assert!(check_url(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "http://matrix.example.org",
-            "http://10.0.0.1:8008",
-            "http://localhost.example.org",
-            "matrix.example.org",
-            "example.org:8448",
-            "ftp://example.org",
-            "https://user:pw@example.org",
-            "",
-        ] {
-            assert!(check_url(bad).is_err(), "{bad}");
-        }
-    }
 }
