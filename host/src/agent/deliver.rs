@@ -1,27 +1,22 @@
-//! What becomes of one event: a plugin is called, and what it did is committed, or what went wrong is said.
+//! A plugin is called until it has ended, and what it did is committed.
 
 use std::{
     sync::{Arc, atomic::AtomicU32},
     time::Duration,
 };
 
-use sha2::{Digest, Sha256};
-use tokio_util::sync::CancellationToken;
-
-use super::{FromJournal, Running, Serving, lock};
+use super::{
+    AGAIN, Running,
+    delivery::{Asked, Conclusion, Delivery, STOPPED, Shown, place},
+    ledger::FromJournal,
+    lock,
+};
 use crate::{
-    addressing::Addressed,
-    capability::outbox,
     draft::{Destination, Drafts},
-    effect::{Body, Effect, EffectId, MessageRef, Place, Target},
-    engine::{Call, End, GuestError, GuestErrorKind, Handling, Plugin, Work},
-    event::{Event, Kind},
-    id::{AgentName, DeliveryId, PluginName},
-    journal::{Commit, Contribution, Error, Outcome, Read, Write},
-    lane::Waiting,
+    effect::{Effect, EffectId, MessageRef, Target},
+    engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Work},
+    journal::{Commit, Error, Outcome, Read, Write},
     notice::Notice,
-    router::Route,
-    settings::Role,
 };
 
 /// A handler whose reads were overtaken runs again, so often; the others in its way have got on meanwhile.
@@ -31,156 +26,12 @@ const LATER: Duration = Duration::from_secs(15 * 60);
 /// Between two attempts at least, doubled each time: what a call may take, a delivery takes some 25 times at most.
 const FIRST_AGAIN: Duration = Duration::from_millis(100);
 const LAST_AGAIN: Duration = Duration::from_secs(60);
-/// What is said of what somebody has stopped.
-const STOPPED: &str = "Stopped.";
 /// What is said where a plugin has nothing to say to a person.
 const DID_NOT_WORK: &str = "that did not work";
 
-/// One event and one plugin.
-struct Delivery<'a> {
-    agent: &'a AgentName,
-    waiting: &'a Waiting,
-    addressed: &'a Addressed,
-    /// Of who did it.
-    role: Role,
-    /// Of whom it is about: the same person, but for a membership.
-    subject_role: Role,
-    serving: &'a Serving,
-    id: DeliveryId,
-    plugin: PluginName,
-    call: Call,
-    /// Nobody else will be asked.
-    last: bool,
-    stopped: &'a CancellationToken,
-}
-
-/// What people have seen of a delivery by now, over all attempts.
-struct Shown {
-    drafted: bool,
-    /// The last text of the draft, where this start has written one.
-    text: Option<String>,
-}
-
-/// How a delivery ends.
-struct Conclusion {
-    outcome: Outcome,
-    effects: Vec<Effect>,
-    writes: Vec<Write>,
-    /// The next plugin is asked.
-    passed: bool,
-}
-
-/// Whether the next plugin shall be asked.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Asked {
-    /// It has been handled, and the event has ended.
-    Handled,
-    /// The next one may have it; whether this one said anything.
-    Passed { said: bool },
-    /// The host closes: it is run again at the next start.
-    Interrupted,
-}
-
 impl Running {
-    /// Handles one event to its end.
-    pub(super) async fn handle(&self, waiting: &Waiting, stopped: &CancellationToken) {
-        let subject = match &waiting.event.kind {
-            Kind::Message(_) => &waiting.event.sender.id,
-            Kind::Member(member) => &member.user,
-        };
-        let role = |user| self.agent.access.role(user);
-        let Some(subject_role) = role(subject) else { return self.end(waiting).await };
-        // Who invites an admin is none.
-        let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
-        let addressed = self.addressed(&waiting.event);
-        let serving = self.serving();
-        let route = serving.catalogue.route(&waiting.event, &addressed, role);
-        let (plugins, call) = match route {
-            Route::Stop => return self.end(waiting).await,
-            Route::Answer(line) => return self.tell(waiting, line).await,
-            Route::Command { plugin, typed, arguments } => {
-                (vec![plugin], Call::Command { name: typed.name, rest: typed.rest, arguments })
-            }
-            Route::Message(plugins) => (plugins, Call::Message),
-            Route::Member(plugins) => (plugins, Call::Member),
-        };
-        let left: Vec<_> = plugins.into_iter().filter(|plugin| !waiting.ended.contains(plugin)).collect();
-        let count = left.len();
-        // Who has ended with it before may have said something.
-        let mut silent = waiting.ended.is_empty();
-        for (index, plugin) in left.into_iter().enumerate() {
-            // A message that all plugins pass on is answered by the host.
-            let last = index + 1 == count && !matches!(call, Call::Message);
-            let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
-            let agent = &self.agent.name;
-            let (addressed, serving, call) = (&addressed, &*serving, call.clone());
-            let delivery = Delivery {
-                agent,
-                waiting,
-                addressed,
-                role,
-                subject_role,
-                serving,
-                id,
-                plugin,
-                call,
-                last,
-                stopped,
-            };
-            match self.deliver(delivery).await {
-                Asked::Handled | Asked::Interrupted => return,
-                Asked::Passed { said } => silent &= !said,
-            }
-            if last {
-                return;
-            }
-        }
-        let asked = addressed.mentioned || waiting.event.room.direct;
-        if matches!(call, Call::Message) && silent && asked {
-            let hint = if serving.catalogue.knows("help") { " /help lists what I can do." } else { "" };
-            return self.tell(waiting, format!("I have no answer to that.{hint}")).await;
-        }
-        self.end(waiting).await;
-    }
-
-    /// The answer to a `/stop`: what it has stopped says so itself.
-    pub(super) async fn answer_stop(&self, waiting: Waiting, stopped: bool) {
-        // In a room of many, nobody can know who was meant.
-        let asked = waiting.event.room.direct || self.addressed(&waiting.event).mentioned;
-        if stopped || waiting.resumed || !asked {
-            self.end(&waiting).await;
-        } else {
-            self.tell(&waiting, "Nothing is running.".into()).await;
-        }
-    }
-
-    /// An event of which nothing remains to be done.
-    pub(super) async fn end(&self, waiting: &Waiting) {
-        self.commit_own(waiting, vec![]).await;
-    }
-
-    /// The host's own answer, in one line.
-    async fn tell(&self, waiting: &Waiting, line: String) {
-        self.commit_own(waiting, vec![answer(&waiting.event, line, false)]).await;
-    }
-
-    async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>) {
-        let delivery = delivery_id(&self.agent.name, &waiting.event, None);
-        let contribution =
-            Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
-        let commit = Commit {
-            agent: self.agent.name.clone(),
-            sequence: waiting.sequence,
-            delivery,
-            contribution,
-            ends_event: true,
-        };
-        // The host reads nothing that could have changed.
-        drop(self.commit(commit).await);
-    }
-
     /// Calls a plugin until it has ended, and commits what it did.
-    async fn deliver(&self, delivery: Delivery<'_>) -> Asked {
+    pub(super) async fn deliver(&self, delivery: Delivery<'_>) -> Asked {
         let Some(plugin) = delivery.serving.plugins.get(&delivery.plugin) else {
             return Asked::Passed { said: false };
         };
@@ -299,7 +150,7 @@ impl Running {
     }
 
     /// Commits, however often the storage fails, and sends what is to be sent.
-    async fn commit(&self, commit: Commit) -> Result<(), Error> {
+    pub(super) async fn commit(&self, commit: Commit) -> Result<(), Error> {
         loop {
             match self.shared.journal.commit(commit.clone()).await {
                 Ok(queued) => {
@@ -310,7 +161,7 @@ impl Running {
                 Err(error) => {
                     self.shared.notices.say(Notice::Journal { reason: error.to_string() });
                     tokio::select! {
-                        () = tokio::time::sleep(super::AGAIN) => {}
+                        () = tokio::time::sleep(AGAIN) => {}
                         () = self.closing.cancelled() => return Err(error),
                     }
                 }
@@ -393,100 +244,4 @@ impl Running {
         let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
         self.shared.notices.say(Notice::PluginFaulted { plugin, agent, fault });
     }
-}
-
-impl Delivery<'_> {
-    fn commit(&self, conclusion: Conclusion, reads: Vec<Read>) -> Commit {
-        let Conclusion { outcome, effects, writes, passed } = conclusion;
-        let plugin = Some(self.plugin.clone());
-        Commit {
-            agent: self.agent.clone(),
-            sequence: self.waiting.sequence,
-            delivery: self.id.clone(),
-            contribution: Contribution { plugin, outcome, effects, writes, reads },
-            ends_event: self.last || !passed,
-        }
-    }
-
-    /// Of a delivery that did not end well nothing is kept, and the person is told.
-    fn badly(&self, outcome: Outcome, line: String, shown: &Shown) -> Conclusion {
-        let passed = self.goes_on() && outcome != Outcome::Cancelled;
-        Conclusion { outcome, effects: self.lines(line, shown), writes: vec![], passed }
-    }
-
-    /// Every plugin hears of a member, whatever becomes of the others.
-    fn goes_on(&self) -> bool {
-        matches!(self.call, Call::Member)
-    }
-
-    /// What a person is told: one line, below what there was of the draft.
-    fn lines(&self, line: String, shown: &Shown) -> Vec<Effect> {
-        let event = &self.waiting.event;
-        let line = match &self.call {
-            Call::Command { name, .. } if line != STOPPED => format!("/{name}: {line}"),
-            Call::Command { .. } => line,
-            Call::Message
-                if line == STOPPED || shown.drafted || event.room.direct || self.addressed.mentioned =>
-            {
-                capitalised(&line)
-            }
-            Call::Message | Call::Member => return vec![],
-        };
-        let text = match &shown.text {
-            Some(partial) => below(partial, &line),
-            None => line,
-        };
-        // A draft of an earlier start keeps its text: the line is a message of its own.
-        vec![answer(event, text, shown.text.is_some())]
-    }
-}
-
-/// A notice where the event happened.
-fn answer(event: &Event, line: String, takes_draft: bool) -> Effect {
-    Effect::Send {
-        to: Target::Place(place(event)),
-        body: Body::Notice(line),
-        reply_to: None,
-        name: None,
-        takes_draft,
-    }
-}
-
-fn place(event: &Event) -> Place {
-    let thread = match &event.kind {
-        Kind::Message(message) => message.thread.clone(),
-        Kind::Member(_) => None,
-    };
-    Place { room: event.room.id.clone(), thread }
-}
-
-/// The same for the same agent, event and plugin, whatever happens in between; short, because servers keep it.
-/// The host's own is `-`, which is no plugin's name.
-fn delivery_id(agent: &AgentName, event: &Event, plugin: Option<&PluginName>) -> DeliveryId {
-    let mut digest = Sha256::new();
-    for part in [agent.as_str(), event.room.id.as_str(), event.id.as_str()] {
-        digest.update(part);
-        digest.update([0]);
-    }
-    let digest = digest.finalize();
-    let hex = digest[..12].iter().fold(String::with_capacity(24), |text, byte| format!("{text}{byte:02x}"));
-    DeliveryId::parse(format!("{hex}.{}", plugin.map_or("-", PluginName::as_str))).expect("it is not empty")
-}
-
-/// A line below a text, of which so much is left that both fit into a message.
-fn below(partial: &str, line: &str) -> String {
-    let mut end = partial.len();
-    loop {
-        let more = if end < partial.len() { "…" } else { "" };
-        let text = format!("{}{more}\n\n{line}", &partial[..end]);
-        if outbox::fits(&text) || end == 0 {
-            return text;
-        }
-        end = partial.floor_char_boundary(end.saturating_sub(1024));
-    }
-}
-
-fn capitalised(line: &str) -> String {
-    let mut chars = line.chars();
-    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }

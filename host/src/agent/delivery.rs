@@ -1,0 +1,163 @@
+//! One event and one plugin, and how that ends: values, and what a person is told of them.
+
+use sha2::{Digest, Sha256};
+use tokio_util::sync::CancellationToken;
+
+use super::serving::Serving;
+use crate::{
+    addressing::Addressed,
+    capability::outbox,
+    effect::{Body, Effect, Place, Target},
+    engine::Call,
+    event::{Event, Kind},
+    id::{AgentName, DeliveryId, PluginName},
+    journal::{Commit, Contribution, Outcome, Read, Write},
+    lane::Waiting,
+    settings::Role,
+};
+
+/// What is said of what somebody has stopped.
+pub const STOPPED: &str = "Stopped.";
+
+/// One event and one plugin.
+pub struct Delivery<'a> {
+    pub agent: &'a AgentName,
+    pub waiting: &'a Waiting,
+    pub addressed: &'a Addressed,
+    /// Of who did it.
+    pub role: Role,
+    /// Of whom it is about: the same person, but for a membership.
+    pub subject_role: Role,
+    pub serving: &'a Serving,
+    pub id: DeliveryId,
+    pub plugin: PluginName,
+    pub call: Call,
+    /// Nobody else will be asked.
+    pub last: bool,
+    pub stopped: &'a CancellationToken,
+}
+
+/// What people have seen of a delivery by now, over all attempts.
+pub struct Shown {
+    pub drafted: bool,
+    /// The last text of the draft, where this start has written one.
+    pub text: Option<String>,
+}
+
+/// How a delivery ends.
+pub struct Conclusion {
+    pub outcome: Outcome,
+    pub effects: Vec<Effect>,
+    pub writes: Vec<Write>,
+    /// The next plugin is asked.
+    pub passed: bool,
+}
+
+/// Whether the next plugin shall be asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Asked {
+    /// It has been handled, and the event has ended.
+    Handled,
+    /// The next one may have it; whether this one said anything.
+    Passed { said: bool },
+    /// The host closes: it is run again at the next start.
+    Interrupted,
+}
+
+impl Delivery<'_> {
+    /// For the journal.
+    pub fn commit(&self, conclusion: Conclusion, reads: Vec<Read>) -> Commit {
+        let Conclusion { outcome, effects, writes, passed } = conclusion;
+        let plugin = Some(self.plugin.clone());
+        Commit {
+            agent: self.agent.clone(),
+            sequence: self.waiting.sequence,
+            delivery: self.id.clone(),
+            contribution: Contribution { plugin, outcome, effects, writes, reads },
+            ends_event: self.last || !passed,
+        }
+    }
+
+    /// Of a delivery that did not end well nothing is kept, and the person is told.
+    pub fn badly(&self, outcome: Outcome, line: String, shown: &Shown) -> Conclusion {
+        let passed = self.goes_on() && outcome != Outcome::Cancelled;
+        Conclusion { outcome, effects: self.lines(line, shown), writes: vec![], passed }
+    }
+
+    /// Every plugin hears of a member, whatever becomes of the others.
+    pub fn goes_on(&self) -> bool {
+        matches!(self.call, Call::Member)
+    }
+
+    /// What a person is told: one line, below what there was of the draft.
+    fn lines(&self, line: String, shown: &Shown) -> Vec<Effect> {
+        let event = &self.waiting.event;
+        let line = match &self.call {
+            Call::Command { name, .. } if line != STOPPED => format!("/{name}: {line}"),
+            Call::Command { .. } => line,
+            Call::Message
+                if line == STOPPED || shown.drafted || event.room.direct || self.addressed.mentioned =>
+            {
+                capitalised(&line)
+            }
+            Call::Message | Call::Member => return vec![],
+        };
+        let text = match &shown.text {
+            Some(partial) => below(partial, &line),
+            None => line,
+        };
+        // A draft of an earlier start keeps its text: the line is a message of its own.
+        vec![answer(event, text, shown.text.is_some())]
+    }
+}
+
+/// A notice where the event happened.
+pub fn answer(event: &Event, line: String, takes_draft: bool) -> Effect {
+    Effect::Send {
+        to: Target::Place(place(event)),
+        body: Body::Notice(line),
+        reply_to: None,
+        name: None,
+        takes_draft,
+    }
+}
+
+/// The conversation of an event.
+pub fn place(event: &Event) -> Place {
+    let thread = match &event.kind {
+        Kind::Message(message) => message.thread.clone(),
+        Kind::Member(_) => None,
+    };
+    Place { room: event.room.id.clone(), thread }
+}
+
+/// The same for the same agent, event and plugin, whatever happens in between; short, because servers keep it.
+/// The host's own is `-`, which is no plugin's name.
+pub fn delivery_id(agent: &AgentName, event: &Event, plugin: Option<&PluginName>) -> DeliveryId {
+    let mut digest = Sha256::new();
+    for part in [agent.as_str(), event.room.id.as_str(), event.id.as_str()] {
+        digest.update(part);
+        digest.update([0]);
+    }
+    let digest = digest.finalize();
+    let hex = digest[..12].iter().fold(String::with_capacity(24), |text, byte| format!("{text}{byte:02x}"));
+    DeliveryId::parse(format!("{hex}.{}", plugin.map_or("-", PluginName::as_str))).expect("it is not empty")
+}
+
+/// A line below a text, of which so much is left that both fit into a message.
+fn below(partial: &str, line: &str) -> String {
+    let mut end = partial.len();
+    loop {
+        let more = if end < partial.len() { "…" } else { "" };
+        let text = format!("{}{more}\n\n{line}", &partial[..end]);
+        if outbox::fits(&text) || end == 0 {
+            return text;
+        }
+        end = partial.floor_char_boundary(end.saturating_sub(1024));
+    }
+}
+
+fn capitalised(line: &str) -> String {
+    let mut chars = line.chars();
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
+}

@@ -1,0 +1,130 @@
+//! What comes in: stored, judged, put into lanes, and taken out of them in order.
+
+use std::sync::{Arc, atomic::Ordering};
+
+use super::{PENDING, Running, lock};
+use crate::{
+    event::{Batch, Event, Kind, Position},
+    gate::{self, Verdict},
+    id::SessionId,
+    journal::{Arrival, Pending, Sequence},
+    lane::{Lanes, Next, Waiting},
+    router::Catalogue,
+    session,
+};
+
+impl Running {
+    /// What was not sent is sent, and what was received and has not ended is handled.
+    pub(super) async fn resume(self: &Arc<Self>) {
+        let name = &self.agent.name;
+        let unsent = self.journalled(|| self.shared.journal.unsent(name)).await;
+        self.outbox.push(unsent);
+        let mut after = None;
+        loop {
+            let pending = self.journalled(|| self.shared.journal.pending(name, None, after, PENDING)).await;
+            let Some(last) = pending.last() else { return };
+            after = Some(last.sequence);
+            self.before.store(last.sequence.0, Ordering::Relaxed);
+            for pending in pending {
+                self.dispatch(self.waiting(pending));
+            }
+        }
+    }
+
+    fn waiting(&self, pending: Pending) -> Waiting {
+        let Pending { sequence, event, session, ended } = pending;
+        let resumed = sequence.0 <= self.before.load(Ordering::Relaxed);
+        Waiting { sequence, event: Arc::new(event), session, ended, resumed }
+    }
+
+    /// Stores a batch, and hands on what may pass.
+    pub(super) async fn take_in(self: &Arc<Self>, batch: Batch) {
+        let Batch { events, invites, position } = batch;
+        let arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event)).collect();
+        let sequences = self.receive(&arrivals, &position).await;
+        for (arrival, sequence) in arrivals.into_iter().zip(sequences) {
+            if arrival.event.room.encrypted {
+                self.outbox.is_encrypted(&arrival.event.room.id);
+            }
+            let Some(sequence) = sequence else { continue };
+            let Arrival { event, session, .. } = arrival;
+            let event = Arc::new(event);
+            self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false });
+        }
+        for invite in invites {
+            let running = self.clone();
+            self.tasks.spawn(async move { running.answer(invite).await });
+        }
+    }
+
+    /// The answer is in hand, so the write is tried until it is done: the next sync would skip it.
+    async fn receive(&self, arrivals: &[Arrival], position: &Position) -> Vec<Option<Sequence>> {
+        self.journalled(|| self.shared.journal.receive(&self.agent.name, arrivals, position)).await
+    }
+
+    fn judge(&self, event: Event) -> Arrival {
+        let addressed = self.addressed(&event);
+        let known =
+            addressed.command.as_ref().is_some_and(|typed| self.serving().catalogue.knows(&typed.name));
+        let verdict = gate::authorize(self.policy(&lock(&self.shared.accounts)), &event, &addressed, known);
+        let session = session::of(&event, &self.agent.behaviour);
+        Arrival { event, verdict, session }
+    }
+
+    /// Puts an event into its lane. From here on people may see that it was read.
+    fn dispatch(self: &Arc<Self>, waiting: Waiting) {
+        let addressed = self.addressed(&waiting.event);
+        if waiting.resumed {
+            let accounts = lock(&self.shared.accounts);
+            let verdict = gate::authorize(self.policy(&accounts), &waiting.event, &addressed, true);
+            drop(accounts);
+            if matches!(verdict, Verdict::Deny(_)) {
+                // The settings have changed while it waited.
+                let running = self.clone();
+                self.tasks.spawn(async move { running.end(&waiting).await });
+                return;
+            }
+        }
+        if let Kind::Message(message) = &waiting.event.kind {
+            self.agent.chat.read(&waiting.event.room.id, &waiting.event.id, message.thread.as_ref());
+            if Catalogue::stops(&addressed) {
+                // At once, and in the order in which events came: only the answer takes its time.
+                let stopped = self.lanes.stop(&waiting.session);
+                let running = self.clone();
+                self.tasks.spawn(async move { running.answer_stop(waiting, stopped).await });
+                return;
+            }
+        }
+        let session = waiting.session.clone();
+        if self.lanes.push(waiting) {
+            let running = self.clone();
+            self.tasks.spawn(async move { running.run_lane(session).await });
+        }
+    }
+
+    async fn run_lane(self: Arc<Self>, session: SessionId) {
+        loop {
+            if self.draining.is_cancelled() {
+                return;
+            }
+            match self.lanes.next(&session) {
+                Next::Handle(waiting, stopped) => {
+                    let typing = self.typing(&waiting);
+                    self.handle(&waiting, &stopped).await;
+                    if let Some(typing) = typing {
+                        self.tasks.spawn(typing.until_sent());
+                    }
+                }
+                Next::Refill(after) => {
+                    let (name, limit) = (&self.agent.name, Lanes::refill_limit());
+                    let pending = self
+                        .journalled(|| self.shared.journal.pending(name, Some(&session), after, limit))
+                        .await;
+                    let pending = pending.into_iter().map(|pending| self.waiting(pending));
+                    self.lanes.refill(&session, pending.collect());
+                }
+                Next::Nothing => return,
+            }
+        }
+    }
+}
