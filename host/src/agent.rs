@@ -10,7 +10,7 @@ mod serving;
 mod typing;
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::BTreeSet,
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicI64},
     time::Duration,
 };
@@ -18,7 +18,7 @@ use std::{
 use arc_swap::ArcSwap;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::serving::Serving;
+use self::{serving::Serving, typing::Typing};
 use crate::{
     addressing,
     capability::llm,
@@ -26,7 +26,7 @@ use crate::{
     engine::Engine,
     event::{Event, Kind},
     gate::Policy,
-    id::{AgentName, RoomId, UserId},
+    id::{AgentName, UserId},
     journal::{self, Journal},
     lane::Lanes,
     notice::{Notice, Notices},
@@ -112,7 +112,7 @@ pub(crate) struct Running {
     serving: ArcSwap<Serving>,
     lanes: Lanes,
     outbox: Arc<Outbox>,
-    typing: Mutex<HashMap<RoomId, u32>>,
+    typing: Arc<Typing>,
     /// What was received up to here came before this start: a handler may have begun with it.
     before: AtomicI64,
     tasks: TaskTracker,
@@ -134,7 +134,8 @@ impl Running {
     pub fn new(agent: Agent, shared: Shared, closing: &CancellationToken) -> Arc<Self> {
         let closing = closing.child_token();
         let (name, chat) = (agent.name.clone(), agent.chat.clone());
-        let outbox = Outbox::new(name, chat, shared.journal.clone(), shared.notices.clone(), closing.clone());
+        let outbox =
+            Outbox::new(name, chat.clone(), shared.journal.clone(), shared.notices.clone(), closing.clone());
         Arc::new(Self {
             agent,
             shared,
@@ -142,7 +143,7 @@ impl Running {
             serving: ArcSwap::default(),
             lanes: Lanes::default(),
             outbox: Arc::new(outbox),
-            typing: Mutex::default(),
+            typing: Typing::new(chat),
             before: AtomicI64::new(i64::MIN),
             tasks: TaskTracker::new(),
             draining: closing.child_token(),

@@ -7,7 +7,6 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::Notify;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -25,10 +24,8 @@ pub struct Outbox {
     chat: Arc<dyn Chat>,
     journal: Arc<dyn Journal>,
     notices: Notices,
-    rooms: Mutex<HashMap<Key, VecDeque<Queued>>>,
+    rooms: Mutex<HashMap<Key, Waiting>>,
     encrypted: Mutex<HashMap<RoomId, bool>>,
-    /// A room has nothing more to send.
-    drained: Notify,
     /// What runs; waited for when the host ends.
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -40,6 +37,16 @@ enum Key {
     Room(RoomId),
     Person(crate::id::UserId),
 }
+
+/// What waits in one room.
+struct Waiting {
+    queued: VecDeque<Queued>,
+    /// Dropped with the rest.
+    held: Vec<Held>,
+}
+
+/// Something whose end matters.
+pub type Held = Box<dyn std::any::Any + Send>;
 
 /// Why an effect has no way out.
 enum Stuck {
@@ -59,8 +66,7 @@ impl Outbox {
         closing: CancellationToken,
     ) -> Self {
         let (rooms, encrypted) = (Mutex::default(), Mutex::default());
-        let (drained, tasks) = (Notify::new(), TaskTracker::new());
-        Self { agent, chat, journal, notices, rooms, encrypted, drained, tasks, closing }
+        Self { agent, chat, journal, notices, rooms, encrypted, tasks: TaskTracker::new(), closing }
     }
 
     /// A room was seen encrypted: nothing leaves in clear there any more.
@@ -74,16 +80,13 @@ impl Outbox {
             let key = key(&queued.effect);
             let mut rooms = lock(&self.rooms);
             if let Some(waiting) = rooms.get_mut(&key) {
-                waiting.push_back(queued);
+                waiting.queued.push_back(queued);
                 continue;
             }
-            rooms.insert(key.clone(), VecDeque::from([queued]));
+            rooms.insert(key.clone(), Waiting { queued: [queued].into(), held: vec![] });
             drop(rooms);
             let outbox = self.clone();
-            self.tasks.spawn(async move {
-                outbox.drain(key).await;
-                outbox.drained.notify_waiters();
-            });
+            self.tasks.spawn(async move { outbox.drain(key).await });
         }
     }
 
@@ -94,15 +97,11 @@ impl Outbox {
         self.tasks.reopen();
     }
 
-    /// Waits until nothing is to be sent to a room.
-    pub async fn idle(&self, room: &RoomId) {
-        let key = Key::Room(room.clone());
-        loop {
-            let drained = self.drained.notified();
-            if !lock(&self.rooms).contains_key(&key) {
-                return;
-            }
-            drained.await;
+    /// Drops something once nothing more is to be sent to a room.
+    pub fn hold(&self, room: &RoomId, what: Held) {
+        let mut rooms = lock(&self.rooms);
+        if let Some(waiting) = rooms.get_mut(&Key::Room(room.clone())) {
+            waiting.held.push(what);
         }
     }
 
@@ -114,7 +113,7 @@ impl Outbox {
                 if self.closing.is_cancelled() {
                     return drop(rooms.remove(&key));
                 }
-                match rooms.get_mut(&key).and_then(VecDeque::pop_front) {
+                match rooms.get_mut(&key).and_then(|waiting| waiting.queued.pop_front()) {
                     Some(queued) => queued,
                     None => return drop(rooms.remove(&key)),
                 }

@@ -30,7 +30,12 @@ const PAIRS: usize = 2_000;
 fn main() -> Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     println!("{:<34}{:>12}{:>12}{:>9}", "", "parlour", "bare", "ratio");
+    // `cargo bench --bench dispatch -- Rust` measures one language.
+    let wanted: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     for (language, component) in components()? {
+        if !wanted.is_empty() && !wanted.iter().any(|word| word == language) {
+            continue;
+        }
         for durable in [false, true] {
             let component = component.clone();
             let (ours, bare) = runtime.block_on(runtime.spawn(measure(component, durable)))??;

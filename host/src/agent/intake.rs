@@ -109,10 +109,13 @@ impl Running {
             }
             match self.lanes.next(&session) {
                 Next::Handle(waiting, stopped) => {
-                    let typing = self.typing(&waiting);
+                    let room = &waiting.event.room.id;
+                    let types =
+                        matches!(waiting.event.kind, Kind::Message(_)).then(|| self.typing.start(room));
                     self.handle(&waiting, &stopped).await;
-                    if let Some(typing) = typing {
-                        self.tasks.spawn(typing.until_sent());
+                    // An answer is on its way: the agent types until it is there.
+                    if let Some(types) = types {
+                        self.outbox.hold(room, Box::new(types));
                     }
                 }
                 Next::Refill(after) => {

@@ -1,56 +1,51 @@
 //! People see that the agent is at work.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+};
 
-use super::{Running, lock};
-use crate::{event::Kind, id::RoomId, lane::Waiting};
+use super::lock;
+use crate::{chat::Chat, id::RoomId};
 
-/// How long people see that the agent types, where its answer does not get through.
-const AFTER: Duration = Duration::from_secs(30);
-
-impl Running {
-    /// People see that the agent is at work, while one of its handlers in the room runs.
-    pub(super) fn typing(self: &Arc<Self>, waiting: &Waiting) -> Option<Typing> {
-        let room = match &waiting.event.kind {
-            Kind::Message(_) => waiting.event.room.id.clone(),
-            Kind::Member(_) => return None,
-        };
-        let mut typing = lock(&self.typing);
-        let count = typing.entry(room.clone()).or_default();
-        *count += 1;
-        if *count == 1 {
-            self.agent.chat.typing(&room, true);
-        }
-        drop(typing);
-        Some(Typing { running: self.clone(), room })
-    }
+/// In which rooms the agent types, and for how many events.
+pub(super) struct Typing {
+    chat: Arc<dyn Chat>,
+    rooms: Mutex<HashMap<RoomId, u32>>,
 }
 
-/// Ends when it is dropped.
-pub(super) struct Typing {
-    running: Arc<Running>,
+/// The agent types in a room until this is dropped.
+pub(super) struct Types {
+    typing: Arc<Typing>,
     room: RoomId,
 }
 
 impl Typing {
-    /// An answer is on its way: the agent types until it is there.
-    pub async fn until_sent(self) {
-        let sent = tokio::time::timeout(AFTER, self.running.outbox.idle(&self.room));
-        tokio::select! {
-            _ = sent => {}
-            () = self.running.draining.cancelled() => {}
+    /// Nowhere yet.
+    pub fn new(chat: Arc<dyn Chat>) -> Arc<Self> {
+        Arc::new(Self { chat, rooms: Mutex::default() })
+    }
+
+    /// One more event of this room is being handled.
+    pub fn start(self: &Arc<Self>, room: &RoomId) -> Types {
+        let mut rooms = lock(&self.rooms);
+        let count = rooms.entry(room.clone()).or_default();
+        *count += 1;
+        if *count == 1 {
+            self.chat.typing(room, true);
         }
+        Types { typing: self.clone(), room: room.clone() }
     }
 }
 
-impl Drop for Typing {
+impl Drop for Types {
     fn drop(&mut self) {
-        let mut typing = lock(&self.running.typing);
-        if let Some(count) = typing.get_mut(&self.room) {
+        let mut rooms = lock(&self.typing.rooms);
+        if let Some(count) = rooms.get_mut(&self.room) {
             *count -= 1;
             if *count == 0 {
-                typing.remove(&self.room);
-                self.running.agent.chat.typing(&self.room, false);
+                rooms.remove(&self.room);
+                self.typing.chat.typing(&self.room, false);
             }
         }
     }
