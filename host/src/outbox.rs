@@ -7,6 +7,7 @@ use std::{
     time::Duration,
 };
 
+use futures_util::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
@@ -76,17 +77,26 @@ impl Outbox {
 
     /// Sends these, each after what was pushed before for the same room.
     pub fn push(self: &Arc<Self>, queued: Vec<Queued>) {
-        for queued in queued {
-            let key = key(&queued.effect);
+        let mut idle = Vec::new();
+        {
             let mut rooms = lock(&self.rooms);
-            if let Some(waiting) = rooms.get_mut(&key) {
-                waiting.queued.push_back(queued);
-                continue;
+            for queued in queued {
+                let key = key(&queued.effect);
+                if let Some(waiting) = rooms.get_mut(&key) {
+                    waiting.queued.push_back(queued);
+                } else {
+                    rooms.insert(key.clone(), Waiting { queued: [queued].into(), held: vec![] });
+                    idle.push(key);
+                }
             }
-            rooms.insert(key.clone(), Waiting { queued: [queued].into(), held: vec![] });
-            drop(rooms);
+        }
+        for key in idle {
             let outbox = self.clone();
-            self.tasks.spawn(async move { outbox.drain(key).await });
+            let mut sending = Box::pin(self.tasks.track_future(async move { outbox.drain(key).await }));
+            // Begun at once, here: a task of its own is needed only where the chat takes its time.
+            if (&mut sending).now_or_never().is_none() {
+                tokio::spawn(sending);
+            }
         }
     }
 
