@@ -10,7 +10,7 @@ mod convert;
 pub mod limits;
 mod ticker;
 
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -163,7 +163,7 @@ impl Engine {
     /// One line, where the machine cannot run it.
     pub fn new(
         limits: Limits,
-        cache: Option<&Path>,
+        cache: Option<Cache>,
         links: &[Link],
         notices: Notices,
     ) -> Result<Self, String> {
@@ -174,7 +174,6 @@ impl Engine {
         for link in links {
             link(&mut linker).map_err(|error| format!("an embedder's interface: {error:#}"))?;
         }
-        let cache = cache.map(Cache::open).transpose()?;
         let ticker = Ticker::start(&inner)?;
         Ok(Self { inner, linker, cache, limits, slots: Semaphore::new(limits.instances), ticker, notices })
     }

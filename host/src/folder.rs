@@ -133,7 +133,10 @@ impl Folder {
                 self.loaded.insert(name.clone());
             }
             // What may be otherwise the next time is tried each time, and said once.
-            let said = matches!(&before, Some(Look::Again(said, _)) if reason.as_ref().is_some_and(|reason| reason.to_string() == *said));
+            let said = match (&before, &reason) {
+                (Some(Look::Again(said, _)), Some(reason)) => reason.to_string() == *said,
+                _ => false,
+            };
             self.seen.insert(name.clone(), look);
             if let Some(reason) = reason.filter(|_| !said) {
                 refused.push(NotTaken { plugin: Some(name), file: path.display().to_string(), reason });
@@ -193,6 +196,8 @@ impl Folder {
         let mut watcher: Option<RecommendedWatcher> = watcher.ok();
         let mut watched = BTreeSet::new();
         loop {
+            // One that is gone is watched again when it is back.
+            watched.retain(|folder: &PathBuf| folder.exists());
             for folder in self.folders() {
                 // A folder that cannot be watched, or is not there yet, is looked at.
                 if !watched.contains(&folder)

@@ -60,7 +60,7 @@ pub struct HostBuilder {
     plugins: BTreeMap<PluginName, settings::Plugin>,
     journal: Arc<dyn Journal>,
     llm: Option<Arc<dyn llm::Backend>>,
-    cache: Option<PathBuf>,
+    cache: Option<Result<Cache, String>>,
     limits: Limits,
     notices: Notices,
     links: Vec<Link>,
@@ -200,15 +200,14 @@ impl HostBuilder {
 
     /// Where compiled code is kept; nowhere by default.
     pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
-        self.cache = Some(folder.into());
+        self.cache = Some(Cache::open(&folder.into()));
         self
     }
 
     /// Where compiled code is kept, if that folder can be used; otherwise it is said, and nothing is kept.
     pub fn cache_if_possible(mut self, folder: impl Into<PathBuf>) -> Self {
-        let folder = folder.into();
-        match Cache::open(&folder) {
-            Ok(_) => self.cache = Some(folder),
+        match Cache::open(&folder.into()) {
+            Ok(cache) => self.cache = Some(Ok(cache)),
             Err(reason) => tracing::warn!(target: "parlour", "compiled code is not kept: {reason}"),
         }
         self
@@ -250,7 +249,8 @@ impl HostBuilder {
                 return Err(BuildError::Twice(agent.name.clone()));
             }
         }
-        let engine = Engine::new(self.limits, self.cache.as_deref(), &self.links, self.notices.clone());
+        let cache = self.cache.transpose().map_err(BuildError::Engine)?;
+        let engine = Engine::new(self.limits, cache, &self.links, self.notices.clone());
         let engine = Arc::new(engine.map_err(BuildError::Engine)?);
         let registry = Arc::new(Registry::new(engine.clone(), self.plugins, self.notices.clone()));
         for (name, bytes) in self.bytes {

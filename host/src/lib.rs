@@ -50,6 +50,7 @@ mod render;
 // The host.
 mod agent;
 mod backoff;
+mod begin;
 mod draft;
 mod folder;
 mod host;

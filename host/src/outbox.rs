@@ -7,11 +7,11 @@ use std::{
     time::Duration,
 };
 
-use futures_util::FutureExt as _;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     backoff::Backoff,
+    begin,
     chat::{Chat, SendError},
     effect::{Body, Content, Effect, EffectId, MessageRef, Outgoing, Place, Target},
     id::{AgentName, EventId, RoomId, TransactionId},
@@ -92,11 +92,7 @@ impl Outbox {
         }
         for key in idle {
             let outbox = self.clone();
-            let mut sending = Box::pin(self.tasks.track_future(async move { outbox.drain(key).await }));
-            // Begun at once, here: a task of its own is needed only where the chat takes its time.
-            if (&mut sending).now_or_never().is_none() {
-                tokio::spawn(sending);
-            }
+            begin::here(self.tasks.track_future(async move { outbox.drain(key).await }));
         }
     }
 

@@ -1,8 +1,18 @@
 //! What each capability gives a plugin: granted, denied, limited.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
-use parlour::settings::{Grants, Plugin};
+use async_trait::async_trait;
+use parlour::{
+    llm,
+    settings::{Grants, Plugin},
+};
 
 use crate::{
     guests::guest,
@@ -237,6 +247,49 @@ async fn the_model_is_denied_until_granted_and_unavailable_until_set_up() {
 }
 
 #[tokio::test]
+async fn the_model_is_asked_so_often_and_no_more() {
+    let model = Silent::default();
+    let asked = model.0.clone();
+    let stage = Stage::start(&[("deeds", guest("deeds"))], |builder| {
+        let grants = granted(Grants { llm: true, ..Grants::default() });
+        builder.plugin_settings("deeds".parse().unwrap(), grants).llm(model)
+    })
+    .await;
+    assert_eq!(stage.ask("/open 8").await, "8 are open");
+    assert_eq!(stage.ask("/open 9").await, "/open: at most 8 answers are open at once; drop one");
+    let before = asked.load(Relaxed);
+    // What ran before and was not available has asked already.
+    let answer = stage.ask("/insist 40").await;
+    assert_eq!(answer, "/insist: one delivery asks the model at most 64 times");
+    assert_eq!(asked.load(Relaxed) - before, 64);
+}
+
+/// A model that has nothing to say.
+#[derive(Default)]
+struct Silent(Arc<AtomicU32>);
+
+#[async_trait]
+impl llm::Backend for Silent {
+    async fn ask(&self, _: llm::Request) -> Result<Box<dyn llm::Answer>, llm::Failure> {
+        self.0.fetch_add(1, Relaxed);
+        Ok(Box::new(Silence))
+    }
+}
+
+struct Silence;
+
+#[async_trait]
+impl llm::Answer for Silence {
+    async fn next(&mut self) -> Result<Option<llm::Piece>, llm::Failure> {
+        Ok(None)
+    }
+
+    fn outcome(&self) -> Option<llm::Outcome> {
+        Some(llm::Outcome::default())
+    }
+}
+
+#[tokio::test]
 async fn a_refused_send_is_tried_again_and_a_final_one_is_reported() {
     use parlour::chat::SendError;
     let stage = stage(Grants::default()).await;
@@ -253,9 +306,10 @@ async fn a_refused_send_is_tried_again_and_a_final_one_is_reported() {
 async fn a_handler_that_is_not_available_runs_again_and_can_be_stopped() {
     let stage = stage(Grants::default()).await;
     let asked = stage.rooms.say(ALICE, &stage.room, "/later");
-    while stage.rooms.typing(&stage.room).is_empty() {
-        tokio::task::yield_now().await;
-    }
+    assert_eq!(
+        stage.noticed("not yet").await.to_string(),
+        "plugin deeds waits for agent agent: not yet; it is called again for up to 15 minutes"
+    );
     stage.rooms.say(ALICE, &stage.room, "/stop");
     assert_eq!(stage.answer_to(&stage.room, &asked).await.text, "Stopped.");
 }

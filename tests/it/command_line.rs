@@ -3,19 +3,45 @@
 use std::{
     fs,
     io::Write as _,
+    os::unix::process::CommandExt as _,
     process::{Command, Output, Stdio},
+    sync::mpsc,
+    thread,
+    time::Duration,
+};
+
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
 };
 
 use crate::guests::{example, guest};
 
+/// Nothing that a person types takes longer, however busy the machine is.
+const PATIENCE: Duration = Duration::from_secs(180);
+
 fn parlour(arguments: &[&str], input: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
     command.args(arguments).env("XDG_CACHE_HOME", crate::guests::target().join("test-tools"));
-    let mut child =
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    finish(&mut command, input)
+}
+
+/// Runs a command with all that it starts, to its end.
+fn finish(command: &mut Command, input: &str) -> Output {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.process_group(0).spawn().unwrap();
+    let group = Pid::from_raw(child.id().cast_signed());
     // It may have ended before it read anything.
     drop(child.stdin.take().unwrap().write_all(input.as_bytes()));
-    child.wait_with_output().unwrap()
+    let (ended, end) = mpsc::channel();
+    thread::spawn(move || ended.send(child.wait_with_output()));
+    match end.recv_timeout(PATIENCE) {
+        Ok(output) => output.unwrap(),
+        Err(_) => {
+            killpg(group, Signal::SIGKILL).ok();
+            panic!("{command:?} does not end");
+        }
+    }
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -178,7 +204,7 @@ fn a_reader_who_has_seen_enough_ends_it_quietly() {
         fs::write(&file, example("echo")).unwrap();
         let mut shell = Command::new("sh");
         shell.args(["-c", command]).env("PARLOUR", env!("CARGO_BIN_EXE_parlour"));
-        let output = shell.env("ECHO", file).env("XDG_CACHE_HOME", &cache).output().unwrap();
+        let output = finish(shell.env("ECHO", &file).env("XDG_CACHE_HOME", &cache), "");
         assert_eq!((text(&output.stdout).lines().count(), text(&output.stderr)), (1, String::new()));
     }
 }

@@ -6,7 +6,7 @@ use parlour::{engine::limits::Limits, notice::Notice};
 
 use crate::{
     guests::{example, guest},
-    stage::{AGENT, ALICE, BOB, PATIENCE, Stage},
+    stage::{AGENT, ALICE, BOB, Stage},
 };
 
 async fn stage() -> Stage {
@@ -86,23 +86,13 @@ async fn waiting_is_not_charged_and_has_a_limit_of_its_own() {
 async fn stop_overtakes_and_ends_the_handler_at_once() {
     let stage = stage().await;
     let waiting = stage.rooms.say(ALICE, &stage.room, "/wait");
-    stage.rooms.until(&stage.room, PATIENCE, |_| true).await.unwrap();
     // The handler runs as soon as people see that the agent types.
-    typing(&stage).await;
+    stage.until_it_types(&stage.room).await;
     stage.rooms.say(ALICE, &stage.room, "/stop");
     let answer = stage.answer_to(&stage.room, &waiting).await;
     assert_eq!(answer.text, "Stopped.");
     assert_eq!(stage.ask("/echo next").await, "next");
     assert_eq!(stage.transcript(&stage.room).matches("Stopped.").count(), 1);
-}
-
-async fn typing(stage: &Stage) {
-    let wait = async {
-        while stage.rooms.typing(&stage.room).is_empty() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, wait).await.expect("the agent types");
 }
 
 #[tokio::test]
@@ -132,6 +122,7 @@ async fn what_is_no_plugin_is_refused_with_a_reason() {
     let empty = r#"(instance $i) (export "parlour:plugin/commands@0.1.0" (instance $i))"#;
     let future = r#"(instance $i) (export "parlour:plugin/commands@0.2.0" (instance $i))"#;
     let stranger = r#"(import "acme:rockets/launch" (instance (export "go" (func)))) (instance $i) (export "parlour:plugin/members@0.1.0" (instance $i))"#;
+    let memories = format!("(core module $m (memory 1)){}", "(core instance (instantiate $m))".repeat(3));
     let echo = example("echo");
     for (bytes, expected) in [
         (b"hello".to_vec(), "it is no WebAssembly component"),
@@ -139,6 +130,10 @@ async fn what_is_no_plugin_is_refused_with_a_reason() {
         (echo[..echo.len() / 2].to_vec(), "the file ends in the middle"),
         (interface(""), "it exports none of parlour:plugin's commands, messages and members"),
         (interface(empty), "it does not fit the contract"),
+        (
+            interface(&format!("{memories} {empty}")),
+            "contains 3 Wasm linear memories, which exceeds the configured maximum of 2",
+        ),
         (interface(future), "it was made for parlour:plugin@0.2.0; this host speaks 0.1.0"),
         (interface(stranger), "it imports what this host does not have: acme:rockets/launch"),
     ] {

@@ -56,9 +56,7 @@ async fn a_handler_that_was_ended_by_the_end_of_the_host_runs_again() {
     .await;
     let waiting = rooms.say(ALICE, &room, "/wait");
     let queued = rooms.say(ALICE, &room, "/count");
-    while rooms.typing(&room).is_empty() {
-        tokio::task::yield_now().await;
-    }
+    first.until_it_types(&room).await;
     first.stop().await;
     assert_eq!(rooms.transcript(&room).len(), 2, "nothing was said of it");
 
@@ -66,9 +64,7 @@ async fn a_handler_that_was_ended_by_the_end_of_the_host_runs_again() {
         builder.journal(Sqlite::open(&file).unwrap())
     })
     .await;
-    while rooms.typing(&room).is_empty() {
-        tokio::task::yield_now().await;
-    }
+    second.until_it_types(&room).await;
     rooms.say(ALICE, &room, "/stop");
     assert_eq!(second.answer_to(&room, &waiting).await.text, "Stopped.");
     let lines = second.until(&room, |lines| lines.iter().any(|line| line.text == "1")).await;

@@ -127,6 +127,16 @@ impl Stage {
         }
     }
 
+    /// Waits until people see that the agent is at work: a handler runs.
+    pub async fn until_it_types(&self, room: &RoomId) {
+        let wait = async {
+            while self.rooms.typing(room).is_empty() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("the agent types");
+    }
+
     /// What is said in a room: `alice: hello`.
     pub fn transcript(&self, room: &RoomId) -> String {
         let lines = self.rooms.transcript(room);

@@ -23,7 +23,7 @@ use parlour::{
     notice::{Level, Notice, Notices, hidden},
     settings::{Access, Grants, Plugin, Role},
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{SetOnce, mpsc, oneshot};
 
 mod examples {
     include!(concat!(env!("OUT_DIR"), "/examples.rs"));
@@ -102,23 +102,26 @@ async fn serve(options: Options) -> anyhow::Result<()> {
             left.send(()).ok();
         });
     } else {
+        // The end of a pipe is no hurry: what was asked is answered.
         let screen = screen.clone();
         std::thread::spawn(move || pipe(&screen, &say));
-        // The end of a pipe is no hurry.
-        std::mem::forget(left);
     }
     let shutdown = async {
         tokio::select! {
             () = crate::run::asked_to_end() => {}
             Ok(()) = leaves => {}
+            // Nobody would see what is still to be answered.
+            _ = screen.failed.wait() => {}
         }
     };
     host.run(shutdown).await?;
     screen.finish();
     terminal.restore();
-    match screen.failure() {
+    match screen.failed.get() {
         // Whoever reads only the beginning has seen enough.
-        Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        Some(kind) if *kind != ErrorKind::BrokenPipe => {
+            Err(std::io::Error::from(*kind)).context("standard output")
+        }
         _ => Ok(()),
     }
 }
@@ -164,7 +167,7 @@ fn pipe(screen: &Screen, say: &mpsc::Sender<String>) {
     let mut line = Vec::new();
     while input.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         // Nobody reads any more: there is nobody to ask for.
-        if screen.failure().is_some()
+        if screen.failed.initialized()
             || say.blocking_send(String::from_utf8_lossy(&line).into_owned()).is_err()
         {
             return;
@@ -182,7 +185,7 @@ pub struct Screen {
     above: Arc<Mutex<Option<Above>>>,
     printing: Arc<Mutex<Option<JoinHandle<()>>>>,
     /// Why nothing can be written any more.
-    failed: Arc<Mutex<Option<ErrorKind>>>,
+    failed: Arc<SetOnce<ErrorKind>>,
     colours: bool,
 }
 
@@ -215,11 +218,6 @@ impl Screen {
         }
     }
 
-    /// Why nothing can be written any more.
-    fn failure(&self) -> Option<std::io::Error> {
-        lock(&self.failed).map(std::io::Error::from)
-    }
-
     fn print(&self, printed: &Printed) {
         let text = match printed {
             Printed::Message(text) | Printed::Edit(text) => text.clone(),
@@ -243,7 +241,8 @@ impl Screen {
             None => {
                 let mut out = std::io::stdout().lock();
                 if let Err(error) = writeln!(out, "{text}").and_then(|()| out.flush()) {
-                    lock(&self.failed).get_or_insert(error.kind());
+                    // The first one counts.
+                    drop(self.failed.set(error.kind()));
                 }
             }
         }

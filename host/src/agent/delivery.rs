@@ -140,8 +140,9 @@ pub fn delivery_id(agent: &AgentName, event: &Event, plugin: Option<&PluginName>
         digest.update([0]);
     }
     let digest = digest.finalize();
-    let hex = digest[..12].iter().fold(String::with_capacity(24), |text, byte| format!("{text}{byte:02x}"));
-    DeliveryId::parse(format!("{hex}.{}", plugin.map_or("-", PluginName::as_str))).expect("it is not empty")
+    let short = digest.iter().take(12).fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
+    DeliveryId::parse(format!("{short:024x}.{}", plugin.map_or("-", PluginName::as_str)))
+        .expect("it is not empty")
 }
 
 /// A line below a text, of which so much is left that both fit into a message.

@@ -4,6 +4,7 @@ use std::sync::{Arc, atomic::Ordering};
 
 use super::{PENDING, Running, lock};
 use crate::{
+    begin,
     event::{Batch, Event, Kind, Position},
     gate::{self, Verdict},
     id::SessionId,
@@ -26,7 +27,7 @@ impl Running {
             after = Some(last.sequence);
             self.before.store(last.sequence.0, Ordering::Relaxed);
             for pending in pending {
-                self.dispatch(self.waiting(pending));
+                self.dispatch(self.waiting(pending), false);
             }
         }
     }
@@ -42,6 +43,7 @@ impl Running {
         let Batch { events, invites, position } = batch;
         let arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event)).collect();
         let sequences = self.receive(&arrivals, &position).await;
+        let alone = arrivals.len() == 1;
         for (arrival, sequence) in arrivals.into_iter().zip(sequences) {
             if arrival.event.room.encrypted {
                 self.outbox.is_encrypted(&arrival.event.room.id);
@@ -49,7 +51,7 @@ impl Running {
             let Some(sequence) = sequence else { continue };
             let Arrival { event, session, .. } = arrival;
             let event = Arc::new(event);
-            self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false });
+            self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, alone);
         }
         for invite in invites {
             let running = self.clone();
@@ -71,8 +73,9 @@ impl Running {
         Arrival { event, verdict, session }
     }
 
-    /// Puts an event into its lane. From here on people may see that it was read.
-    fn dispatch(self: &Arc<Self>, waiting: Waiting) {
+    /// Puts an event into its lane. From here on people may see that it was read. What is `alone` is begun here,
+    /// because nothing else waits for this task.
+    fn dispatch(self: &Arc<Self>, waiting: Waiting, alone: bool) {
         let addressed = self.addressed(&waiting.event);
         if waiting.resumed {
             let accounts = lock(&self.shared.accounts);
@@ -97,8 +100,12 @@ impl Running {
         }
         let session = waiting.session.clone();
         if self.lanes.push(waiting) {
-            let running = self.clone();
-            self.tasks.spawn(async move { running.run_lane(session).await });
+            let lane = self.tasks.track_future(self.clone().run_lane(session));
+            if alone {
+                begin::here(lane);
+            } else {
+                tokio::spawn(lane);
+            }
         }
     }
 

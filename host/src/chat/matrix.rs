@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
+use futures_util::{FutureExt as _, future::BoxFuture};
 use matrix_sdk::{
     Client, Room, SessionMeta, SessionTokens,
     authentication::matrix::MatrixSession,
@@ -125,11 +125,8 @@ impl Matrix {
             .get()
             .ok_or(SendError::Later { after: None, reason: "the account has not signed in yet".into() })
     }
-}
 
-#[async_trait]
-impl Chat for Matrix {
-    async fn start(&self, from: Option<Position>) -> Result<Identity, StartError> {
+    async fn sign_in(&self, from: Option<Position>) -> Result<Identity, StartError> {
         let mut stream = self.stream.lock().await;
         if self.live.get().is_some() {
             return Err(StartError::new("the account was started before"));
@@ -179,7 +176,7 @@ impl Chat for Matrix {
         Ok(Identity { user, display_name })
     }
 
-    async fn next(&self) -> Result<Batch, Ended> {
+    async fn batch(&self) -> Result<Batch, Ended> {
         let mut stream = self.stream.lock().await;
         let Some(live) = self.live.get() else {
             return Err(Ended::Lost("the account was never signed in".into()));
@@ -192,10 +189,57 @@ impl Chat for Matrix {
         stream.start = Start { position: Some(batch.position.0.clone()), full_state: false, at_once: false };
         Ok(batch)
     }
+}
 
-    async fn send(&self, outgoing: &Outgoing) -> Result<EventId, SendError> {
-        let live = self.live()?;
-        send::send(&live.client, live.account.encryption, outgoing).await
+/// The futures of [`Chat`]'s methods. Under the bounds of those methods themselves the compiler proves for every part
+/// of the SDK's client, anew in each, that it may be shared between threads, for half a minute.
+impl Matrix {
+    fn starting(&self, from: Option<Position>) -> BoxFuture<'_, Result<Identity, StartError>> {
+        self.sign_in(from).boxed()
+    }
+
+    fn reading(&self) -> BoxFuture<'_, Result<Batch, Ended>> {
+        self.batch().boxed()
+    }
+
+    fn sending<'f>(&'f self, outgoing: &'f Outgoing) -> BoxFuture<'f, Result<EventId, SendError>> {
+        async { send::send(&self.live()?.client, self.account.encryption, outgoing).await }.boxed()
+    }
+
+    fn answering<'f>(&'f self, room: &'f RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>> {
+        async move { membership::answer(self.live()?, room, accept).await }.boxed()
+    }
+
+    fn finding<'f>(&'f self, user: &'f UserId) -> BoxFuture<'f, Result<RoomId, SendError>> {
+        async { membership::direct(self.live()?, user).await }.boxed()
+    }
+}
+
+/// The signatures are what `async_trait` would make of them.
+impl Chat for Matrix {
+    fn start<'s, 'f>(&'s self, from: Option<Position>) -> BoxFuture<'f, Result<Identity, StartError>>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        self.starting(from)
+    }
+
+    fn next<'s, 'f>(&'s self) -> BoxFuture<'f, Result<Batch, Ended>>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        self.reading()
+    }
+
+    fn send<'s, 'o, 'f>(&'s self, outgoing: &'o Outgoing) -> BoxFuture<'f, Result<EventId, SendError>>
+    where
+        's: 'f,
+        'o: 'f,
+        Self: 'f,
+    {
+        self.sending(outgoing)
     }
 
     fn typing(&self, room: &RoomId, on: bool) {
@@ -211,12 +255,22 @@ impl Chat for Matrix {
         }
     }
 
-    async fn answer(&self, room: &RoomId, accept: bool) -> Result<(), SendError> {
-        membership::answer(self.live()?, room, accept).await
+    fn answer<'s, 'r, 'f>(&'s self, room: &'r RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>>
+    where
+        's: 'f,
+        'r: 'f,
+        Self: 'f,
+    {
+        self.answering(room, accept)
     }
 
-    async fn direct(&self, user: &UserId) -> Result<RoomId, SendError> {
-        membership::direct(self.live()?, user).await
+    fn direct<'s, 'u, 'f>(&'s self, user: &'u UserId) -> BoxFuture<'f, Result<RoomId, SendError>>
+    where
+        's: 'f,
+        'u: 'f,
+        Self: 'f,
+    {
+        self.finding(user)
     }
 }
 

@@ -34,6 +34,8 @@ impl Commands for Deeds {
             rest("react", "Reacts to what was said"),
             rest("reply", "Replies to what was said"),
             rest("model", "Asks the model"),
+            rest("insist", "Asks the model so many times, and then is not available"),
+            rest("open", "Asks the model so many times at once"),
             rest("draw", "Draws a random number"),
             rest("later", "Is not available at first"),
             rest("setting", "Says one of its settings"),
@@ -132,6 +134,17 @@ impl Commands for Deeds {
                 let pieces: Result<Vec<_>, Error> = answer.into_iter().collect();
                 outbox::say(pieces?.into_iter().map(|piece| piece.text).collect::<String>())?;
             }
+            "insist" => {
+                for _ in 0..call.rest.parse().unwrap_or(0_u32) {
+                    llm::ask(&question())?;
+                }
+                return Err(Error::unavailable("once more").retry_after(1));
+            }
+            "open" => {
+                let many = 0..call.rest.parse().unwrap_or(0_u32);
+                let answers: Result<Vec<_>, Error> = many.map(|_| llm::ask(&question())).collect();
+                outbox::say(format!("{} are open", answers?.len()))?;
+            }
             "draw" => {
                 outbox::say(format!("{}", random::within(0..=u32::MAX - 1)))?;
             }
@@ -157,6 +170,10 @@ impl Commands for Deeds {
         }
         Ok(())
     }
+}
+
+fn question() -> llm::Request {
+    llm::Request::new(vec![llm::Turn::new(llm::Role::User, "Well?")])
 }
 
 parlour_plugin::export!(Deeds: commands);
