@@ -42,7 +42,7 @@ fn main() {
     } else {
         Ok(Vec::new())
     };
-    let written = built.and_then(|built| embed(&built, &out));
+    let written = built.and_then(|built| embed(&built, &plugins, &out));
     if let Err(line) = written {
         println!("cargo::error={line}");
         exit(1);
@@ -55,7 +55,7 @@ fn watch(checkout: &Path) {
     let mut sources = vec!["wit".to_owned(), "sdk/rust/Cargo.toml".to_owned(), "sdk/rust/src".to_owned()];
     sources.extend(["Cargo.toml", "Cargo.lock", ".cargo/config.toml"].map(|file| format!("plugins/{file}")));
     for example in EXAMPLES {
-        sources.extend(["Cargo.toml", "src"].map(|file| format!("plugins/{example}/{file}")));
+        sources.extend(["Cargo.toml", "plugin.toml", "src"].map(|file| format!("plugins/{example}/{file}")));
     }
     for source in sources {
         println!("cargo::rerun-if-changed={}", checkout.join(source).display());
@@ -110,16 +110,21 @@ fn target_is_installed() -> bool {
     })
 }
 
-/// Copies the components beside a list of them, `examples.rs`, that the program includes.
-fn embed(built: &[(&str, PathBuf)], out: &Path) -> Result<(), String> {
+/// Copies the components and their manifests beside a list of them, `examples.rs`, that the program includes.
+fn embed(built: &[(&str, PathBuf)], plugins: &Path, out: &Path) -> Result<(), String> {
     let mut list = String::from(
-        "/// The example plugins: their names and their components.\n\
-         pub const EXAMPLES: &[(&str, &[u8])] = &[\n",
+        "/// The example plugins: their names, their components and their manifests.\n\
+         pub const EXAMPLES: &[(&str, &[u8], &str)] = &[\n",
     );
     for (name, component) in built {
-        fs::copy(component, out.join(format!("{name}.wasm")))
-            .map_err(|error| format!("cannot copy {}: {error}", component.display()))?;
-        list += &format!("    ({name:?}, include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{name}.wasm\"))),\n");
+        let manifest = plugins.join(name).join("plugin.toml");
+        for (file, copy) in [(component, format!("{name}.wasm")), (&manifest, format!("{name}.toml"))] {
+            fs::copy(file, out.join(copy))
+                .map_err(|error| format!("cannot copy {}: {error}", file.display()))?;
+        }
+        let file = |ending: &str| format!("concat!(env!(\"OUT_DIR\"), \"/{name}.{ending}\")");
+        list +=
+            &format!("    ({name:?}, include_bytes!({}), include_str!({})),\n", file("wasm"), file("toml"));
     }
     list += "];\n";
     fs::write(out.join("examples.rs"), list).map_err(|error| format!("cannot write examples.rs: {error}"))

@@ -24,9 +24,10 @@ use crate::{
     command::Command,
     effect::{Effect, Place},
     event::{Event, Kind},
+    grant::{Denied, Permissions},
     id::{AgentName, DeliveryId, EventId, PluginName, SessionId, UserId},
     journal,
-    settings::{Grants, Role},
+    settings::Role,
 };
 
 /// The contract in Rust, from `wit/`.
@@ -77,7 +78,7 @@ pub struct Handling {
     /// The commands that this person may use.
     pub commands: Vec<Arc<Command>>,
     /// What the plugin may do.
-    pub grants: Grants,
+    pub permissions: Arc<Permissions>,
     /// What it remembers.
     pub kv: Arc<dyn kv::Source>,
     /// The language model, where one is set up.
@@ -128,6 +129,8 @@ pub struct State {
     pub handling: Option<Handling>,
     /// What it has done.
     pub work: Work,
+    /// What it was denied, and how often.
+    pub denied: BTreeMap<Denied, u32>,
     /// What it reads by `wasi:config/store`.
     pub config: Arc<BTreeMap<String, String>>,
     /// Where its log lines go.
@@ -144,6 +147,14 @@ impl State {
     /// What is being handled; `unsupported` while the host only lists.
     fn handling(&self) -> Result<&Handling, types::Error> {
         self.handling.as_ref().ok_or_else(|| error(types::ErrorKind::Unsupported, "nothing is being handled"))
+    }
+
+    /// Whether the plugin may do this; what is denied is counted.
+    fn may(&mut self, check: impl FnOnce(&Permissions) -> Result<(), Denied>) -> Result<(), types::Error> {
+        check(&self.handling()?.permissions).map_err(|denied| {
+            *self.denied.entry(denied).or_default() += 1;
+            error(types::ErrorKind::Denied, denied.to_string())
+        })
     }
 }
 

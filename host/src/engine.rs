@@ -10,18 +10,21 @@ mod convert;
 pub mod limits;
 mod ticker;
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
-use sha2::{Digest, Sha256};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{
     Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
-    component::{InstancePre, Linker},
+    component::{Component, InstancePre, Linker},
 };
 use wasmtime_wasi::WasiCtx;
 
 use self::{
-    admission::{Refused, Surface},
+    admission::{Candidate, Refused, Surface},
     cache::Cache,
     limits::{Limiter, Limits, Meter},
     ticker::Ticker,
@@ -35,9 +38,12 @@ use crate::{
         types,
     },
     command::Argument,
+    config,
+    grant::{Denied, Permissions},
     id::PluginName,
-    notice::Notices,
+    notice::{Notice, Notices},
     router::Listing,
+    settings,
 };
 
 /// A deep recursion ends here; guests' own stacks are in their memory.
@@ -71,8 +77,12 @@ pub struct Plugin {
     commands: Option<commands::GuestIndices>,
     messages: Option<messages::GuestIndices>,
     members: Option<members::GuestIndices>,
+    /// What it may do.
+    pub permissions: Arc<Permissions>,
     config: Arc<BTreeMap<String, String>>,
     slots: Semaphore,
+    /// What it was denied before: each is said once.
+    denied: Mutex<BTreeMap<Denied, u64>>,
 }
 
 /// What a plugin is called for.
@@ -178,7 +188,7 @@ impl Engine {
         Ok(Self { inner, linker, cache, limits, slots: Semaphore::new(limits.instances), ticker, notices })
     }
 
-    /// Makes a plugin of a component's bytes: reads, compiles (or finds it compiled), links, and asks it what it
+    /// Makes a plugin of a component: compiles (or finds it compiled), links, and asks it what it
     /// has. Blocks while it compiles: some ten seconds of CPU time for a Python component.
     ///
     /// # Errors
@@ -186,20 +196,13 @@ impl Engine {
     pub async fn load(
         self: &Arc<Self>,
         plugin: PluginName,
-        bytes: Arc<[u8]>,
-        config: Arc<BTreeMap<String, String>>,
+        candidate: Candidate,
+        settings: &settings::Plugin,
     ) -> Result<Plugin, Refused> {
-        let limit = self.limits.component;
-        if bytes.len() > limit {
-            return Err(Refused::TooLarge {
-                size: bytes.len().div_ceil(1024 * 1024),
-                limit: limit / (1024 * 1024),
-            });
-        }
-        let surface = admission::surface(&bytes)?;
-        surface.admit()?;
-        let engine = self.clone();
-        let (component, digest) = tokio::task::spawn_blocking(move || engine.compile(&bytes))
+        let Candidate { bytes, digest, surface } = candidate;
+        let config = config::resolve(surface.manifest.as_ref(), settings).map_err(Refused::Declaration)?;
+        let (engine, named) = (self.clone(), digest.clone());
+        let component = tokio::task::spawn_blocking(move || engine.compile(&bytes, &named))
             .await
             .map_err(|error| Refused::Host(format!("compiling failed: {error}")))??;
         let instance =
@@ -227,9 +230,17 @@ impl Engine {
             messages: messages.is_some(),
             members: members.is_some(),
         };
-        let slots = Semaphore::new(self.limits.instances_per_plugin);
-        let mut loaded =
-            Plugin { listing: Arc::new(listing), instance, commands, messages, members, config, slots };
+        let mut loaded = Plugin {
+            listing: Arc::new(listing),
+            instance,
+            commands,
+            messages,
+            members,
+            permissions: Arc::new(Permissions::new(surface.asks(), settings.grants.clone())),
+            config: Arc::new(config),
+            slots: Semaphore::new(self.limits.instances_per_plugin),
+            denied: Mutex::default(),
+        };
         let commands = self.list(&loaded).await?;
         if let Some(listing) = Arc::get_mut(&mut loaded.listing) {
             listing.commands = commands;
@@ -252,8 +263,9 @@ impl Engine {
             Ok(Err(error)) => End::Fault(self.fault(&error, &store.data().limiter)),
             Ok(Ok(end)) => end,
         };
-        let work = std::mem::take(&mut store.data_mut().work);
-        (end, work)
+        let state = store.data_mut();
+        self.count(plugin, std::mem::take(&mut state.denied));
+        (end, std::mem::take(&mut state.work))
     }
 
     /// Asks a plugin for its commands, with nothing granted; loading the other exports checks their types.
@@ -291,6 +303,21 @@ impl Engine {
         convert::commands(listed).map_err(Refused::Declaration)
     }
 
+    /// Counts what was denied, and says what is new.
+    fn count(&self, plugin: &Plugin, denied: BTreeMap<Denied, u32>) {
+        if denied.is_empty() {
+            return;
+        }
+        let mut before = plugin.denied.lock().unwrap_or_else(PoisonError::into_inner);
+        for (denied, times) in denied {
+            let count = before.entry(denied).or_default();
+            if *count == 0 {
+                self.notices.say(Notice::PluginDenied { plugin: plugin.listing.plugin.clone(), denied });
+            }
+            *count += u64::from(times);
+        }
+    }
+
     /// Room for one more instance: of this plugin, and in all. Nobody closes these semaphores.
     async fn slots<'a>(&'a self, plugin: &'a Plugin) -> [Option<SemaphorePermit<'a>>; 2] {
         let of_plugin = plugin.slots.acquire().await.ok();
@@ -302,19 +329,18 @@ impl Engine {
         self.limits.component
     }
 
-    fn compile(&self, bytes: &[u8]) -> Result<(wasmtime::component::Component, String), Refused> {
-        let digest = format!("{:x}", Sha256::digest(bytes));
-        if let Some(found) = self.cache.as_ref().and_then(|cache| cache.get(&self.inner, &digest)) {
-            return Ok((found, digest));
+    fn compile(&self, bytes: &[u8], digest: &str) -> Result<Component, Refused> {
+        if let Some(found) = self.cache.as_ref().and_then(|cache| cache.get(&self.inner, digest)) {
+            return Ok(found);
         }
-        let component = wasmtime::component::Component::from_binary(&self.inner, bytes)
+        let component = Component::from_binary(&self.inner, bytes)
             .map_err(|error| Refused::Invalid(first_line(&format!("{error:#}"))))?;
         if let Some(cache) = &self.cache
-            && let Err(reason) = cache.put(&self.inner, &digest, &component)
+            && let Err(reason) = cache.put(&self.inner, digest, &component)
         {
             tracing::warn!(target: "parlour", "compiled code is not kept: {reason}");
         }
-        Ok((component, digest))
+        Ok(component)
     }
 
     fn store(&self, plugin: &Plugin, handling: Option<Handling>) -> Store<State> {
@@ -326,6 +352,7 @@ impl Engine {
             handling,
             work: Work::default(),
             config: plugin.config.clone(),
+            denied: BTreeMap::new(),
             log,
             limiter: Limiter::new(self.limits.memory),
             wasi,
@@ -391,7 +418,7 @@ async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime
     Ok(ended.unwrap_or_else(|error: types::Error| End::Error(convert::guest_error(error))))
 }
 
-fn config() -> Config {
+fn features() -> Config {
     let mut config = Config::new();
     // QuickJS and others' components need the feature, though the contract is synchronous.
     config.wasm_component_model(true).wasm_component_model_async(true);
@@ -413,14 +440,14 @@ fn pooling(limits: &Limits) -> wasmtime::Result<wasmtime::Engine> {
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES);
     pool.max_memory_size(limits.memory);
-    let mut config = config();
+    let mut config = features();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     wasmtime::Engine::new(&config)
 }
 
 /// Where the address space is too small for a pool.
 fn on_demand() -> wasmtime::Result<wasmtime::Engine> {
-    wasmtime::Engine::new(&config())
+    wasmtime::Engine::new(&features())
 }
 
 fn unlinkable(surface: &Surface, error: &wasmtime::Error) -> Refused {

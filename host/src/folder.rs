@@ -3,16 +3,11 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    io::Read as _,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
 
-use cap_std::{
-    ambient_authority,
-    fs::{Dir, MetadataExt},
-};
 use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
@@ -24,6 +19,7 @@ use crate::{
     id::PluginName,
     notice::{Notice, Notices},
     registry::Registry,
+    source::{New, Source, Whole},
 };
 
 /// A file that nobody has written to for so long is taken as whole.
@@ -39,28 +35,17 @@ const TRIES: u32 = 3;
 /// Where plugins are.
 #[derive(Debug, Clone, Default)]
 pub struct Sources {
-    /// Every `NAME.wasm` in here.
+    /// Every `NAME.wasm` in here, and every folder `NAME` with a `plugin.toml` and a component.
     pub folder: Option<PathBuf>,
-    /// Single files, by the plugin's name; they win over the folder's.
+    /// Single files or folders, by the plugin's name; they win over the folder's.
     pub files: BTreeMap<PluginName, PathBuf>,
-}
-
-/// A file as it was when it was read: when it differs, it is read again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Seen {
-    path: PathBuf,
-    size: u64,
-    inode: u64,
-    /// In seconds and nanoseconds.
-    modified: (i64, i64),
-    changed: (i64, i64),
 }
 
 /// What became of a file when it was last looked at.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Look {
     /// It is loaded, or was refused for what it is.
-    Read(Seen),
+    Read(Whole),
     /// It could not be read or asked, which may be otherwise the next time. Said once; how often it was tried.
     Again(String, u32),
 }
@@ -126,9 +111,9 @@ impl Folder {
                 self.registry.remove(&name);
             }
         }
-        for (name, path) in found {
+        for (name, source) in found {
             let before = self.seen.get(&name).cloned();
-            let Some((look, reason)) = self.look(&name, &path, before.as_ref()).await else { continue };
+            let Some((look, reason)) = self.look(&name, &source, before.as_ref()).await else { continue };
             if reason.is_none() {
                 self.loaded.insert(name.clone());
             }
@@ -139,7 +124,8 @@ impl Folder {
             };
             self.seen.insert(name.clone(), look);
             if let Some(reason) = reason.filter(|_| !said) {
-                refused.push(NotTaken { plugin: Some(name), file: path.display().to_string(), reason });
+                let file = source.component.display().to_string();
+                refused.push(NotTaken { plugin: Some(name), file, reason });
             }
         }
         refused
@@ -149,7 +135,7 @@ impl Folder {
     async fn look(
         &self,
         name: &PluginName,
-        path: &Path,
+        source: &Source,
         before: Option<&Look>,
     ) -> Option<(Look, Option<Refused>)> {
         let (before, tries) = match before {
@@ -157,14 +143,17 @@ impl Folder {
             Some(Look::Again(_, tries)) => (None, *tries),
             None => (None, 0),
         };
-        let (seen, loaded) = match open(path, before, self.registry.largest()) {
+        let (seen, loaded) = match source.read(before, self.registry.largest()) {
             Ok(None) => return None,
-            Ok(Some((seen, bytes))) => (Some(seen), self.registry.load(name, bytes.into()).await),
+            Ok(Some(New { seen, plugin: Ok(bytes) })) => {
+                (Some(seen), self.registry.load_agreed(name, bytes.into()).await)
+            }
+            Ok(Some(New { seen, plugin: Err(reason) })) => (Some(seen), Err(Refused::Declaration(reason))),
             Err(error) => (None, Err(Refused::Host(error.to_string()))),
         };
         Some(match (seen, loaded) {
             (Some(seen), Ok(())) => (Look::Read(seen), None),
-            (Some(seen), Err(reason)) if !reason.may_change() || tries >= TRIES => {
+            (Some(seen), Err(reason)) if !reason.may_change() || (tries >= TRIES && !reason.waits()) => {
                 (Look::Read(seen), Some(reason))
             }
             (_, Err(reason)) => (Look::Again(reason.to_string(), tries + 1), Some(reason)),
@@ -220,13 +209,18 @@ impl Folder {
     }
 
     fn folders(&self) -> Vec<PathBuf> {
-        let parents = self.sources.files.values().filter_map(|file| file.parent());
+        let (found, _) = self.find().unwrap_or_default();
+        let parents = found.values().filter_map(|source| source.component.parent());
+        let files = self.sources.files.values();
+        let parents =
+            parents.chain(files.filter_map(|file| if file.is_dir() { Some(&**file) } else { file.parent() }));
+        let parents = parents.chain(self.registry.lock().and_then(Path::parent));
         let parents = parents.map(|parent| if parent == Path::new("") { Path::new(".") } else { parent });
         self.sources.folder.iter().map(PathBuf::as_path).chain(parents).map(Path::to_owned).collect()
     }
 
     /// Files by plugin, and those whose name is none.
-    fn find(&self) -> std::io::Result<(BTreeMap<PluginName, PathBuf>, BTreeSet<PathBuf>)> {
+    fn find(&self) -> std::io::Result<(BTreeMap<PluginName, Source>, BTreeSet<PathBuf>)> {
         let mut found = BTreeMap::new();
         let mut misnamed = BTreeSet::new();
         let entries = match self.sources.folder.as_ref().map(std::fs::read_dir) {
@@ -236,15 +230,21 @@ impl Folder {
         };
         for entry in entries.into_iter().flatten() {
             let path = entry?.path();
-            if path.extension().is_none_or(|extension| extension != "wasm") {
+            let (name, source) = if path.extension().is_some_and(|extension| extension == "wasm") {
+                (path.file_stem(), Source::file(&path))
+            } else if let Some(source) = Source::folder(&path) {
+                (path.file_name(), source)
+            } else {
                 continue;
-            }
-            match path.file_stem().map(|stem| PluginName::parse(stem.to_string_lossy())) {
-                Some(Ok(name)) => drop(found.insert(name, path)),
+            };
+            match name.map(|name| PluginName::parse(name.to_string_lossy())) {
+                Some(Ok(name)) => drop(found.insert(name, source)),
                 _ => drop(misnamed.insert(path)),
             }
         }
-        found.extend(self.sources.files.clone());
+        for (name, path) in &self.sources.files {
+            found.insert(name.clone(), Source::folder(path).unwrap_or_else(|| Source::file(path)));
+        }
         Ok((found, misnamed))
     }
 }
@@ -256,44 +256,9 @@ fn concerns(event: &notify::Event) -> bool {
         EventKind::Access(_) => false,
         _ => true,
     };
-    let wasm = |path: &PathBuf| path.extension().is_some_and(|extension| extension == "wasm");
-    changes && (event.paths.is_empty() || event.need_rescan() || event.paths.iter().any(wasm))
-}
-
-/// Reads a file if it is another one than before; no more than one byte over `largest`, which is enough to see
-/// that it is too large. Links that lead out of its folder are not followed.
-fn open(path: &Path, before: Option<&Seen>, largest: usize) -> std::io::Result<Option<(Seen, Vec<u8>)>> {
-    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(std::io::Error::other("it is no file"));
+    let ours = |path: &PathBuf| {
+        path.extension()
+            .is_none_or(|extension| ["wasm", "toml", "lock"].iter().any(|ours| extension == *ours))
     };
-    let folder = if folder == Path::new("") { Path::new(".") } else { folder };
-    let folder = Dir::open_ambient_dir(folder, ambient_authority())?;
-    // A pipe with that name would be waited for.
-    let about = folder.metadata(name).map_err(|error| match error.kind() {
-        std::io::ErrorKind::PermissionDenied if path.is_symlink() => {
-            std::io::Error::other("it is a link that leads out of its folder, and is not followed")
-        }
-        _ => error,
-    })?;
-    if !about.is_file() {
-        return Err(std::io::Error::other("it is no file"));
-    }
-    let file = folder.open(name)?;
-    let about = file.metadata()?;
-    if !about.is_file() {
-        return Err(std::io::Error::other("it is no file"));
-    }
-    let seen = Seen {
-        path: path.into(),
-        size: about.len(),
-        inode: about.ino(),
-        modified: (about.mtime(), about.mtime_nsec()),
-        changed: (about.ctime(), about.ctime_nsec()),
-    };
-    if before == Some(&seen) {
-        return Ok(None);
-    }
-    let mut bytes = Vec::new();
-    file.take(u64::try_from(largest).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
-    Ok(Some((seen, bytes)))
+    changes && (event.paths.is_empty() || event.need_rescan() || event.paths.iter().any(ours))
 }

@@ -17,8 +17,10 @@ use crate::{
     folder::{Folder, NotTaken, Sources},
     id::PluginName,
     journal::{Journal, memory::Memory},
+    kept::Kept,
+    lock::LockFile,
     notice::{Notice, Notices},
-    registry::Registry,
+    registry::{Agreed, Registry},
     settings,
 };
 
@@ -64,6 +66,7 @@ pub struct HostBuilder {
     limits: Limits,
     notices: Notices,
     links: Vec<Link>,
+    agreed: Option<Result<Agreed, String>>,
     strict: bool,
 }
 
@@ -88,6 +91,7 @@ impl Host {
             limits: Limits::default(),
             notices: Notices::default(),
             links: vec![],
+            agreed: None,
             strict: false,
         }
     }
@@ -168,13 +172,14 @@ impl HostBuilder {
         self
     }
 
-    /// Loads every `NAME.wasm` in a folder, and follows what is dropped in, replaced and removed.
+    /// Loads every `NAME.wasm` in a folder, and every folder `NAME` in it with a `plugin.toml` and a component; and
+    /// follows what is dropped in, replaced and removed.
     pub fn plugin_folder(mut self, folder: impl Into<PathBuf>) -> Self {
         self.sources.folder = Some(folder.into());
         self
     }
 
-    /// Loads a plugin from a file, and follows the file.
+    /// Loads a plugin from a file, or from a folder with a `plugin.toml` and a component, and follows it.
     pub fn plugin_file(mut self, name: PluginName, file: impl Into<PathBuf>) -> Self {
         self.sources.files.insert(name, file.into());
         self
@@ -231,6 +236,14 @@ impl HostBuilder {
         self
     }
 
+    /// Holds plugin files to what was agreed to: `lock` is `parlour.lock`, and in `kept` stay the components that were.
+    /// Without it, whatever is dropped in serves, with the grants of its name.
+    pub fn lock(mut self, lock: impl Into<PathBuf>, kept: impl Into<PathBuf>) -> Self {
+        let kept = Kept::open(&kept.into());
+        self.agreed = Some(kept.and_then(|kept| Ok(Agreed { lock: LockFile::open(lock)?, kept })));
+        self
+    }
+
     /// A file that is refused now fails the build; by default it is reported, and may be replaced while the host
     /// runs.
     pub fn strict(mut self, strict: bool) -> Self {
@@ -252,7 +265,9 @@ impl HostBuilder {
         let cache = self.cache.transpose().map_err(BuildError::Engine)?;
         let engine = Engine::new(self.limits, cache, &self.links, self.notices.clone());
         let engine = Arc::new(engine.map_err(BuildError::Engine)?);
-        let registry = Arc::new(Registry::new(engine.clone(), self.plugins, self.notices.clone()));
+        let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
+        let registry = Registry::new(engine.clone(), self.plugins, agreed, self.notices.clone());
+        let registry = Arc::new(registry);
         for (name, bytes) in self.bytes {
             let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {
                 file: name.to_string(),
@@ -264,12 +279,14 @@ impl HostBuilder {
         let watched = self.sources.folder.is_some() || !self.sources.files.is_empty();
         let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), self.notices.clone()));
         if let Some(folder) = &mut folder {
-            for NotTaken { file, reason, .. } in folder.read().await {
+            for NotTaken { file, reason, plugin } in folder.read().await {
+                let waits = reason.waits();
                 let reason = reason.to_string();
-                if self.strict {
+                if self.strict && !waits {
                     return Err(BuildError::Plugin { file, reason });
                 }
-                self.notices.say(Notice::PluginRefused { file, reason, kept: false });
+                let kept = plugin.is_some_and(|name| registry.has(&name));
+                self.notices.say(Notice::PluginRefused { file, reason, kept });
             }
         }
         let shared = Shared {

@@ -30,12 +30,16 @@ pub mod command;
 pub mod effect;
 pub mod event;
 pub mod id;
+pub mod manifest;
+mod mistake;
 pub mod notice;
 pub mod settings;
 
 // What is decided.
 pub mod addressing;
+mod config;
 pub mod gate;
+pub mod grant;
 pub mod router;
 mod session;
 
@@ -45,7 +49,9 @@ pub mod engine;
 pub mod journal;
 
 pub(crate) mod capability;
+pub mod package;
 mod render;
+pub mod source;
 
 // The host.
 mod agent;
@@ -54,7 +60,9 @@ mod begin;
 mod draft;
 mod folder;
 mod host;
+mod kept;
 mod lane;
+pub mod lock;
 mod outbox;
 mod registry;
 

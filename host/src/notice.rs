@@ -5,7 +5,10 @@ use std::{
     sync::Arc,
 };
 
-use crate::id::{AgentName, PluginName};
+use crate::{
+    grant::Denied,
+    id::{AgentName, PluginName},
+};
 
 /// A notice is at most so long.
 const LINE: usize = 8 * 1024;
@@ -83,6 +86,13 @@ pub enum Notice {
         /// What it said.
         reason: String,
     },
+    /// A plugin was denied something for the first time.
+    PluginDenied {
+        /// Which plugin.
+        plugin: PluginName,
+        /// What, and why.
+        denied: Denied,
+    },
     /// What a plugin logs.
     PluginLog {
         /// Which plugin.
@@ -126,7 +136,10 @@ impl Notice {
             | Self::PluginLoaded { .. }
             | Self::PluginRemoved { .. }
             | Self::PluginWaits { .. } => Level::Info,
-            Self::Agent { .. } | Self::PluginRefused { .. } | Self::PluginFaulted { .. } => Level::Warn,
+            Self::Agent { .. }
+            | Self::PluginRefused { .. }
+            | Self::PluginFaulted { .. }
+            | Self::PluginDenied { .. } => Level::Warn,
             Self::AgentStopped { .. } | Self::NotSent { .. } | Self::Journal { .. } => Level::Error,
             Self::PluginLog { level, .. } => *level,
         }
@@ -169,6 +182,7 @@ impl Notice {
                     "plugin {plugin} waits for agent {agent}: {reason}; it is called again for up to 15 minutes"
                 )
             }
+            Self::PluginDenied { plugin, denied } => write!(f, "plugin {plugin}: denied: {denied}"),
             Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {text}"),
             Self::NotSent { agent, reason } => write!(f, "agent {agent}: not sent: {reason}"),
             Self::Journal { reason } => write!(f, "journal: {reason}; trying again"),

@@ -3,14 +3,20 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
 use arc_swap::ArcSwap;
 
 use crate::{
-    engine::{Engine, Plugin, admission::Refused},
+    engine::{
+        Engine, Plugin,
+        admission::{Candidate, Refused},
+    },
     id::PluginName,
+    kept::Kept,
+    lock::{LockFile, Locked},
     notice::{Notice, Notices},
     settings,
 };
@@ -30,10 +36,20 @@ pub struct Registry {
     settings: BTreeMap<PluginName, settings::Plugin>,
     loaded: ArcSwap<Loaded>,
     /// What the embedder brought itself: it is there again when a file that took its place goes.
-    kept: OnceLock<Arc<Loaded>>,
+    brought: OnceLock<Arc<Loaded>>,
     /// Held while `loaded` is replaced; readers never wait for it.
     changing: Mutex<()>,
+    /// What was agreed to, where somebody keeps that.
+    agreed: Option<Agreed>,
     notices: Notices,
+}
+
+/// What was agreed to, and the components themselves.
+pub struct Agreed {
+    /// `parlour.lock`.
+    pub lock: LockFile,
+    /// What goes on while another waits.
+    pub kept: Kept,
 }
 
 impl Registry {
@@ -41,14 +57,16 @@ impl Registry {
     pub fn new(
         engine: Arc<Engine>,
         settings: BTreeMap<PluginName, settings::Plugin>,
+        agreed: Option<Agreed>,
         notices: Notices,
     ) -> Self {
         Self {
             engine,
             settings,
             loaded: ArcSwap::default(),
-            kept: OnceLock::new(),
+            brought: OnceLock::new(),
             changing: Mutex::new(()),
+            agreed,
             notices,
         }
     }
@@ -58,19 +76,54 @@ impl Registry {
         self.loaded.load_full()
     }
 
-    /// What a plugin may do.
-    pub fn grants(&self, plugin: &PluginName) -> settings::Grants {
-        self.settings.get(plugin).map(|settings| settings.grants.clone()).unwrap_or_default()
-    }
-
     /// Loads a plugin, or a new version of it. What served before goes on serving until this one is ready, and
     /// if it is refused.
     ///
     /// # Errors
     /// Why it is refused.
     pub async fn load(&self, name: &PluginName, bytes: Arc<[u8]>) -> Result<(), Refused> {
-        let config = self.settings.get(name).map(settings::Plugin::config_texts).unwrap_or_default();
-        let plugin = Arc::new(self.engine.load(name.clone(), bytes, Arc::new(config)).await?);
+        self.put(name, Candidate::read(bytes, self.largest())?).await
+    }
+
+    /// Loads what came from a file: as [`Self::load`], if it does not go beyond what was agreed to. If it does, what was
+    /// agreed to serves.
+    ///
+    /// # Errors
+    /// Why it is refused.
+    pub async fn load_agreed(&self, name: &PluginName, bytes: Arc<[u8]>) -> Result<(), Refused> {
+        let Some(Agreed { lock, kept }) = &self.agreed else { return self.load(name, bytes).await };
+        let candidate = Candidate::read(bytes.clone(), self.largest())?;
+        let offered = candidate.offered();
+        let agreed = lock.read().map_err(Refused::Host)?.plugins.remove(name);
+        if let Some(agreed) = &agreed {
+            let beyond = agreed.beyond(&offered);
+            if !beyond.is_empty() {
+                if !self.has(name)
+                    && let Some(before) = kept.get(&agreed.digest)
+                {
+                    self.put(name, Candidate::read(before.into(), self.largest())?).await?;
+                }
+                return Err(Refused::Beyond(beyond));
+            }
+        }
+        self.put(name, candidate).await?;
+        let source = agreed.and_then(|agreed| agreed.source);
+        let written = kept.put(&offered.digest, &bytes).and_then(|()| {
+            lock.change(|lock| {
+                lock.plugins.insert(name.clone(), Locked { source, ..offered });
+                kept.only(&lock.plugins.values().map(|locked| locked.digest.as_str()).collect::<Vec<_>>());
+            })
+        });
+        if let Err(reason) = written {
+            tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
+        }
+        Ok(())
+    }
+
+    async fn put(&self, name: &PluginName, candidate: Candidate) -> Result<(), Refused> {
+        let unset = settings::Plugin::default();
+        let settings = self.settings.get(name).unwrap_or(&unset);
+        let plugin = Arc::new(self.engine.load(name.clone(), candidate, settings).await?);
         let digest = plugin.listing.digest.clone();
         let before = self.change(|plugins| plugins.insert(name.clone(), plugin));
         if before.as_ref().is_none_or(|before| before.listing.digest != digest) {
@@ -88,6 +141,11 @@ impl Registry {
         self.loaded.load().plugins.contains_key(name)
     }
 
+    /// Where it is written what was agreed to.
+    pub fn lock(&self) -> Option<&Path> {
+        self.agreed.as_ref().map(|agreed| agreed.lock.path())
+    }
+
     /// Bytes of the largest component that is taken.
     pub fn largest(&self) -> usize {
         self.engine.largest()
@@ -95,15 +153,15 @@ impl Registry {
 
     /// What is loaded now is there again when what takes its place is removed.
     pub fn keep(&self) {
-        drop(self.kept.set(self.loaded()));
+        drop(self.brought.set(self.loaded()));
     }
 
-    /// Forgets a plugin, or goes back to the one that was kept.
+    /// Forgets a plugin, or goes back to the one that the embedder brought.
     pub fn remove(&self, name: &PluginName) {
-        let kept = self.kept.get().and_then(|kept| kept.plugins.get(name)).cloned();
-        let digest = kept.as_ref().map(|plugin| plugin.listing.digest.clone());
-        let before = self.change(|plugins| match kept {
-            Some(kept) => plugins.insert(name.clone(), kept),
+        let brought = self.brought.get().and_then(|brought| brought.plugins.get(name)).cloned();
+        let digest = brought.as_ref().map(|plugin| plugin.listing.digest.clone());
+        let before = self.change(|plugins| match brought {
+            Some(brought) => plugins.insert(name.clone(), brought),
             None => plugins.remove(name),
         });
         let plugin = name.clone();

@@ -239,18 +239,6 @@ pub struct Plugin {
     pub grants: Grants,
 }
 
-impl Plugin {
-    /// The settings as the plugin sees them.
-    #[must_use]
-    pub fn config_texts(&self) -> BTreeMap<String, String> {
-        let text = |value: &toml::Value| match value {
-            toml::Value::String(text) => text.clone(),
-            other => serde_json::to_string(other).unwrap_or_else(|_| other.to_string()),
-        };
-        self.config.iter().map(|(key, value)| (key.clone(), text(value))).collect()
-    }
-}
-
 /// What a plugin may do beside answering where it was asked and remembering. Nothing until granted.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -63,7 +63,7 @@ async fn a_session_remembers_only_its_own() {
 async fn another_room_is_denied_until_granted() {
     let denied = stage(Grants::default()).await;
     let room = denied.rooms.create([ALICE, AGENT]);
-    assert_eq!(denied.ask(&format!("/room {room} hello")).await, "/room: that room is not granted");
+    assert_eq!(denied.ask(&format!("/room {room} hello")).await, "/room: the grant `rooms` is missing");
 
     let granted = stage(Grants { rooms: ["*".into()].into(), ..Grants::default() }).await;
     let room = granted.rooms.create([ALICE, AGENT]);
@@ -78,7 +78,7 @@ async fn another_room_is_denied_until_granted() {
 #[tokio::test]
 async fn a_person_is_denied_until_granted() {
     let denied = stage(Grants::default()).await;
-    assert_eq!(denied.ask(&format!("/direct {BOB} hello")).await, "/direct: that person is not granted");
+    assert_eq!(denied.ask(&format!("/direct {BOB} hello")).await, "/direct: the grant `people` is missing");
 
     let granted = stage(Grants { people: ["*:memory".into()].into(), ..Grants::default() }).await;
     let room = granted.rooms.create_direct(BOB, AGENT);

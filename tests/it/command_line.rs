@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Write as _,
     os::unix::process::CommandExt as _,
+    path::Path,
     process::{Command, Output, Stdio},
     sync::mpsc,
     thread,
@@ -15,7 +16,7 @@ use nix::{
     unistd::Pid,
 };
 
-use crate::guests::{example, guest};
+use crate::guests::{component, example, guest};
 
 /// Nothing that a person types takes longer, however busy the machine is.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -76,11 +77,15 @@ fn inspect_says_in_plain_words_what_a_component_is() {
     let output = parlour(&["plugin", "inspect", file.to_str().unwrap()], "");
     let said = text(&output.stdout);
     assert!(output.status.success(), "{said}");
-    assert!(
-        said.contains("has commands that people type")
-            && said.contains("This host can load it, by the names"),
-        "{said}"
-    );
+    for expected in [
+        "\necho 0.1.0: Says what it is told\nApache-2.0\n",
+        "\nIt asks to:\n  outbox      answer where it was asked\n              “Says it”\n\n",
+        "\nIt exports:\n  commands    has commands that people type\n",
+        "\n  outbox      sends, edits and removes messages, reacts, and names a home\n",
+        "\nThis host can load it, by the names",
+    ] {
+        assert!(said.contains(expected), "{expected}: {said}");
+    }
 
     fs::write(&file, "nothing").unwrap();
     let output = parlour(&["plugin", "inspect", file.to_str().unwrap()], "");
@@ -254,7 +259,9 @@ fn only_plugins_are_built_and_where_one_wants_them() {
     {
         let built = build(echo.to_str().unwrap(), out);
         assert_eq!(text(&built.stdout), format!("{made}\n"), "{}", text(&built.stderr));
-        assert_eq!(fs::read(folder.path().join(made)).unwrap(), *example("echo"));
+        let surface = |bytes: &[u8]| parlour::engine::admission::surface(bytes).unwrap();
+        let made = surface(&fs::read(folder.path().join(made)).unwrap());
+        assert!(made == surface(&example("echo")) && made.manifest.is_some());
     }
     let file = build(echo.join("Cargo.toml").to_str().unwrap(), "x.wasm");
     assert!(text(&file.stderr).ends_with("Cargo.toml is no folder\n"), "{}", text(&file.stderr));
@@ -282,4 +289,93 @@ fn help_and_version_are_there() {
         assert!(help.contains(command), "{help}");
     }
     assert!(text(&parlour(&["--version"], "").stdout).starts_with("parlour "));
+}
+
+/// `parlour plugin …` in a folder with a `parlour.toml`.
+fn plugin(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
+    finish(command.arg("plugin").args(arguments).current_dir(folder), "")
+}
+
+#[test]
+fn a_plugin_is_added_with_what_was_granted_and_removed_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let read = |name: &str| fs::read_to_string(folder.join(name)).unwrap();
+    fs::write(folder.join("deeds.wasm"), guest("deeds")).unwrap();
+
+    let said = plugin(folder, &["add", "deeds.wasm"]);
+    assert_eq!((said.status.code(), text(&said.stdout)), (Some(2), String::new()));
+    assert_eq!(text(&said.stderr), "parlour: there is no parlour.toml; `parlour run` says what to write\n");
+
+    fs::write(folder.join("parlour.toml"), "# mine\n[llm]\nurl = \"http://127.0.0.1:1\"\nmodel = \"m\"\n")
+        .unwrap();
+    let said = plugin(folder, &["add", "deeds.wasm", "--grant", "llm", "--deny", "home"]);
+    assert_eq!(said.status.code(), Some(2));
+    let shown = text(&said.stdout);
+    for asked in [
+        "deeds 1.0.0: Does one thing of each kind",
+        "  llm         ask the language model  (needs a grant)\n              “To be tried”",
+    ] {
+        assert!(shown.contains(asked), "{asked}: {shown}");
+    }
+    assert_eq!(
+        text(&said.stderr),
+        "parlour: it asks for rooms, people, which nobody has granted or denied; say --grant rooms=!abc:example.org or --deny rooms\n"
+    );
+    assert!(!folder.join("plugins").exists() && !folder.join("parlour.lock").exists(), "nothing has changed");
+
+    let grants = [
+        "add",
+        "deeds.wasm",
+        "--grant",
+        "llm",
+        "--deny",
+        "home",
+        "--grant",
+        "rooms=!a:b",
+        "--deny",
+        "people",
+    ];
+    let said = plugin(folder, &grants);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    assert!(text(&said.stdout).contains("plugin deeds: plugins/deeds.wasm\n"), "{}", text(&said.stdout));
+    assert_eq!(fs::read(folder.join("plugins/deeds.wasm")).unwrap(), *guest("deeds"));
+    assert_eq!(
+        read("parlour.toml"),
+        "# mine\n[llm]\nurl = \"http://127.0.0.1:1\"\nmodel = \"m\"\n\n[plugins.deeds.grants]\nrooms = [\"!a:b\"]\nllm = true\n"
+    );
+    assert!(read("parlour.lock").contains("\nsource = \"deeds.wasm\"\n"), "{}", read("parlour.lock"));
+
+    let listed = text(&plugin(folder, &["list"]).stdout);
+    let (first, rest) = listed.split_once('\n').unwrap();
+    assert!(first.starts_with("deeds 1.0.0  ("), "{listed}");
+    assert_eq!(rest, "  may: outbox, kv, progress, rooms, llm\n  asks for, not granted: home, people\n");
+    let listed: serde_json::Value =
+        serde_json::from_slice(&plugin(folder, &["list", "--json"]).stdout).unwrap();
+    assert_eq!(listed[0]["missing"], serde_json::json!(["home", "people"]));
+
+    // A version that asks for less and is older.
+    let manifest = "name = \"deeds\"\nversion = \"0.9.0\"\ndescription = \"\"\n[asks.outbox]\n";
+    let older = parlour::package::embed(component("deeds"), manifest).unwrap();
+    fs::write(folder.join("deeds.wasm"), older).unwrap();
+    let said = plugin(folder, &["add", "deeds.wasm"]);
+    assert_eq!(
+        text(&said.stderr),
+        "parlour: deeds.wasm: it is version 0.9.0, and 1.0.0 was agreed to; --downgrade takes it all the same\n"
+    );
+    assert!(plugin(folder, &["add", "deeds.wasm", "--downgrade"]).status.success());
+    // One that asks for more again, put there by hand.
+    fs::write(folder.join("plugins/deeds.wasm"), guest("deeds")).unwrap();
+    let listed = text(&plugin(folder, &["list"]).stdout);
+    assert!(
+        listed.contains("deeds 0.9.0") && listed.contains("its file waits: it now asks to remember"),
+        "{listed}"
+    );
+
+    assert!(plugin(folder, &["remove", "deeds"]).status.success());
+    assert_eq!(read("parlour.toml"), "# mine\n[llm]\nurl = \"http://127.0.0.1:1\"\nmodel = \"m\"\n");
+    assert!(!folder.join("plugins/deeds.wasm").exists() && !read("parlour.lock").contains("deeds"));
+    assert_eq!(text(&plugin(folder, &["remove", "deeds"]).stderr), "parlour: there is no plugin deeds\n");
+    assert_eq!(text(&plugin(folder, &["list"]).stdout), "There is no plugin in plugins yet.\n");
 }

@@ -23,11 +23,17 @@ pub fn target() -> PathBuf {
 /// One of the Rust example plugins: `echo`, `help`, `roll` or `sethome`.
 pub fn example(name: &str) -> Arc<[u8]> {
     let file = target().join("plugins/wasm32-wasip2/release").join(format!("{name}.wasm"));
-    std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())).into()
+    let component = std::fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    whole(component, &checkout().join("plugins").join(name).join("plugin.toml"))
 }
 
-/// One of the guests in `tests/guests`.
+/// One of the guests in `tests/guests`, with its manifest.
 pub fn guest(name: &str) -> Arc<[u8]> {
+    whole(component(name), &checkout().join(format!("tests/guests/{name}.toml")))
+}
+
+/// The same without a manifest.
+pub fn component(name: &str) -> Vec<u8> {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let folder = BUILT.get_or_init(|| {
         // The target folder of the example plugins: they share what they are made of.
@@ -51,7 +57,15 @@ pub fn guest(name: &str) -> Arc<[u8]> {
         assert!(status.success(), "the guests in tests/guests do not build");
         into.join("wasm32-wasip2/release/examples")
     });
-    std::fs::read(folder.join(format!("{name}.wasm"))).unwrap().into()
+    std::fs::read(folder.join(format!("{name}.wasm"))).unwrap()
+}
+
+/// A component with its manifest, where it has one.
+fn whole(component: Vec<u8>, manifest: &Path) -> Arc<[u8]> {
+    match std::fs::read_to_string(manifest) {
+        Ok(manifest) => parlour::package::embed(component, &manifest).unwrap().into(),
+        Err(_) => component.into(),
+    }
 }
 
 /// The same component with one text in place of another of the same length: another version.

@@ -21,6 +21,8 @@ mod tools;
 mod transcripts;
 // What each capability grants, denies and limits.
 mod capabilities;
+// What it asks for, and what of that is granted.
+mod permissions;
 // Plugins that misbehave are contained.
 mod faults;
 // Files that are dropped in and replaced.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    guests::{example, guest, patched},
+    guests::{component, example, guest, patched},
     stage::{AGENT, BOB, Stage},
 };
 
@@ -34,6 +34,33 @@ async fn a_file_is_dropped_in_replaced_and_removed() {
     fs::remove_file(&file).unwrap();
     stage.noticed("plugin steady: removed").await;
     assert_eq!(stage.ask("/echo hello").await, "I don't know /echo.");
+}
+
+#[tokio::test]
+async fn a_folder_with_a_manifest_and_a_component_is_a_plugin() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = stage(folder.path()).await;
+    let plugin = folder.path().join("deeds");
+    fs::create_dir(&plugin).unwrap();
+    fs::write(plugin.join("anything.wasm"), component("deeds")).unwrap();
+    let manifest = |asks: &str| {
+        let text = format!("name = \"deeds\"\nversion = \"1.0.0\"\ndescription = \"\"\n{asks}");
+        fs::write(plugin.join("plugin.toml"), text).unwrap();
+    };
+    manifest("[asks.outbox]\n");
+    stage.noticed("plugin deeds: loaded").await;
+    assert_eq!(stage.ask("/count").await, "/count: the plugin does not ask for `kv`");
+
+    manifest("[asks.outbox]\n[asks.kv]\n");
+    stage.noticed("plugin deeds: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "1");
+
+    manifest("[asks.rockets]\n");
+    stage.noticed("anything.wasm: refused: plugin.toml:4:7: unknown setting `rockets`").await;
+    assert_eq!(stage.ask("/count").await, "2");
+
+    fs::remove_dir_all(&plugin).unwrap();
+    stage.noticed("plugin deeds: removed").await;
 }
 
 #[tokio::test]

@@ -10,7 +10,6 @@
 
 mod contract;
 mod javascript;
-mod manifest;
 mod python;
 mod rust;
 mod tool;
@@ -18,13 +17,13 @@ mod tool;
 use std::{
     ffi::OsStr,
     fs,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use parlour::{engine::admission, id::PluginName};
-
-use self::manifest::Manifest;
+use parlour::{engine::admission, id::PluginName, manifest::Manifest, package};
+use wasm_metadata::{AddMetadata, AddMetadataField};
 
 /// Builds the plugin in `folder` and returns where its component is: `out`, or `NAME.wasm` in the folder.
 pub fn build(folder: &Path, out: Option<&Path>) -> Result<PathBuf> {
@@ -33,26 +32,30 @@ pub fn build(folder: &Path, out: Option<&Path>) -> Result<PathBuf> {
     if let Some(into) = out.and_then(Path::parent).filter(|into| !into.as_os_str().is_empty()) {
         fs::create_dir_all(into).with_context(|| format!("cannot make {}", into.display()))?;
     }
-    let manifest = manifest::read(&folder)?;
+    let text = plugin_toml(&folder)?;
+    let at = |reason: String| anyhow!("{}/{reason}", folder.display());
+    let manifest = text.as_deref().map(Manifest::parse).transpose().map_err(at)?;
     let workshop = tempfile::tempdir().context("cannot make a temporary folder")?;
 
-    let (name, component) = match manifest {
+    let (name, component) = match &manifest {
         _ if folder.join("Cargo.toml").is_file() => {
             let (crate_name, component) = rust::build(&folder)?;
-            (manifest.map_or(crate_name, |manifest| manifest.name), component)
+            let name = PluginName::parse(&crate_name);
+            let name = manifest.as_ref().map_or(name, |manifest| Ok(manifest.name.clone()));
+            (name.map_err(|error| anyhow!("{}: {error}", folder.display()))?, component)
         }
-        Some(manifest) => {
-            let component = build_script(&folder, &manifest, workshop.path())?;
-            (manifest.name, component)
-        }
+        Some(manifest) => (manifest.name.clone(), build_script(&folder, manifest, workshop.path())?),
         None => {
             bail!("{} holds no plugin: there is neither a Cargo.toml nor a plugin.toml", folder.display())
         }
     };
 
-    let name = PluginName::parse(&name).map_err(|error| anyhow!("{}: {error}", folder.display()))?;
     let out = place(out, &folder, &name)?;
-    let bytes = fs::read(&component).with_context(|| format!("cannot read {}", component.display()))?;
+    let mut bytes = fs::read(&component).with_context(|| format!("cannot read {}", component.display()))?;
+    if let (Some(text), Some(manifest)) = (&text, &manifest) {
+        let described = described(&bytes, manifest).with_context(|| folder.display().to_string())?;
+        bytes = package::embed(described, text).map_err(at)?;
+    }
     let surface = admission::surface(&bytes).and_then(|surface| surface.admit());
     surface.map_err(|refused| anyhow!("{} makes no plugin: {refused}", folder.display()))?;
     let partial = out.with_added_extension("partial");
@@ -62,6 +65,32 @@ pub fn build(folder: &Path, out: Option<&Path>) -> Result<PathBuf> {
     }
     written.with_context(|| format!("cannot write {}", out.display()))?;
     Ok(out)
+}
+
+/// The `plugin.toml` of a folder, if it has one.
+fn plugin_toml(folder: &Path) -> Result<Option<String>> {
+    let path = folder.join("plugin.toml");
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// The component with what the manifest says in the standard metadata sections, for other tools.
+fn described(component: &[u8], manifest: &Manifest) -> Result<Vec<u8>> {
+    let mut metadata = AddMetadata::default();
+    metadata.name = AddMetadataField::Set(manifest.name.to_string());
+    metadata.version = AddMetadataField::Set(wasm_metadata::Version::new(manifest.version.to_string()));
+    metadata.description =
+        AddMetadataField::Set(wasm_metadata::Description::new(manifest.description.clone()));
+    if let Some(license) = &manifest.license {
+        metadata.licenses = AddMetadataField::Set(license.parse().context("license is no SPDX expression")?);
+    }
+    if let Some(homepage) = &manifest.homepage {
+        metadata.homepage = AddMetadataField::Set(homepage.parse().context("homepage is no URL")?);
+    }
+    metadata.to_wasm(component)
 }
 
 /// Where the component goes: a file, or `NAME.wasm` in a folder.
@@ -164,7 +193,7 @@ mod tests {
             assert!(line.contains(expected) && !line.contains('\n'), "{line}");
         };
         check("neither a Cargo.toml nor a plugin.toml");
-        let head = "name = \"a\"\nversion = \"1\"\ndescription = \"\"\n";
+        let head = "name = \"a\"\nversion = \"1.0.0\"\ndescription = \"\"\n";
         let manifest = |rest: &str| {
             fs::write(folder.path().join("plugin.toml"), format!("{head}{rest}"))
                 .expect("the folder can be written");

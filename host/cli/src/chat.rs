@@ -21,6 +21,7 @@ use parlour::{
     chat::console::{Console, Printed},
     id::{PluginName, UserId},
     notice::{Level, Notice, Notices, hidden},
+    package,
     settings::{Access, Grants, Plugin, Role},
 };
 use tokio::sync::{SetOnce, mpsc, oneshot};
@@ -81,8 +82,9 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     if let Some(cache) = cache() {
         builder = builder.cache_if_possible(cache);
     }
-    for (name, bytes) in examples::EXAMPLES {
-        builder = builder.plugin(name.parse()?, *bytes);
+    for (name, component, manifest) in examples::EXAMPLES {
+        let component = package::embed(component.to_vec(), manifest).map_err(anyhow::Error::msg)?;
+        builder = builder.plugin(name.parse()?, component);
     }
     let grants = Grants { home: true, ..Grants::default() };
     builder = builder.plugin_settings(PluginName::parse("sethome")?, Plugin { grants, ..Plugin::default() });

@@ -2,8 +2,8 @@
 
 mod build;
 mod chat;
-mod inspect;
 mod log;
+mod plugin;
 mod run;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
@@ -35,22 +35,12 @@ enum Command {
     Run(run::Options),
     /// Look at plugins
     #[command(subcommand)]
-    Plugin(Plugin),
+    Plugin(plugin::Plugin),
     /// Build a plugin's folder into one .wasm file
     ///
     /// A folder with a Cargo.toml is Rust; otherwise its plugin.toml says what it is.
     #[command(after_help = "Example: parlour build plugins/greet --out greet.wasm")]
     Build(Build),
-}
-
-#[derive(Subcommand)]
-enum Plugin {
-    /// Show in plain words what a component exports and imports
-    #[command(after_help = "Example: parlour plugin inspect echo.wasm")]
-    Inspect {
-        /// A component, such as echo.wasm
-        file: PathBuf,
-    },
 }
 
 #[derive(Args)]
@@ -69,7 +59,7 @@ fn main() -> ExitCode {
         None => chat::chat(chat::Options::default()),
         Some(Command::Chat(options)) => chat::chat(options),
         Some(Command::Run(options)) => run::run(&options),
-        Some(Command::Plugin(Plugin::Inspect { file })) => inspect::inspect(&file),
+        Some(Command::Plugin(command)) => plugin::plugin(command),
         Some(Command::Build(Build { folder, out })) => {
             build::build(&folder, out.as_deref()).map(|file| {
                 // Nobody may read it.

@@ -52,6 +52,7 @@ async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
     let mut builder = Host::builder()
         .journal(Sqlite::open(data.folder.join("journal.db")).map_err(|error| anyhow!("{error}"))?)
         .cache(data.folder.join("compiled"))
+        .lock(crate::plugin::lock_of(file), data.folder.join("plugins"))
         .strict(true);
     builder = plugins(builder, file, &settings)?;
     if let Some(llm) = &settings.llm {
@@ -81,7 +82,7 @@ fn plugins(mut builder: HostBuilder, file: &Path, settings: &Settings) -> anyhow
     for (name, plugin) in &settings.plugins {
         builder = builder.plugin_settings(name.clone(), plugin.clone());
         if let Some(source) = &plugin.source {
-            if !source.is_file() {
+            if !source.exists() {
                 bail!("{}: plugins.{name}.source: there is no {}", file.display(), source.display());
             }
             builder = builder.plugin_file(name.clone(), source);
@@ -91,8 +92,8 @@ fn plugins(mut builder: HostBuilder, file: &Path, settings: &Settings) -> anyhow
         for name in listed.plugins.iter().filter(|name| *name != "*") {
             let name = PluginName::parse(name)?;
             let sourced = settings.plugins.get(&name).is_some_and(|plugin| plugin.source.is_some());
-            let expected = folder.join(format!("{name}.wasm"));
-            if !sourced && !expected.is_file() {
+            if !sourced && !is_there(folder, &name) {
+                let expected = folder.join(format!("{name}.wasm"));
                 bail!("{}: agents.{agent}.plugins: there is no {}", file.display(), expected.display());
             }
         }
@@ -107,11 +108,17 @@ fn missing(settings: &Settings) -> Vec<String> {
         return vec![format!("plugin_folder: there is no {} yet", folder.display())];
     }
     let sourced = settings.plugins.iter().filter(|(_, plugin)| plugin.source.is_none());
-    let expected = sourced.map(|(name, _)| (name, folder.join(format!("{name}.wasm"))));
-    expected
-        .filter(|(_, file)| !file.is_file())
-        .map(|(name, file)| format!("plugins.{name}: there is no {} yet", file.display()))
+    sourced
+        .filter(|(name, _)| !is_there(folder, name))
+        .map(|(name, _)| {
+            format!("plugins.{name}: there is no {} yet", folder.join(format!("{name}.wasm")).display())
+        })
         .collect()
+}
+
+/// Whether the plugin folder has a plugin of this name: a component, or a folder with a manifest and one.
+fn is_there(folder: &Path, name: &PluginName) -> bool {
+    folder.join(format!("{name}.wasm")).is_file() || folder.join(name.as_str()).join("plugin.toml").is_file()
 }
 
 fn agent(

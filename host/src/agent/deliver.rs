@@ -95,7 +95,7 @@ impl Running {
         requests: Arc<AtomicU32>,
     ) -> Option<(Option<End>, Work)> {
         let drafts = Arc::new(Drafts::new(self.destination(delivery)));
-        let handling = self.handling(delivery, drafts.clone(), requests).await;
+        let handling = self.handling(delivery, plugin, drafts.clone(), requests).await;
         let call = self.shared.engine.call(plugin, &delivery.call, handling);
         let ended = tokio::select! {
             biased;
@@ -172,6 +172,7 @@ impl Running {
     async fn handling(
         &self,
         delivery: &Delivery<'_>,
+        plugin: &Plugin,
         drafts: Arc<Drafts>,
         requests: Arc<AtomicU32>,
     ) -> Handling {
@@ -193,7 +194,7 @@ impl Running {
             session: waiting.session.clone(),
             home,
             commands: delivery.serving.catalogue.commands(delivery.role).cloned().collect(),
-            grants: self.shared.registry.grants(&delivery.plugin),
+            permissions: plugin.permissions.clone(),
             kv: journal.clone(),
             messages: journal,
             llm: self.shared.llm.clone(),

@@ -5,13 +5,18 @@ use super::{
     bindings::parlour::plugin::directory::Host,
     types::{self, Error},
 };
-use crate::{command, settings};
+use crate::{command, manifest::Permission, settings};
 
 impl Host for State {
     fn commands(&mut self) -> wasmtime::Result<Result<Vec<types::Command>, Error>> {
-        Ok(self
-            .handling()
-            .map(|handling| handling.commands.iter().map(|command| described(command)).collect()))
+        Ok(self.listed())
+    }
+}
+
+impl State {
+    fn listed(&mut self) -> Result<Vec<types::Command>, Error> {
+        self.may(|permissions| permissions.holds(Permission::Directory))?;
+        Ok(self.handling()?.commands.iter().map(|command| described(command)).collect())
     }
 }
 

@@ -10,7 +10,10 @@ use super::{
     error,
     types::{Error, ErrorKind},
 };
-use crate::journal::{self, KeyQuery, Namespace, Read, Stored};
+use crate::{
+    journal::{self, KeyQuery, Namespace, Read, Stored},
+    manifest::Permission,
+};
 
 const KEY: usize = 512;
 const VALUE: usize = 256 * 1024;
@@ -162,7 +165,8 @@ impl State {
         Ok(sum)
     }
 
-    fn namespace(&self, scope: Scope) -> Result<Namespace, Error> {
+    fn namespace(&mut self, scope: Scope) -> Result<Namespace, Error> {
+        self.may(|permissions| permissions.holds(Permission::Kv))?;
         let handling = self.handling()?;
         let scope = match scope {
             Scope::Plugin => journal::Scope::Plugin,

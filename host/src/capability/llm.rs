@@ -2,7 +2,7 @@
 
 pub mod openai;
 
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, atomic::Ordering::Relaxed};
 
 use async_trait::async_trait;
 use wasmtime::component::Resource;
@@ -13,6 +13,7 @@ use super::{
     error,
     types::{Error, ErrorKind},
 };
+use crate::manifest::Permission;
 
 /// Text of one request.
 const REQUEST: usize = 1024 * 1024;
@@ -104,27 +105,10 @@ type Reply<T> = wasmtime::Result<Result<T, Error>>;
 
 impl wit::Host for State {
     async fn ask(&mut self, request: wit::Request) -> Reply<Resource<Answering>> {
-        let backend = match self.handling() {
-            Err(error) => return Ok(Err(error)),
-            Ok(handling) if !handling.grants.llm => {
-                return Ok(Err(error(ErrorKind::Denied, "the grant `llm` is missing")));
-            }
-            Ok(handling) => handling.llm.clone(),
-        };
-        let Some(backend) = backend else {
-            return Ok(Err(error(ErrorKind::Unsupported, "no language model is set up")));
-        };
-        let request = match read(request) {
-            Ok(request) => request,
+        let (backend, request) = match self.admitted(request) {
+            Ok(admitted) => admitted,
             Err(error) => return Ok(Err(error)),
         };
-        let asked = self.handling.as_ref().map(|handling| handling.requests.fetch_add(1, Relaxed));
-        if asked.is_none_or(|asked| asked >= REQUESTS) {
-            return Ok(Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times")));
-        }
-        if self.work.answering >= OPEN {
-            return Ok(Err(error(ErrorKind::TooLarge, "at most 8 answers are open at once; drop one")));
-        }
         match backend.ask(request).await {
             Ok(answer) => {
                 self.work.answering += 1;
@@ -132,6 +116,24 @@ impl wit::Host for State {
             }
             Err(failure) => Ok(Err(told(&failure))),
         }
+    }
+}
+
+impl State {
+    /// A request that may be made, and of whom.
+    fn admitted(&mut self, request: wit::Request) -> Result<(Arc<dyn Backend>, Request), Error> {
+        self.may(|permissions| permissions.holds(Permission::Llm))?;
+        let request = read(request)?;
+        let handling = self.handling()?;
+        let unsupported = || error(ErrorKind::Unsupported, "no language model is set up");
+        let backend = handling.llm.clone().ok_or_else(unsupported)?;
+        if handling.requests.fetch_add(1, Relaxed) >= REQUESTS {
+            return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
+        }
+        if self.work.answering >= OPEN {
+            return Err(error(ErrorKind::TooLarge, "at most 8 answers are open at once; drop one"));
+        }
+        Ok((backend, request))
     }
 }
 

@@ -12,6 +12,7 @@ use crate::{
     effect::{self, Effect, EffectId},
     id::{AgentName, EventId, PluginName, RoomId, UserId},
     journal::{self, Known, Named},
+    manifest::Permission,
     settings::Role,
 };
 
@@ -79,6 +80,7 @@ impl Host for State {
 
 impl State {
     fn queue_send(&mut self, to: Target, body: Body) -> Result<u32, Error> {
+        self.may(|permissions| permissions.holds(Permission::Outbox))?;
         let body = checked(body)?;
         let here = matches!(to, Target::Here);
         let to = self.resolve(to)?;
@@ -92,6 +94,7 @@ impl State {
     }
 
     async fn queue_edit(&mut self, message: MessageRef, body: Body) -> Result<u32, Error> {
+        self.may(|permissions| permissions.holds(Permission::Outbox))?;
         let body = checked(body)?;
         let About { to, message, own } = self.about(message).await?;
         if !own {
@@ -101,6 +104,7 @@ impl State {
     }
 
     async fn queue_reaction(&mut self, message: MessageRef, key: String) -> Result<u32, Error> {
+        self.may(|permissions| permissions.holds(Permission::Outbox))?;
         if key.is_empty() || key.len() > NAME {
             return Err(error(ErrorKind::Invalid, "a reaction is one emoji, or a short text"));
         }
@@ -117,6 +121,7 @@ impl State {
     }
 
     async fn queue_redaction(&mut self, message: MessageRef, reason: Option<String>) -> Result<u32, Error> {
+        self.may(|permissions| permissions.holds(Permission::Outbox))?;
         let About { to, message, own } = self.about(message).await?;
         if !own {
             return Err(not_ours());
@@ -157,11 +162,8 @@ impl State {
     }
 
     fn queue_home(&mut self, to: Target) -> Result<u32, Error> {
-        let handling = self.handling()?;
-        if !handling.grants.home {
-            return Err(error(ErrorKind::Denied, "the grant `home` is missing"));
-        }
-        if handling.role != Role::Admin {
+        self.may(|permissions| permissions.holds(Permission::Home))?;
+        if self.handling()?.role != Role::Admin {
             return Err(error(ErrorKind::Denied, "only an admin can set the home"));
         }
         match self.resolve(to)? {
@@ -187,28 +189,25 @@ impl State {
         self.work.effects.get_mut(ordinal as usize).ok_or_else(|| not_a_message(ordinal))
     }
 
-    fn resolve(&self, to: Target) -> Result<effect::Target, Error> {
-        let handling = self.handling()?;
+    fn resolve(&mut self, to: Target) -> Result<effect::Target, Error> {
         match to {
-            Target::Here => Ok(effect::Target::Place(handling.here())),
+            Target::Here => Ok(effect::Target::Place(self.handling()?.here())),
             Target::Home => {
-                let home = handling.home.clone();
+                let home = self.handling()?.home.clone();
                 home.map(effect::Target::Place).ok_or_else(|| error(ErrorKind::NotFound, "no home is set"))
             }
             Target::Room(room) => {
                 let room =
                     RoomId::parse(room).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
-                if room != handling.event.room.id && !handling.grants.room(&room) {
-                    return Err(error(ErrorKind::Denied, "that room is not granted"));
+                if room != self.handling()?.event.room.id {
+                    self.may(|permissions| permissions.room(&room))?;
                 }
                 Ok(effect::Target::Place(effect::Place { room, thread: None }))
             }
             Target::Direct(user) => {
                 let user =
                     UserId::parse(user).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
-                if !handling.grants.person(&user) {
-                    return Err(error(ErrorKind::Denied, "that person is not granted"));
-                }
+                self.may(|permissions| permissions.person(&user))?;
                 Ok(effect::Target::Direct(user))
             }
         }
@@ -242,7 +241,9 @@ impl State {
         let here = &handling.event.room.id;
         let (room, own) = match known {
             Some(known) if known.by.as_ref() == Some(&handling.plugin) => (known.room, true),
-            Some(known) if known.room == *here || handling.grants.room(&known.room) => (known.room, false),
+            Some(known) if known.room == *here || handling.permissions.room(&known.room).is_ok() => {
+                (known.room, false)
+            }
             None if handling.mentions(&id) => (here.clone(), false),
             // A message of a room that is not granted is told apart from none by nobody.
             Some(_) | None => return Err(error(ErrorKind::NotFound, "the agent knows no such event")),

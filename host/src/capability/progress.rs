@@ -6,7 +6,7 @@ use super::{
     outbox::{checked, is_blank},
     types::{Body, Error},
 };
-use crate::effect;
+use crate::{effect, manifest::Permission};
 
 /// Where drafts go. It returns at once and sends at its own pace.
 pub trait Sink: Send + Sync {
@@ -16,12 +16,17 @@ pub trait Sink: Send + Sync {
 
 impl Host for State {
     fn draft(&mut self, body: Body) -> wasmtime::Result<Result<(), Error>> {
-        Ok(self.handling().and_then(|handling| {
-            // The first words of a model are often white space: there is nothing to show yet.
-            if !is_blank(&body) {
-                handling.drafts.show(checked(body)?);
-            }
-            Ok(())
-        }))
+        Ok(self.show(body))
+    }
+}
+
+impl State {
+    fn show(&mut self, body: Body) -> Result<(), Error> {
+        self.may(|permissions| permissions.holds(Permission::Progress))?;
+        // The first words of a model are often white space: there is nothing to show yet.
+        if !is_blank(&body) {
+            self.handling()?.drafts.show(checked(body)?);
+        }
+        Ok(())
     }
 }

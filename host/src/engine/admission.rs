@@ -1,10 +1,16 @@
 //! What a component is, read from its bytes before anything is compiled.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use wasmparser::{Encoding, Parser, Payload};
 
-use crate::notice::escaped;
+use crate::{
+    kept,
+    lock::{Beyond, Locked},
+    manifest::{Asks, Manifest},
+    notice::escaped,
+    package,
+};
 
 /// The contract that this host speaks.
 pub const CONTRACT: &str = "parlour:plugin";
@@ -27,9 +33,11 @@ const WASI: [&str; 8] = [
 /// Names are looked at up to here.
 const NAME: usize = 200;
 
-/// What a component imports and exports, by name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// What a component says of itself, and what it imports and exports, by name.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Surface {
+    /// What it says of itself, if it does.
+    pub manifest: Option<Manifest>,
     /// Interfaces, such as `parlour:plugin/outbox@0.1.0`.
     pub imports: Vec<String>,
     /// Interfaces, such as `parlour:plugin/commands@0.1.0`.
@@ -86,15 +94,67 @@ pub enum Refused {
     /// It declares something that cannot be used.
     #[error("{0}")]
     Declaration(String),
+    /// It goes beyond what was agreed to.
+    #[error(
+        "it waits until you agree: {}; `parlour plugin add` shows it and asks",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Beyond(Vec<Beyond>),
     /// The host's own trouble.
     #[error("{0}")]
     Host(String),
 }
 
 impl Refused {
-    /// The same file may be taken at another time: the host was in trouble, or the plugin too slow.
+    /// The same file may be taken at another time: the host was in trouble, the plugin too slow, or nobody has agreed
+    /// yet.
     pub fn may_change(&self) -> bool {
-        matches!(self, Self::Host(_) | Self::Slow(_))
+        matches!(self, Self::Host(_) | Self::Slow(_) | Self::Beyond(_))
+    }
+
+    /// It waits for somebody to agree, and is as good as any other.
+    pub fn waits(&self) -> bool {
+        matches!(self, Self::Beyond(_))
+    }
+}
+
+/// A component that could be a plugin of this host, as far as its bytes tell.
+pub struct Candidate {
+    /// The component.
+    pub bytes: Arc<[u8]>,
+    /// SHA-256 of it, in hexadecimal.
+    pub digest: String,
+    /// What it says of itself.
+    pub surface: Surface,
+}
+
+impl Candidate {
+    /// Reads a component of at most so many bytes.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn read(bytes: Arc<[u8]>, limit: usize) -> Result<Self, Refused> {
+        if bytes.len() > limit {
+            return Err(Refused::TooLarge {
+                size: bytes.len().div_ceil(1024 * 1024),
+                limit: limit / (1024 * 1024),
+            });
+        }
+        let surface = surface(&bytes)?;
+        surface.admit()?;
+        Ok(Self { digest: kept::digest(&bytes), bytes, surface })
+    }
+
+    /// What is to be agreed to.
+    #[must_use]
+    pub fn offered(&self) -> Locked {
+        let manifest = self.surface.manifest.as_ref();
+        Locked {
+            digest: self.digest.clone(),
+            version: manifest.map(|manifest| manifest.version.clone()),
+            source: None,
+            asks: self.surface.asks(),
+        }
     }
 }
 
@@ -118,6 +178,12 @@ pub fn surface(bytes: &[u8]) -> Result<Surface, Refused> {
             }
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::CustomSection(section) if depth == 0 && section.name() == package::SECTION => {
+                let manifest = package::read(section.data()).map_err(Refused::Declaration)?;
+                if surface.manifest.replace(manifest).is_some() {
+                    return Err(Refused::Declaration("it has two manifests".into()));
+                }
+            }
             Payload::ComponentImportSection(imports) if depth == 0 => {
                 for import in imports {
                     surface.imports.push(shown(import.map_err(|error| broken(&error))?.name.name));
@@ -147,10 +213,20 @@ impl Surface {
                 return Err(Refused::Version(version.to_owned()));
             }
         }
+        let made_for = self.manifest.as_ref().and_then(|manifest| manifest.contract.as_ref());
+        if let Some(version) = made_for.map(ToString::to_string).filter(|version| !compatible(version)) {
+            return Err(Refused::Version(version));
+        }
         if !["commands", "messages", "members"].iter().any(|interface| self.handles(interface)) {
             return Err(Refused::NothingHandled);
         }
         Ok(())
+    }
+
+    /// What it asks for.
+    #[must_use]
+    pub fn asks(&self) -> Asks {
+        self.manifest.as_ref().map_or_else(Asks::unsaid, |manifest| manifest.asks.clone())
     }
 
     /// Whether it exports one of our interfaces.
@@ -208,7 +284,7 @@ mod tests {
             "parlour:plugin/rockets@0.1.0",
             "acme:rockets/launch",
         ];
-        let surface = Surface { imports: imports.map(Into::into).into(), exports: vec![] };
+        let surface = Surface { imports: imports.map(Into::into).into(), ..Surface::default() };
         let strangers: Vec<_> = surface.strangers().map(String::as_str).collect();
         assert_eq!(strangers, [imports[0], imports[2], imports[4], imports[5]]);
     }
@@ -220,9 +296,10 @@ mod tests {
         assert_eq!(surface(b"\0asm\x01\0\0\0"), Err(Refused::CoreModule));
         let empty = surface(b"\0asm\x0d\0\x01\0").unwrap();
         assert_eq!(empty.admit(), Err(Refused::NothingHandled));
-        let other = Surface { imports: vec![], exports: vec!["parlour:plugin/commands@0.2.0".into()] };
+        let exporting = |name: &str| Surface { exports: vec![name.into()], ..Surface::default() };
+        let other = exporting("parlour:plugin/commands@0.2.0");
         assert_eq!(other.admit(), Err(Refused::Version("0.2.0".into())));
-        let newer = Surface { imports: vec![], exports: vec!["parlour:plugin/commands@0.1.3".into()] };
+        let newer = exporting("parlour:plugin/commands@0.1.3");
         assert_eq!(newer.admit(), Ok(()));
     }
 }

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::{Settings, homeserver};
+use crate::mistake;
 
 /// Settings that cannot be used: one line with file, line and column.
 #[derive(Debug, thiserror::Error)]
@@ -90,7 +91,7 @@ fn overridden(table: &toml::Table, overrides: &[(String, String)]) -> Result<Set
     one_as_text.or_else(|| take(&|_| true).ok()).ok_or_else(|| {
         let names: Vec<_> = overrides.iter().map(|(key, _)| format!("PARLOUR_{key}")).collect();
         let place = format!("environment ({})", names.join(", "));
-        SettingsError::Invalid { place, reason: reason(first.message()) }
+        SettingsError::Invalid { place, reason: mistake::reason(first.message()) }
     })
 }
 
@@ -169,39 +170,8 @@ fn set(table: &mut toml::Table, path: &str, value: &str, as_text: bool) {
 }
 
 fn invalid(name: &str, text: &str, error: &toml::de::Error) -> SettingsError {
-    let before = error.span().map_or("", |span| text.get(..span.start).unwrap_or(text));
-    let line = before.matches('\n').count() + 1;
-    let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-    SettingsError::Invalid { place: format!("{name}:{line}:{column}"), reason: reason(error.message()) }
-}
-
-/// serde's "unknown field `x`, expected one of …", with the nearest one in place of the list.
-fn reason(message: &str) -> String {
-    let message = message.lines().collect::<Vec<_>>().join(" ");
-    // serde's words for what TOML calls otherwise.
-    let (wrong, expected) = message.split_once(", expected ").unwrap_or((&message, ""));
-    let expected = match expected {
-        "a sequence" => "a list such as [\"…\"]",
-        "a map" => "a table",
-        _ if expected.starts_with("struct ") => "a table with a name of its own, such as [agents.helper]",
-        _ => "",
-    };
-    if !expected.is_empty() {
-        return format!("{wrong}, expected {expected}");
-    }
-    let Some(rest) = message.strip_prefix("unknown field `") else { return message };
-    let mut names = rest.split('`').step_by(2);
-    let Some(unknown) = names.next() else { return message };
-    let known: Vec<&str> = names.filter(|name| !name.is_empty()).collect();
-    let nearest = known
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(unknown, name), name))
-        .min()
-        .filter(|(distance, name)| *distance <= name.len().div_ceil(2));
-    match nearest {
-        Some((_, name)) => format!("unknown setting `{unknown}`; did you mean `{name}`?"),
-        None => format!("unknown setting `{unknown}`; known here: {}", known.join(", ")),
-    }
+    let (place, reason) = mistake::of(name, text, error);
+    SettingsError::Invalid { place, reason }
 }
 
 #[cfg(test)]

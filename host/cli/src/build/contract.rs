@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-use super::manifest::Interface;
+use parlour::manifest::Interface;
 
 /// Names of files, and their texts.
 pub type Files = &'static [(&'static str, &'static str)];

@@ -3,10 +3,10 @@
 use std::{fs, path::Path, process::Command};
 
 use anyhow::Result;
+use parlour::manifest::Manifest;
 
 use super::{
     contract::{Files, WIT, WORLD, embedded, world, write_all},
-    manifest::Manifest,
     tool::Tool,
 };
 

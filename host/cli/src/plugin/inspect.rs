@@ -7,7 +7,14 @@ use std::{
 };
 
 use anyhow::{Context, anyhow};
-use parlour::engine::admission::{self, CONTRACT, Refused, Surface};
+use parlour::{
+    engine::{
+        admission::{self, CONTRACT, Refused, Surface},
+        limits::Limits,
+    },
+    manifest::{Asks, Manifest},
+    source::Source,
+};
 
 /// What an interface means for the person who reads it.
 fn meaning(interface: &str) -> &'static str {
@@ -15,10 +22,10 @@ fn meaning(interface: &str) -> &'static str {
         "commands" => "has commands that people type",
         "messages" => "answers messages that are no commands",
         "members" => "is told who comes and goes",
-        "outbox" => "sends, edits and removes messages, reacts, and names a home (with the grant `home`)",
+        "outbox" => "sends, edits and removes messages, reacts, and names a home",
         "kv" => "remembers things of its own",
         "progress" => "shows a draft while it works",
-        "llm" => "asks the language model (with the grant `llm`)",
+        "llm" => "asks the language model",
         "directory" => "sees the commands that a person may use",
         _ => "something that this version does not know",
     }
@@ -40,13 +47,14 @@ fn wasi(name: &str) -> &'static str {
     }
 }
 
-/// Prints what a component exports and imports.
+/// Prints what a component says of itself, asks for, exports and imports.
 ///
 /// # Errors
 /// One line, where this host cannot load it.
 pub fn inspect(file: &Path) -> anyhow::Result<()> {
     let refused = |refused: Refused| anyhow!("{}: {refused}", file.display());
-    let bytes = std::fs::read(file).with_context(|| file.display().to_string())?;
+    let source = Source::folder(file).unwrap_or_else(|| Source::file(file));
+    let bytes = source.load(Limits::default().component).map_err(anyhow::Error::msg)?;
     let surface = admission::surface(&bytes).map_err(refused)?;
     let mut report =
         format!("{}  {} KiB\n{}", file.display(), bytes.len().div_ceil(1024), describe(&surface));
@@ -66,8 +74,13 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
     }
 }
 
-fn describe(surface: &Surface) -> String {
-    let mut lines = vec!["\nIt exports:".to_owned()];
+/// What it says of itself, asks for, exports and imports.
+pub fn describe(surface: &Surface) -> String {
+    let unsaid = Asks::unsaid();
+    let asks = surface.manifest.as_ref().map_or(&unsaid, |manifest| &manifest.asks);
+    let mut lines = about(surface.manifest.as_ref());
+    lines.extend(asked(asks));
+    lines.push("\nIt exports:".to_owned());
     for name in &surface.exports {
         lines.push(match admission::ours(name) {
             Some((interface, version)) => format!("  {interface:<12}{}{}", meaning(interface), of(version)),
@@ -83,7 +96,9 @@ fn describe(surface: &Surface) -> String {
         match admission::ours(name) {
             Some(("types", _)) => {}
             Some((interface, version)) => {
-                lines.push(format!("  {interface:<12}{}{}", meaning(interface), of(version)));
+                let asked = asks.iter().any(|(permission, _)| permission.to_string() == interface);
+                let denied = if asked { "" } else { "  (not asked for: denied)" };
+                lines.push(format!("  {interface:<12}{}{}{denied}", meaning(interface), of(version)));
             }
             None => {
                 let package = name.split('/').next().unwrap_or(name);
@@ -94,6 +109,32 @@ fn describe(surface: &Surface) -> String {
     lines.extend(packages.into_iter().map(|(package, meaning)| format!("  {package:<18}{meaning}")));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// Who it is, as it says.
+fn about(manifest: Option<&Manifest>) -> Vec<String> {
+    let Some(manifest) = manifest else { return vec!["\nIt has no manifest.".into()] };
+    let more: Vec<&str> =
+        [&manifest.license, &manifest.homepage].into_iter().flatten().map(String::as_str).collect();
+    let mut lines = vec![format!("\n{} {}: {}", manifest.name, manifest.version, manifest.description)];
+    lines.extend((!more.is_empty()).then(|| more.join("  ")));
+    lines
+}
+
+/// What it asks for, and why.
+fn asked(asks: &Asks) -> Vec<String> {
+    let mut lines = vec!["\nIt asks to:".to_owned()];
+    for (permission, ask) in asks.iter() {
+        let granted = if permission.is_free() { "" } else { "  (needs a grant)" };
+        lines.push(format!("  {:<12}{}{granted}", permission.to_string(), permission.meaning()));
+        if !ask.reason.is_empty() {
+            lines.push(format!("              \u{201c}{}\u{201d}", ask.reason));
+        }
+    }
+    if lines.len() == 1 {
+        lines.push("  do nothing at all".into());
+    }
+    lines
 }
 
 fn of(version: &str) -> String {

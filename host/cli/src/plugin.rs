@@ -1,0 +1,74 @@
+//! `parlour plugin`: what plugins are, what they ask for, and what they may do.
+
+mod add;
+mod edit;
+mod inspect;
+mod list;
+mod remove;
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use clap::{Args, Subcommand};
+use parlour::{
+    lock::LockFile,
+    settings::{self, Settings},
+};
+
+#[derive(Subcommand)]
+pub enum Plugin {
+    /// Show in plain words what a component asks for, exports and imports
+    #[command(after_help = "Example: parlour plugin inspect echo.wasm")]
+    Inspect {
+        /// A component, such as echo.wasm, or a folder with a plugin.toml and one
+        file: PathBuf,
+    },
+    /// Show what a plugin asks for, agree or not, and put it into the plugin folder
+    ///
+    /// On a terminal it asks. In a script, each thing that needs a grant is named: --grant llm, or --deny llm.
+    #[command(
+        after_help = "Example: parlour plugin add weather.wasm --grant llm --grant rooms=!abc:example.org"
+    )]
+    Add(add::Options),
+    /// List the plugins, what they may do, and which wait for somebody to agree
+    #[command(after_help = "Example: parlour plugin list --json")]
+    List(list::Options),
+    /// Remove a plugin, what was granted to it and what was agreed to
+    #[command(after_help = "Example: parlour plugin remove weather")]
+    Remove(remove::Options),
+}
+
+/// The settings that are read and changed.
+#[derive(Args)]
+pub struct Config {
+    /// The settings
+    #[arg(short, long, default_value = "parlour.toml")]
+    config: PathBuf,
+}
+
+/// Does it.
+pub fn plugin(command: Plugin) -> anyhow::Result<()> {
+    match command {
+        Plugin::Inspect { file } => inspect::inspect(&file),
+        Plugin::Add(options) => add::add(&options),
+        Plugin::List(options) => list::list(&options),
+        Plugin::Remove(options) => remove::remove(&options),
+    }
+}
+
+impl Config {
+    fn load(&self) -> anyhow::Result<(Settings, LockFile)> {
+        let file = &self.config;
+        if !file.try_exists().with_context(|| file.display().to_string())? {
+            bail!("there is no {}; `parlour run` says what to write", file.display());
+        }
+        let settings = settings::load(file)?;
+        let lock = LockFile::open(lock_of(file)).map_err(anyhow::Error::msg)?;
+        Ok((settings, lock))
+    }
+}
+
+/// Where it is written what was agreed to.
+pub fn lock_of(settings: &Path) -> PathBuf {
+    settings.with_file_name("parlour.lock")
+}

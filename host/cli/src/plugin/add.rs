@@ -1,0 +1,270 @@
+//! `parlour plugin add`: what a plugin asks for is shown, and granted or not, before anything of it runs.
+
+use std::{
+    fs,
+    io::{IsTerminal as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use clap::Args;
+use inquire::{Confirm, Text};
+use parlour::{
+    engine::{
+        admission::{Candidate, Refused},
+        limits::Limits,
+    },
+    id::{PluginName, RoomId, UserId},
+    lock::{Beyond, Locked},
+    manifest::{Asks, Permission},
+    settings::{Grants, Settings},
+    source::Source,
+};
+
+use super::{Config, edit, inspect};
+
+#[derive(Args)]
+pub struct Options {
+    /// A component, such as weather.wasm, or a folder with a plugin.toml and one
+    file: PathBuf,
+    #[command(flatten)]
+    config: Config,
+    /// What it is called here; by default as it calls itself
+    #[arg(long)]
+    name: Option<PluginName>,
+    /// Grant this: home, llm, rooms=!ID or people=@ID; may be given again
+    #[arg(long, value_name = "WHAT")]
+    grant: Vec<Grant>,
+    /// Do not grant this, and do not ask
+    #[arg(long, value_name = "WHAT")]
+    deny: Vec<Grant>,
+    /// Take a version that is older than the one that was agreed to
+    #[arg(long)]
+    downgrade: bool,
+}
+
+/// `llm`, or `rooms=!abc:example.org`.
+#[derive(Clone)]
+struct Grant {
+    permission: Permission,
+    /// A room or a person.
+    whom: Option<String>,
+}
+
+impl std::str::FromStr for Grant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, whom) = text.split_once('=').map_or((text, None), |(name, whom)| (name, Some(whom)));
+        let permission = NEED_A_GRANT.into_iter().find(|permission| permission.to_string() == name);
+        let known = NEED_A_GRANT.map(|permission| permission.to_string()).join(", ");
+        let permission = permission.ok_or_else(|| format!("it is none of {known}"))?;
+        Ok(Self { permission, whom: whom.map(str::to_owned) })
+    }
+}
+
+const NEED_A_GRANT: [Permission; 4] =
+    [Permission::Home, Permission::Rooms, Permission::People, Permission::Llm];
+
+/// Shows it, asks, and puts it where it serves.
+pub fn add(options: &Options) -> anyhow::Result<()> {
+    let (settings, lock) = options.config.load()?;
+    let source = Source::folder(&options.file).unwrap_or_else(|| Source::file(&options.file));
+    let limit = Limits::default().component;
+    let bytes = source.load(limit).map_err(anyhow::Error::msg)?;
+    let refused = |refused: Refused| anyhow!("{}: {refused}", options.file.display());
+    let candidate = Candidate::read(bytes.into(), limit).map_err(refused)?;
+    let strangers: Vec<String> = candidate.surface.strangers().cloned().collect();
+    ensure!(strangers.is_empty(), refused(Refused::Imports(strangers)));
+    let name = name(options, &settings, &candidate)?;
+    let place = place(&settings, &name, &source.component)?;
+
+    print(&inspect::describe(&candidate.surface));
+    let offered = candidate.offered();
+    let agreed = lock.read().map_err(anyhow::Error::msg)?.plugins.remove(&name);
+    let beyond = agreed.as_ref().map(|agreed| agreed.beyond(&offered)).unwrap_or_default();
+    let older = beyond.iter().find(|beyond| !matches!(beyond, Beyond::Asks(_)));
+    if let Some(older) = older.filter(|_| !options.downgrade) {
+        bail!("{}: {older}; --downgrade takes it all the same", options.file.display());
+    }
+    for new in &beyond {
+        print(&format!("New: {new}.\n"));
+    }
+
+    let nothing = Grants::default();
+    let before = settings.plugins.get(&name).map_or(&nothing, |plugin| &plugin.grants);
+    let decided = decide(options, &offered.asks, before)?;
+    let granted = decided.len();
+    if !decided.is_empty() {
+        edit::grants(&options.config.config, &name, |table| {
+            for grant in decided {
+                let key = grant.permission.to_string();
+                match grant.whom {
+                    Some(whom) => edit::append(table, &key, &whom),
+                    None => drop(table.insert(&key, toml_edit::value(true))),
+                }
+            }
+        })?;
+    }
+    let from = options.file.display().to_string();
+    let entry = Locked { source: Some(from), ..offered };
+    lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry))).map_err(anyhow::Error::msg)?;
+    put(&candidate.bytes, &source.component, &place)?;
+    print(&format!("\nplugin {name}: {}\n", place.display()));
+    if granted > 0 {
+        print("What was granted holds when `parlour run` starts again.\n");
+    }
+    let serves = |listed: &String| *listed == "*" || listed == name.as_str();
+    if !settings.agents.values().any(|agent| agent.plugins.iter().any(serves)) {
+        print(&format!("No agent lists it yet: add \"{name}\" to its `plugins`.\n"));
+    }
+    Ok(())
+}
+
+/// As somebody says, or as its file is called where that serves already, or as it calls itself.
+fn name(options: &Options, settings: &Settings, candidate: &Candidate) -> anyhow::Result<PluginName> {
+    if let Some(name) = &options.name {
+        return Ok(name.clone());
+    }
+    let file = &options.file;
+    let serves = file.parent().is_some_and(|parent| same(parent, &settings.plugin_folder));
+    let said = candidate.surface.manifest.as_ref().map(|manifest| manifest.name.clone());
+    match said.filter(|_| !serves) {
+        Some(name) => Ok(name),
+        None => {
+            let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+            PluginName::parse(&stem).map_err(|error| anyhow!("{error}; say --name NAME"))
+        }
+    }
+}
+
+/// Where the plugin goes.
+fn place(settings: &Settings, name: &PluginName, component: &Path) -> anyhow::Result<PathBuf> {
+    let place = settings.plugin_folder.join(format!("{name}.wasm"));
+    // A folder with a manifest stays one, where it already serves.
+    let packed =
+        component.parent().is_some_and(|parent| same(parent, &settings.plugin_folder.join(name.as_str())));
+    match settings.plugins.get(name).and_then(|plugin| plugin.source.as_ref()) {
+        Some(source) if !same(source, component) => {
+            bail!("plugins.{name}.source names another file, {}", source.display())
+        }
+        None if !packed => Ok(place),
+        _ => Ok(component.to_owned()),
+    }
+}
+
+/// Whether two paths are one file.
+fn same(one: &Path, other: &Path) -> bool {
+    matches!((one.canonicalize(), other.canonicalize()), (Ok(one), Ok(other)) if one == other)
+}
+
+/// What is newly granted: of all that is asked for and was not granted before.
+fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec<Grant>> {
+    for grant in options.grant.iter().chain(&options.deny) {
+        ensure!(asks.has(grant.permission), "--grant: it does not ask for {}", grant.permission);
+    }
+    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    let mut decided = Vec::new();
+    let mut open = Vec::new();
+    for (permission, _) in asks.iter().filter(|(permission, _)| !permission.is_free()) {
+        let named = |grants: &[Grant]| {
+            let grants = grants.iter().filter(|grant| grant.permission == permission);
+            grants.cloned().collect::<Vec<_>>()
+        };
+        let granted = named(&options.grant);
+        if !granted.is_empty() {
+            decided.extend(granted);
+        } else if !named(&options.deny).is_empty() || has(before, permission) {
+        } else if terminal {
+            decided.extend(ask(permission)?);
+        } else {
+            open.push(permission);
+        }
+    }
+    if let [first, ..] = open[..] {
+        let open: Vec<_> = open.iter().map(ToString::to_string).collect();
+        bail!(
+            "it asks for {}, which nobody has granted or denied; say --grant {first}{} or --deny {first}",
+            open.join(", "),
+            example(first)
+        );
+    }
+    for grant in &decided {
+        check(grant)?;
+    }
+    if terminal && decided.is_empty() && !Confirm::new("Add it?").with_default(true).prompt()? {
+        bail!("it was not added");
+    }
+    Ok(decided)
+}
+
+fn has(grants: &Grants, permission: Permission) -> bool {
+    match permission {
+        Permission::Home => grants.home,
+        Permission::Llm => grants.llm,
+        Permission::Rooms => !grants.rooms.is_empty(),
+        Permission::People => !grants.people.is_empty(),
+        Permission::Outbox | Permission::Kv | Permission::Progress | Permission::Directory => true,
+    }
+}
+
+fn example(permission: Permission) -> &'static str {
+    match permission {
+        Permission::Rooms => "=!abc:example.org",
+        Permission::People => "=@alice:example.org",
+        _ => "",
+    }
+}
+
+/// Whether what is granted is something.
+fn check(grant: &Grant) -> anyhow::Result<()> {
+    let whom = grant.whom.as_deref();
+    let fits = match grant.permission {
+        Permission::Rooms => whom.is_some_and(|room| room == "*" || RoomId::parse(room).is_ok()),
+        Permission::People => {
+            whom.is_some_and(|user| user == "*" || user.starts_with("*:") || UserId::parse(user).is_ok())
+        }
+        _ => whom.is_none(),
+    };
+    ensure!(
+        fits,
+        "--grant {}: say --grant {}{}",
+        grant.permission,
+        grant.permission,
+        example(grant.permission)
+    );
+    Ok(())
+}
+
+/// Asks the person at the terminal.
+fn ask(permission: Permission) -> anyhow::Result<Vec<Grant>> {
+    let question = format!("May it {}?", permission.meaning());
+    if !Confirm::new(&question).with_default(false).prompt()? {
+        return Ok(vec![]);
+    }
+    if example(permission).is_empty() {
+        return Ok(vec![Grant { permission, whom: None }]);
+    }
+    let which = Text::new("Which? Ids with spaces between, or * for all").prompt()?;
+    let grants = which.split_whitespace().map(|whom| Grant { permission, whom: Some(whom.to_owned()) });
+    Ok(grants.collect())
+}
+
+/// Puts the component where it serves, in one step.
+fn put(bytes: &[u8], from: &Path, to: &Path) -> anyhow::Result<()> {
+    if same(from, to) {
+        return Ok(());
+    }
+    let place = || to.display().to_string();
+    let folder = to.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder).with_context(place)?;
+    let mut file = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
+    file.write_all(bytes).with_context(place)?;
+    file.persist(to).with_context(place)?;
+    Ok(())
+}
+
+/// Whoever reads only the beginning has seen enough.
+fn print(text: &str) {
+    drop(std::io::stdout().write_all(text.as_bytes()));
+}

@@ -1,0 +1,134 @@
+//! `parlour plugin list`: the plugins, what they may do, and which wait for somebody to agree.
+
+use std::{
+    collections::BTreeMap,
+    io::{ErrorKind, Write as _},
+};
+
+use anyhow::Context;
+use clap::Args;
+use parlour::{
+    engine::{admission::Candidate, limits::Limits},
+    grant::Permissions,
+    id::PluginName,
+    lock::{Lock, Locked},
+    manifest::Permission,
+    settings::Settings,
+    source::Source,
+};
+use serde::Serialize;
+
+use super::Config;
+
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    config: Config,
+    /// As JSON, for a script
+    #[arg(long)]
+    json: bool,
+}
+
+/// One plugin.
+#[derive(Serialize)]
+struct Entry {
+    name: PluginName,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    /// SHA-256 of what was agreed to, or else of the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    digest: Option<String>,
+    /// What it may do.
+    may: Vec<String>,
+    /// What it asks for and was not granted.
+    missing: Vec<String>,
+    /// Why its file waits for somebody to agree, or is refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    waits: Vec<String>,
+}
+
+/// Prints them.
+pub fn list(options: &Options) -> anyhow::Result<()> {
+    let (settings, lock) = options.config.load()?;
+    let lock = lock.read().map_err(anyhow::Error::msg)?;
+    let entries: Vec<Entry> =
+        sources(&settings).into_iter().map(|(name, source)| entry(&settings, &lock, name, &source)).collect();
+    let text = if options.json {
+        serde_json::to_string_pretty(&entries)? + "\n"
+    } else if entries.is_empty() {
+        format!("There is no plugin in {} yet.\n", settings.plugin_folder.display())
+    } else {
+        entries.iter().map(shown).collect()
+    };
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
+        _ => Ok(()),
+    }
+}
+
+/// Every plugin's files, as the host finds them.
+fn sources(settings: &Settings) -> BTreeMap<PluginName, Source> {
+    let mut sources = BTreeMap::new();
+    for entry in std::fs::read_dir(&settings.plugin_folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let wasm = path.extension().is_some_and(|extension| extension == "wasm");
+        let (name, source) = match Source::folder(&path) {
+            _ if wasm => (path.file_stem(), Some(Source::file(&path))),
+            source => (path.file_name(), source),
+        };
+        if let (Some(Ok(name)), Some(source)) =
+            (name.map(|name| PluginName::parse(name.to_string_lossy())), source)
+        {
+            sources.insert(name, source);
+        }
+    }
+    for (name, plugin) in &settings.plugins {
+        if let Some(path) = &plugin.source {
+            sources.insert(name.clone(), Source::folder(path).unwrap_or_else(|| Source::file(path)));
+        }
+    }
+    sources
+}
+
+fn entry(settings: &Settings, lock: &Lock, name: PluginName, source: &Source) -> Entry {
+    let limit = Limits::default().component;
+    let file: Result<Locked, String> = source.load(limit).and_then(|bytes| {
+        let candidate = Candidate::read(bytes.into(), limit).map_err(|refused| refused.to_string())?;
+        Ok(candidate.offered())
+    });
+    let agreed = lock.plugins.get(&name);
+    let waits = match (&file, agreed) {
+        (Err(reason), _) => vec![reason.clone()],
+        (Ok(offered), Some(agreed)) => agreed.beyond(offered).iter().map(ToString::to_string).collect(),
+        (Ok(_), None) => vec![],
+    };
+    // What serves is what was agreed to, while another waits.
+    let serves = if waits.is_empty() { file.ok() } else { agreed.cloned() };
+    let grants = settings.plugins.get(&name).map(|plugin| plugin.grants.clone()).unwrap_or_default();
+    let asks = serves.as_ref().map(|serves| serves.asks.clone()).unwrap_or_default();
+    let permissions = Permissions::new(asks.clone(), grants);
+    let missing: Vec<Permission> = permissions.missing().collect();
+    let may = asks.iter().map(|(asked, _)| asked).filter(|asked| !missing.contains(asked));
+    Entry {
+        may: may.map(|permission| permission.to_string()).collect(),
+        missing: missing.iter().map(ToString::to_string).collect(),
+        version: serves.as_ref().and_then(|serves| serves.version.as_ref()).map(ToString::to_string),
+        digest: serves.map(|serves| serves.digest),
+        waits,
+        name,
+    }
+}
+
+fn shown(entry: &Entry) -> String {
+    let version = entry.version.as_ref().map_or_else(String::new, |version| format!(" {version}"));
+    let digest = entry.digest.as_deref().and_then(|digest| digest.get(..12)).unwrap_or("nothing serves");
+    let mut text = format!("{}{version}  ({digest})\n", entry.name);
+    for (what, items) in
+        [("may", &entry.may), ("asks for, not granted", &entry.missing), ("its file waits", &entry.waits)]
+    {
+        if !items.is_empty() {
+            text.push_str(&format!("  {what}: {}\n", items.join(", ")));
+        }
+    }
+    text
+}

@@ -1,0 +1,114 @@
+//! What a plugin may do: what it asks for in its manifest, as far as the operator grants it.
+
+use crate::{
+    id::{RoomId, UserId},
+    manifest::{Asks, Permission},
+    settings::Grants,
+};
+
+/// What one plugin may do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Permissions {
+    asks: Asks,
+    grants: Grants,
+}
+
+/// Why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Denied {
+    /// Its manifest says nothing of it.
+    #[error("the plugin does not ask for `{0}`")]
+    NotAsked(Permission),
+    /// The operator has not granted it.
+    #[error("the grant `{0}` is missing")]
+    NotGranted(Permission),
+    /// What was granted is something else.
+    #[error("the grant `{0}` does not have it")]
+    Outside(Permission),
+}
+
+impl Denied {
+    /// What was denied.
+    #[must_use]
+    pub fn permission(self) -> Permission {
+        match self {
+            Self::NotAsked(permission) | Self::NotGranted(permission) | Self::Outside(permission) => {
+                permission
+            }
+        }
+    }
+}
+
+impl Permissions {
+    /// What is asked, as far as it is granted.
+    #[must_use]
+    pub fn new(asks: Asks, grants: Grants) -> Self {
+        Self { asks, grants }
+    }
+
+    /// What is asked and not granted at all.
+    pub fn missing(&self) -> impl Iterator<Item = Permission> {
+        self.asks.iter().map(|(asked, _)| asked).filter(|asked| self.holds(*asked).is_err())
+    }
+
+    /// Whether something holds, at least in part.
+    ///
+    /// # Errors
+    /// [`Denied`] where it is not asked, or not granted at all.
+    pub fn holds(&self, permission: Permission) -> Result<(), Denied> {
+        if !self.asks.has(permission) {
+            return Err(Denied::NotAsked(permission));
+        }
+        let granted = match permission {
+            Permission::Outbox | Permission::Kv | Permission::Progress | Permission::Directory => true,
+            Permission::Home => self.grants.home,
+            Permission::Llm => self.grants.llm,
+            Permission::Rooms => !self.grants.rooms.is_empty(),
+            Permission::People => !self.grants.people.is_empty(),
+        };
+        if granted { Ok(()) } else { Err(Denied::NotGranted(permission)) }
+    }
+
+    /// Whether another room may be written to.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn room(&self, room: &RoomId) -> Result<(), Denied> {
+        self.holds(Permission::Rooms)?;
+        if self.grants.room(room) { Ok(()) } else { Err(Denied::Outside(Permission::Rooms)) }
+    }
+
+    /// Whether a person may be written to.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn person(&self, user: &UserId) -> Result<(), Denied> {
+        self.holds(Permission::People)?;
+        if self.grants.person(user) { Ok(()) } else { Err(Denied::Outside(Permission::People)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Ask;
+
+    #[test]
+    fn what_holds_is_asked_and_granted() {
+        let ask = || Some(Ask { reason: "because".into() });
+        let asks = Asks { outbox: ask(), llm: ask(), rooms: ask(), ..Asks::default() };
+        let grants = Grants { llm: true, home: true, ..Grants::default() };
+        let permissions = Permissions::new(asks.clone(), grants.clone());
+        assert_eq!(permissions.holds(Permission::Outbox), Ok(()));
+        assert_eq!(permissions.holds(Permission::Llm), Ok(()));
+        assert_eq!(permissions.holds(Permission::Kv), Err(Denied::NotAsked(Permission::Kv)));
+        assert_eq!(permissions.holds(Permission::Home), Err(Denied::NotAsked(Permission::Home)));
+        assert_eq!(permissions.missing().collect::<Vec<_>>(), [Permission::Rooms]);
+
+        let room = RoomId::parse("!a:example.org").unwrap();
+        assert_eq!(permissions.room(&room), Err(Denied::NotGranted(Permission::Rooms)));
+        let elsewhere = Grants { rooms: ["!b:example.org".into()].into(), ..grants };
+        let permissions = Permissions::new(asks, elsewhere);
+        assert_eq!(permissions.room(&room), Err(Denied::Outside(Permission::Rooms)));
+    }
+}

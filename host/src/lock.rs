@@ -1,0 +1,220 @@
+//! `parlour.lock`: which plugins were agreed to, by digest, and what they asked for then.
+//!
+//! What is seen for the first time is written down; grants are the operator's, by name, in the settings. From then on
+//! a file that asks for the same or less takes over, and one that asks for more, or is older, waits until somebody
+//! agrees with `parlour plugin add`.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs,
+    io::{ErrorKind, Write as _},
+    path::{Path, PathBuf},
+};
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::PluginName,
+    manifest::{Asks, Permission},
+    mistake,
+};
+
+/// What stands above the entries.
+const HEAD: &str =
+    "# Which plugins were agreed to. `parlour plugin` and the host write it; keep it with parlour.toml.\n";
+
+/// The entries of `parlour.lock`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Lock {
+    /// By name.
+    #[serde(default)]
+    pub plugins: BTreeMap<PluginName, Locked>,
+}
+
+/// What was agreed to of one plugin.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Locked {
+    /// SHA-256 of the file that runs, in hexadecimal.
+    pub digest: String,
+    /// The plugin's own version, where it says one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub version: Option<Version>,
+    /// Where it came from, where `parlour plugin add` brought it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+    /// What it asked for.
+    #[serde(default)]
+    pub asks: Asks,
+}
+
+/// Why a file waits for somebody to agree.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beyond {
+    /// It asks for what it did not ask for before.
+    Asks(Permission),
+    /// It is older than what was agreed to.
+    Older {
+        /// Its version.
+        offered: Version,
+        /// The version that was agreed to.
+        agreed: Version,
+    },
+    /// It says no version any more.
+    Unversioned {
+        /// The version that was agreed to.
+        agreed: Version,
+    },
+}
+
+impl fmt::Display for Beyond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Asks(permission) => write!(f, "it now asks to {} (`{permission}`)", permission.meaning()),
+            Self::Older { offered, agreed } => {
+                write!(f, "it is version {offered}, and {agreed} was agreed to")
+            }
+            Self::Unversioned { agreed } => write!(f, "it says no version, and {agreed} was agreed to"),
+        }
+    }
+}
+
+impl Locked {
+    /// What of a file goes beyond this: nothing where it may take over.
+    #[must_use]
+    pub fn beyond(&self, offered: &Locked) -> Vec<Beyond> {
+        if self.digest == offered.digest {
+            return vec![];
+        }
+        let asked = offered.asks.iter().map(|(permission, _)| permission);
+        let more = asked.filter(|permission| !self.asks.has(*permission)).map(Beyond::Asks);
+        let older = match (&offered.version, &self.version) {
+            (Some(offered), Some(agreed)) if offered < agreed => {
+                Some(Beyond::Older { offered: offered.clone(), agreed: agreed.clone() })
+            }
+            (None, Some(agreed)) => Some(Beyond::Unversioned { agreed: agreed.clone() }),
+            _ => None,
+        };
+        more.chain(older).collect()
+    }
+}
+
+/// The file.
+#[derive(Debug, Clone)]
+pub struct LockFile {
+    path: PathBuf,
+}
+
+impl LockFile {
+    /// `parlour.lock` at this place. It need not be there.
+    ///
+    /// # Errors
+    /// One line that names the place of what is wrong.
+    pub fn open(path: impl Into<PathBuf>) -> Result<Self, String> {
+        let file = Self { path: path.into() };
+        file.read().map(|_| file)
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it says now.
+    ///
+    /// # Errors
+    /// One line that names the place of what is wrong.
+    pub fn read(&self) -> Result<Lock, String> {
+        let name = self.path.display().to_string();
+        match fs::read_to_string(&self.path) {
+            Ok(text) => toml::from_str(&text).map_err(|error| {
+                let (place, reason) = mistake::of(&name, &text, &error);
+                format!("{place}: {reason}")
+            }),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Lock::default()),
+            Err(error) => Err(format!("{name}: {error}")),
+        }
+    }
+
+    /// Changes it, in one step, and one process at a time.
+    ///
+    /// # Errors
+    /// One line: it cannot be read or written.
+    pub fn change(&self, how: impl FnOnce(&mut Lock)) -> Result<(), String> {
+        let place = |error: std::io::Error| format!("{}: {error}", self.path.display());
+        let folder = self.path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let guard = fs::File::open(folder).map_err(place)?;
+        guard.lock().map_err(place)?;
+        let before = self.read()?;
+        let mut lock = before.clone();
+        how(&mut lock);
+        if lock == before && self.path.exists() {
+            return Ok(());
+        }
+        let text = toml::to_string(&lock).map_err(|error| format!("{}: {error}", self.path.display()))?;
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(place)?;
+        file.write_all(format!("{HEAD}{text}").as_bytes()).map_err(place)?;
+        file.as_file().sync_all().map_err(place)?;
+        file.persist(&self.path).map_err(|error| place(error.error))?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::Ask;
+
+    fn locked(digest: &str, version: Option<&str>, llm: bool) -> Locked {
+        let ask = Some(Ask { reason: "because".into() });
+        let asks = Asks { outbox: ask.clone(), llm: ask.filter(|_| llm), ..Asks::default() };
+        Locked {
+            digest: digest.into(),
+            version: version.map(|text| text.parse().unwrap()),
+            source: None,
+            asks,
+        }
+    }
+
+    #[test]
+    fn the_same_or_less_takes_over_and_more_or_older_waits() {
+        let agreed = locked("a", Some("1.2.0"), false);
+        let beyond = |offered: &Locked| {
+            agreed.beyond(offered).iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(beyond(&locked("b", Some("1.2.0"), false)), "");
+        assert_eq!(
+            beyond(&locked("b", Some("1.3.0"), true)),
+            "it now asks to ask the language model (`llm`)"
+        );
+        assert_eq!(
+            beyond(&locked("b", Some("1.1.9"), false)),
+            "it is version 1.1.9, and 1.2.0 was agreed to"
+        );
+        assert_eq!(beyond(&locked("b", None, false)), "it says no version, and 1.2.0 was agreed to");
+        assert_eq!(beyond(&locked("a", None, true)), "", "what was agreed to is agreed to");
+        assert!(locked("a", None, true).beyond(&locked("b", None, false)).is_empty());
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = LockFile::open(folder.path().join("parlour.lock")).unwrap();
+        assert_eq!(file.read(), Ok(Lock::default()));
+        let entry = locked("a", Some("1.2.0"), true);
+        file.change(|lock| drop(lock.plugins.insert("weather".parse().unwrap(), entry.clone()))).unwrap();
+        assert_eq!(file.read().unwrap().plugins.into_values().collect::<Vec<_>>(), [entry]);
+        let text = fs::read_to_string(file.path()).unwrap();
+        assert!(text.contains("[plugins.weather.asks.llm]\nreason = \"because\"\n"), "{text}");
+
+        fs::write(file.path(), "[plugins.weather]\ndigets = \"a\"\n").unwrap();
+        let error = LockFile::open(file.path()).unwrap_err();
+        assert!(
+            error.ends_with("parlour.lock:2:1: unknown setting `digets`; did you mean `digest`?"),
+            "{error}"
+        );
+    }
+}

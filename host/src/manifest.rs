@@ -1,0 +1,277 @@
+//! What a plugin says of itself: `plugin.toml` as values.
+//!
+//! It tells who the plugin is, what it asks for and why, which settings it understands, and the limits it wants. It
+//! grants nothing. In a component it stands in a custom section of its own, so that a plugin is one file
+//! ([`crate::package`]).
+
+use std::fmt;
+
+use semver::Version;
+use serde::{Deserialize, Serialize};
+
+use crate::{id::PluginName, mistake};
+
+/// A text of a manifest is shown to people, and fits into a line of theirs.
+const LINE: usize = 300;
+
+/// `plugin.toml`.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// What it calls itself. What it is called here is its file's name.
+    pub name: PluginName,
+    /// Its own version (semver).
+    pub version: Version,
+    /// What it does, in a line.
+    pub description: String,
+    /// An SPDX expression.
+    pub license: Option<String>,
+    /// Where more is to be read.
+    pub homepage: Option<String>,
+    /// The version of the contract that it was made for.
+    pub contract: Option<Version>,
+    /// The file that has the handlers; not for Rust.
+    pub main: Option<String>,
+    /// The interfaces that it exports; not for Rust.
+    #[serde(default)]
+    pub handles: Vec<Interface>,
+    /// What it asks for.
+    #[serde(default = "Asks::unsaid")]
+    pub asks: Asks,
+    /// A JSON Schema of its settings, `plugins.NAME.config`.
+    #[serde(default)]
+    pub config: Option<toml::Table>,
+}
+
+/// An interface that a plugin may export.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "as in wit/")]
+pub enum Interface {
+    Commands,
+    Messages,
+    Members,
+}
+
+impl Interface {
+    /// As in `wit/`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Commands => "commands",
+            Self::Messages => "messages",
+            Self::Members => "members",
+        }
+    }
+}
+
+/// What a plugin asks for. What it does not ask for answers `denied`, whatever was granted.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Asks {
+    /// Answer where it was asked. Granted to all that ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub outbox: Option<Ask>,
+    /// Remember things of its own. Granted to all that ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kv: Option<Ask>,
+    /// Show a draft while it works. Granted to all that ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub progress: Option<Ask>,
+    /// See the commands that a person may use. Granted to all that ask.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub directory: Option<Ask>,
+    /// Make a conversation the agent's home, for an admin.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub home: Option<Ask>,
+    /// Write to other rooms than the one in which it was asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rooms: Option<Ask>,
+    /// Write to people in direct chats.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub people: Option<Ask>,
+    /// Ask the language model.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub llm: Option<Ask>,
+}
+
+/// One thing that a plugin asks for.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ask {
+    /// Why, in a sentence, for whoever grants it.
+    #[serde(default)]
+    pub reason: String,
+}
+
+/// What can be asked for and granted, by the name that it has in `plugin.toml` and `parlour.toml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[expect(missing_docs, reason = "as the fields of `Asks`")]
+pub enum Permission {
+    Outbox,
+    Kv,
+    Progress,
+    Directory,
+    Home,
+    Rooms,
+    People,
+    Llm,
+}
+
+impl Permission {
+    /// Whether it is granted to all that ask: no word leaves by it but to those who asked.
+    #[must_use]
+    pub fn is_free(self) -> bool {
+        matches!(self, Self::Outbox | Self::Kv | Self::Progress | Self::Directory)
+    }
+
+    /// What it lets a plugin do, in plain words.
+    #[must_use]
+    pub fn meaning(self) -> &'static str {
+        match self {
+            Self::Outbox => "answer where it was asked",
+            Self::Kv => "remember things of its own",
+            Self::Progress => "show a draft while it works",
+            Self::Directory => "see the commands that a person may use",
+            Self::Home => "make a conversation the agent's home, for an admin",
+            Self::Rooms => "write to other rooms that the agent is in",
+            Self::People => "write to people in direct chats",
+            Self::Llm => "ask the language model",
+        }
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Outbox => "outbox",
+            Self::Kv => "kv",
+            Self::Progress => "progress",
+            Self::Directory => "directory",
+            Self::Home => "home",
+            Self::Rooms => "rooms",
+            Self::People => "people",
+            Self::Llm => "llm",
+        })
+    }
+}
+
+impl Asks {
+    /// What is asked for where nothing is said: to answer, and to remember.
+    #[must_use]
+    pub fn unsaid() -> Self {
+        let ask = Some(Ask::default());
+        Self { outbox: ask.clone(), kv: ask, ..Self::default() }
+    }
+
+    /// What is asked, in the order of [`Permission`].
+    pub fn iter(&self) -> impl Iterator<Item = (Permission, &Ask)> {
+        let asks = [
+            (Permission::Outbox, &self.outbox),
+            (Permission::Kv, &self.kv),
+            (Permission::Progress, &self.progress),
+            (Permission::Directory, &self.directory),
+            (Permission::Home, &self.home),
+            (Permission::Rooms, &self.rooms),
+            (Permission::People, &self.people),
+            (Permission::Llm, &self.llm),
+        ];
+        asks.into_iter().filter_map(|(permission, ask)| Some((permission, ask.as_ref()?)))
+    }
+
+    /// Whether it is asked for.
+    #[must_use]
+    pub fn has(&self, permission: Permission) -> bool {
+        self.iter().any(|(asked, _)| asked == permission)
+    }
+}
+
+impl Manifest {
+    /// Parses `plugin.toml`.
+    ///
+    /// # Errors
+    /// One line that begins with the place.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let manifest: Self = toml::from_str(text).map_err(|error| {
+            let (place, reason) = mistake::of("plugin.toml", text, &error);
+            format!("{place}: {reason}")
+        })?;
+        manifest.check().map_err(|reason| format!("plugin.toml: {reason}"))?;
+        Ok(manifest)
+    }
+
+    /// The JSON Schema of its settings.
+    #[must_use]
+    pub fn schema(&self) -> Option<serde_json::Value> {
+        self.config.as_ref().and_then(|schema| serde_json::to_value(schema).ok())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let lines = [("description", Some(&self.description))]
+            .into_iter()
+            .chain([("license", self.license.as_ref()), ("homepage", self.homepage.as_ref())]);
+        for (name, text) in lines {
+            one_line(name, text.map_or("", String::as_str))?;
+        }
+        for (permission, ask) in self.asks.iter() {
+            one_line(&format!("asks.{permission}.reason"), &ask.reason)?;
+            if ask.reason.trim().is_empty() && !permission.is_free() {
+                return Err(format!(
+                    "asks.{permission} needs a `reason`: a sentence for the person who is to grant it"
+                ));
+            }
+        }
+        if let Some(schema) = self.schema()
+            && let Err(error) = jsonschema::validator_for(&schema)
+        {
+            return Err(format!("config is no JSON Schema: {error}"));
+        }
+        Ok(())
+    }
+}
+
+fn one_line(name: &str, text: &str) -> Result<(), String> {
+    if text.len() > LINE || text.chars().any(crate::notice::hidden) {
+        return Err(format!("{name} is one line of at most {LINE} bytes"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "name = \"a\"\nversion = \"1.0.0\"\ndescription = \"\"\n";
+
+    #[test]
+    fn a_wrong_plugin_toml_is_explained() {
+        let check = |text: &str, expected: &str| {
+            let error = Manifest::parse(text).expect_err(text);
+            assert!(error.contains(expected) && error.lines().count() == 1, "{error}");
+        };
+        check("name = \"a\"", "plugin.toml:1:1: missing field `version`");
+        check(
+            &format!("{HEAD}handels = []"),
+            "plugin.toml:4:1: unknown setting `handels`; did you mean `handles`?",
+        );
+        check(&format!("{HEAD}handles = [\"mesages\"]"), "unknown variant `mesages`");
+        check(&HEAD.replace("\"a\"", "\"../a\""), "\"../a\" is not a name of");
+        check(&HEAD.replace("1.0.0", "one"), "plugin.toml:2:11: unexpected character 'o'");
+        check(&format!("{HEAD}[asks.rockets]"), "unknown setting `rockets`");
+        check(&format!("{HEAD}[asks.llm]"), "asks.llm needs a `reason`");
+        check(&format!("{HEAD}[asks.kv]\nreason = \"a\\nb\""), "asks.kv.reason is one line");
+        check(&format!("{HEAD}[config]\ntype = \"rocket\""), "config is no JSON Schema");
+    }
+
+    #[test]
+    fn what_is_asked_is_listed_with_its_reason() {
+        let text = format!("{HEAD}[asks.outbox]\n[asks.llm]\nreason = \"Writes the answers\"");
+        let manifest = Manifest::parse(&text).unwrap();
+        let asked: Vec<_> =
+            manifest.asks.iter().map(|(permission, ask)| format!("{permission}: {}", ask.reason)).collect();
+        assert_eq!(asked, ["outbox: ", "llm: Writes the answers"]);
+        assert!(!manifest.asks.has(Permission::Kv));
+        let unsaid: Vec<_> = Asks::unsaid().iter().map(|(permission, _)| permission.to_string()).collect();
+        assert_eq!(unsaid, ["outbox", "kv"]);
+    }
+}

@@ -1,0 +1,138 @@
+//! The files of one plugin: a component, and a `plugin.toml` beside it where its folder has one.
+
+use std::{
+    io::Read as _,
+    path::{Path, PathBuf},
+};
+
+use cap_std::{
+    ambient_authority,
+    fs::{Dir, File, MetadataExt},
+};
+
+use crate::package;
+
+/// The files of one plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Source {
+    /// The component.
+    pub component: PathBuf,
+    /// A `plugin.toml` beside it.
+    manifest: Option<PathBuf>,
+}
+
+/// Files as they were when they were read: when they differ, they are read again.
+pub(crate) type Whole = (Seen, Option<Seen>);
+
+/// A file as it was when it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Seen {
+    path: PathBuf,
+    size: u64,
+    inode: u64,
+    /// In seconds and nanoseconds.
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// Files that are not the ones before: the plugin as one file, or what is wrong with them.
+pub(crate) struct New {
+    pub seen: Whole,
+    pub plugin: Result<Vec<u8>, String>,
+}
+
+impl Source {
+    /// A component that has its manifest in it, or none.
+    #[must_use]
+    pub fn file(component: impl Into<PathBuf>) -> Self {
+        Self { component: component.into(), manifest: None }
+    }
+
+    /// The plugin in a folder: a `plugin.toml`, and a component that has the folder's name or is the only one. None
+    /// where it is no such folder, or nothing was built yet.
+    #[must_use]
+    pub fn folder(folder: &Path) -> Option<Self> {
+        let manifest = folder.join("plugin.toml");
+        if !manifest.is_file() {
+            return None;
+        }
+        let mut components: Vec<PathBuf> = std::fs::read_dir(folder)
+            .ok()?
+            .filter_map(|entry| entry.ok().map(|entry| entry.path()))
+            .filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
+            .collect();
+        if components.len() > 1 {
+            components.retain(|path| path.file_stem() == folder.file_name());
+        }
+        let component = components.pop()?;
+        Some(Self { component, manifest: Some(manifest) })
+    }
+
+    /// The plugin as one file of at most so many bytes, and one more where it is too large.
+    ///
+    /// # Errors
+    /// One line that names the file.
+    pub fn load(&self, largest: usize) -> Result<Vec<u8>, String> {
+        let name = self.component.display();
+        let new = self.read(None, largest).map_err(|error| format!("{name}: {error}"))?;
+        let missing = || format!("{name}: it cannot be read");
+        new.ok_or_else(missing)?.plugin.map_err(|reason| format!("{name}: {reason}"))
+    }
+
+    /// Reads the files if they are others than before. Each is opened once, and what was read is what counts.
+    pub(crate) fn read(&self, before: Option<&Whole>, largest: usize) -> std::io::Result<Option<New>> {
+        let (seen, component) = open(&self.component)?;
+        let manifest = self.manifest.as_deref().map(open).transpose()?;
+        let (seen_manifest, manifest) =
+            manifest.map_or((None, None), |(seen, file)| (Some(seen), Some(file)));
+        let seen = (seen, seen_manifest);
+        if before == Some(&seen) {
+            return Ok(None);
+        }
+        let component = bytes(component, largest)?;
+        let plugin = match manifest {
+            Some(manifest) => package::with(component, &bytes(manifest, package::LARGEST)?),
+            None => Ok(component),
+        };
+        Ok(Some(New { seen, plugin }))
+    }
+}
+
+/// No more than one byte over `largest`, which is enough to see that it is too large.
+fn bytes(file: File, largest: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    file.take(u64::try_from(largest).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Opens a file. Links that lead out of its folder are not followed.
+fn open(path: &Path) -> std::io::Result<(Seen, File)> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(std::io::Error::other("it is no file"));
+    };
+    let folder = if folder == Path::new("") { Path::new(".") } else { folder };
+    let folder = Dir::open_ambient_dir(folder, ambient_authority())?;
+    // A pipe with that name would be waited for.
+    let about = folder.metadata(name).map_err(|error| match error.kind() {
+        std::io::ErrorKind::PermissionDenied if path.is_symlink() => {
+            std::io::Error::other("it is a link that leads out of its folder, and is not followed")
+        }
+        _ => error,
+    })?;
+    if !about.is_file() {
+        return Err(std::io::Error::other("it is no file"));
+    }
+    let file = folder.open(name)?;
+    let about = file.metadata()?;
+    if !about.is_file() {
+        return Err(std::io::Error::other("it is no file"));
+    }
+    let seen = Seen {
+        path: path.into(),
+        size: about.len(),
+        inode: about.ino(),
+        modified: (about.mtime(), about.mtime_nsec()),
+        changed: (about.ctime(), about.ctime_nsec()),
+    };
+    Ok((seen, file))
+}
