@@ -129,13 +129,11 @@ fn name(options: &Options, settings: &Settings, candidate: &Candidate) -> anyhow
     let file = &options.file;
     let serves = file.parent().is_some_and(|parent| same(parent, &settings.plugin_folder));
     let said = candidate.surface.manifest.as_ref().map(|manifest| manifest.name.clone());
-    match said.filter(|_| !serves) {
-        Some(name) => Ok(name),
-        None => {
-            let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            PluginName::parse(&stem).map_err(|error| anyhow!("{error}; say --name NAME"))
-        }
+    if let Some(name) = said.filter(|_| !serves) {
+        return Ok(name);
     }
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    PluginName::parse(&stem).map_err(|error| anyhow!("{error}; say --name NAME"))
 }
 
 /// Where the plugin goes.
