@@ -10,7 +10,7 @@ mod serving;
 mod typing;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicI64},
     time::Duration,
 };
@@ -26,13 +26,13 @@ use crate::{
     engine::Engine,
     event::{Event, Kind},
     gate::Policy,
-    id::{AgentName, UserId},
+    id::{AgentName, PluginName, UserId},
     journal::{self, Journal},
     lane::Lanes,
     notice::{Notice, Notices},
     outbox::Outbox,
     registry::Registry,
-    settings::{Access, Behaviour},
+    settings::{Access, Behaviour, Grants},
 };
 
 /// After a failure of the journal.
@@ -48,6 +48,7 @@ pub struct Agent {
     pub(crate) access: Access,
     pub(crate) behaviour: Behaviour,
     pub(crate) own_account: bool,
+    pub(crate) grants: BTreeMap<PluginName, Grants>,
 }
 
 impl Agent {
@@ -60,6 +61,7 @@ impl Agent {
             access: Access::default(),
             behaviour: Behaviour::default(),
             own_account: false,
+            grants: BTreeMap::new(),
         }
     }
 
@@ -81,6 +83,13 @@ impl Agent {
     #[must_use]
     pub fn behaviour(mut self, behaviour: Behaviour) -> Self {
         self.behaviour = behaviour;
+        self
+    }
+
+    /// What single plugins may do for it, in place of what they may do elsewhere.
+    #[must_use]
+    pub fn grants(mut self, grants: BTreeMap<PluginName, Grants>) -> Self {
+        self.grants = grants;
         self
     }
 
@@ -171,6 +180,8 @@ impl Running {
         self.shared
             .notices
             .say(Notice::AgentReady { agent: self.agent.name.clone(), text: format!("serves as {user}") });
+        // What is wrong with the plugins' commands is said now, and not at the first event.
+        drop(self.serving());
         self.resume().await;
         let finished = loop {
             let batch = tokio::select! {

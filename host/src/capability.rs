@@ -118,6 +118,7 @@ pub struct Work {
     pub writes: BTreeMap<(journal::Namespace, String), Option<Vec<u8>>>,
     /// What it read of what was there before.
     pub reads: kv::Reads,
+    before: kv::Before,
     /// Answers of the language model that are open.
     answering: usize,
     written: usize,

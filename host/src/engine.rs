@@ -12,7 +12,7 @@ mod ticker;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -44,6 +44,7 @@ use crate::{
     notice::{Notice, Notices},
     router::Listing,
     settings,
+    suspension::Suspension,
 };
 
 /// A deep recursion ends here; guests' own stacks are in their memory.
@@ -83,6 +84,14 @@ pub struct Plugin {
     slots: Semaphore,
     /// What it was denied before: each is said once.
     denied: Mutex<BTreeMap<Denied, u64>>,
+    suspension: Mutex<Suspension>,
+}
+
+impl Plugin {
+    /// How it has been doing.
+    pub fn suspension(&self) -> MutexGuard<'_, Suspension> {
+        self.suspension.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What a plugin is called for.
@@ -240,6 +249,7 @@ impl Engine {
             config: Arc::new(config),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             denied: Mutex::default(),
+            suspension: Mutex::default(),
         };
         let commands = self.list(&loaded).await?;
         if let Some(listing) = Arc::get_mut(&mut loaded.listing) {

@@ -2,9 +2,14 @@
 
 use crate::{
     id::{RoomId, UserId},
+    journal::Usage,
     manifest::{Asks, Permission},
     settings::Grants,
 };
+
+/// What a plugin may remember for each agent, where nobody asks for more and nobody says less: a small database,
+/// that still fits a machine with many of them.
+pub const KV: Usage = Usage { bytes: 64 * 1024 * 1024, keys: 100_000 };
 
 /// What one plugin may do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -46,6 +51,12 @@ impl Permissions {
         Self { asks, grants }
     }
 
+    /// The same asks, and other grants.
+    #[must_use]
+    pub fn with(&self, grants: Grants) -> Self {
+        Self { asks: self.asks.clone(), grants }
+    }
+
     /// What is asked and not granted at all.
     pub fn missing(&self) -> impl Iterator<Item = Permission> {
         self.asks.iter().map(|(asked, _)| asked).filter(|asked| self.holds(*asked).is_err())
@@ -67,6 +78,27 @@ impl Permissions {
             Permission::People => !self.grants.people.is_empty(),
         };
         if granted { Ok(()) } else { Err(Denied::NotGranted(permission)) }
+    }
+
+    /// Whether it asks to remember more than it may.
+    #[must_use]
+    pub fn wants_more(&self) -> bool {
+        let (asked, quota) = (self.asks.kv.clone().unwrap_or_default(), self.quota());
+        asked.bytes.is_some_and(|bytes| bytes > quota.bytes)
+            || asked.keys.is_some_and(|keys| keys > quota.keys)
+    }
+
+    /// How much it may remember for each agent: what it asks for, as far as that is granted.
+    #[must_use]
+    pub fn quota(&self) -> Usage {
+        let asked = self.asks.kv.as_ref();
+        let least = |asked: Option<u64>, granted: Option<u64>, usual: u64| {
+            asked.unwrap_or(usual).min(granted.unwrap_or(usual))
+        };
+        Usage {
+            bytes: least(asked.and_then(|kv| kv.bytes), self.grants.kv.bytes, KV.bytes),
+            keys: least(asked.and_then(|kv| kv.keys), self.grants.kv.keys, KV.keys),
+        }
     }
 
     /// Whether another room may be written to.
@@ -91,7 +123,10 @@ impl Permissions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Ask;
+    use crate::{
+        manifest::{Ask, AskKv},
+        settings::Kv,
+    };
 
     #[test]
     fn what_holds_is_asked_and_granted() {
@@ -110,5 +145,22 @@ mod tests {
         let elsewhere = Grants { rooms: ["!b:example.org".into()].into(), ..grants };
         let permissions = Permissions::new(asks, elsewhere);
         assert_eq!(permissions.room(&room), Err(Denied::Outside(Permission::Rooms)));
+    }
+
+    #[test]
+    fn a_quota_is_what_is_asked_as_far_as_it_is_granted() {
+        let quota = |asked: Option<u64>, granted: Option<u64>| {
+            let kv = AskKv { bytes: asked, ..AskKv::default() };
+            let asks = Asks { kv: Some(kv), ..Asks::default() };
+            let grants = Grants { kv: Kv { bytes: granted, keys: None }, ..Grants::default() };
+            Permissions::new(asks, grants).quota().bytes
+        };
+        let (usual, more) = (KV.bytes, KV.bytes * 2);
+        assert_eq!(quota(None, None), usual);
+        assert_eq!(quota(Some(more), None), usual, "what is asked for is not granted by itself");
+        assert_eq!(quota(None, Some(more)), usual, "and what is granted is not taken unasked");
+        assert_eq!(quota(Some(more), Some(more)), more);
+        assert_eq!(quota(Some(10), None), 10);
+        assert_eq!(quota(None, Some(10)), 10);
     }
 }

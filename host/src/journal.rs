@@ -116,6 +116,15 @@ pub struct KeyQuery {
     pub limit: u32,
 }
 
+/// How much a plugin remembers for one agent, in all scopes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Usage {
+    /// Bytes of keys and values.
+    pub bytes: u64,
+    /// How many keys.
+    pub keys: u64,
+}
+
 /// A value set, or deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
@@ -312,6 +321,9 @@ pub trait Journal: Send + Sync + 'static {
 
     /// A list of keys.
     async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, Error>;
+
+    /// How much a plugin remembers.
+    async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error>;
 }
 
 impl Draft {

@@ -42,6 +42,7 @@ pub mod gate;
 pub mod grant;
 pub mod router;
 mod session;
+mod suspension;
 
 // The three branches: they never name each other.
 pub mod chat;

@@ -15,6 +15,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    grant::KV,
     id::PluginName,
     manifest::{Asks, Permission},
     mistake,
@@ -55,6 +56,8 @@ pub struct Locked {
 pub enum Beyond {
     /// It asks for what it did not ask for before.
     Asks(Permission),
+    /// It asks to remember more than it did before.
+    Remembers,
     /// It is older than what was agreed to.
     Older {
         /// Its version.
@@ -73,6 +76,7 @@ impl fmt::Display for Beyond {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Asks(permission) => write!(f, "it now asks to {} (`{permission}`)", permission.meaning()),
+            Self::Remembers => f.write_str("it now asks to remember more (`kv`)"),
             Self::Older { offered, agreed } => {
                 write!(f, "it is version {offered}, and {agreed} was agreed to")
             }
@@ -89,7 +93,14 @@ impl Locked {
             return vec![];
         }
         let asked = offered.asks.iter().map(|(permission, _)| permission);
-        let more = asked.filter(|permission| !self.asks.has(*permission)).map(Beyond::Asks);
+        let asks = asked.filter(|permission| !self.asks.has(*permission)).map(Beyond::Asks);
+        let kv = |of: &Self| of.asks.kv.clone().unwrap_or_default();
+        let (now, before) = (kv(offered), kv(self));
+        // Nothing said is the usual.
+        let more =
+            |now: Option<u64>, before: Option<u64>, usual| now.unwrap_or(usual) > before.unwrap_or(usual);
+        let remembers = more(now.bytes, before.bytes, KV.bytes) || more(now.keys, before.keys, KV.keys);
+        let remembers = remembers.then_some(Beyond::Remembers);
         let older = match (&offered.version, &self.version) {
             (Some(offered), Some(agreed)) if offered < agreed => {
                 Some(Beyond::Older { offered: offered.clone(), agreed: agreed.clone() })
@@ -97,7 +108,7 @@ impl Locked {
             (None, Some(agreed)) => Some(Beyond::Unversioned { agreed: agreed.clone() }),
             _ => None,
         };
-        more.chain(older).collect()
+        asks.chain(remembers).chain(older).collect()
     }
 }
 
@@ -166,7 +177,7 @@ impl LockFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::Ask;
+    use crate::manifest::{Ask, AskKv};
 
     fn locked(digest: &str, version: Option<&str>, llm: bool) -> Locked {
         let ask = Some(Ask { reason: "because".into() });
@@ -196,6 +207,9 @@ mod tests {
         );
         assert_eq!(beyond(&locked("b", None, false)), "it says no version, and 1.2.0 was agreed to");
         assert_eq!(beyond(&locked("a", None, true)), "", "what was agreed to is agreed to");
+        let mut hoards = locked("b", Some("1.2.0"), false);
+        hoards.asks.kv = Some(AskKv { bytes: Some(KV.bytes + 1), ..AskKv::default() });
+        assert!(beyond(&hoards).ends_with("it now asks to remember more (`kv`)"));
         assert!(locked("a", None, true).beyond(&locked("b", None, false)).is_empty());
     }
 

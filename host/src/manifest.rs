@@ -74,7 +74,7 @@ pub struct Asks {
     pub outbox: Option<Ask>,
     /// Remember things of its own. Granted to all that ask.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub kv: Option<Ask>,
+    pub kv: Option<AskKv>,
     /// Show a draft while it works. Granted to all that ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub progress: Option<Ask>,
@@ -102,6 +102,20 @@ pub struct Ask {
     /// Why, in a sentence, for whoever grants it.
     #[serde(default)]
     pub reason: String,
+}
+
+/// `asks.kv`: how much it wants to remember, where the usual is too little.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AskKv {
+    /// Why, in a sentence, for whoever grants it.
+    pub reason: String,
+    /// Bytes of keys and values, for each agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+    /// How many keys, for each agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keys: Option<u64>,
 }
 
 /// What can be asked for and granted, by the name that it has in `plugin.toml` and `parlour.toml`.
@@ -160,23 +174,25 @@ impl Asks {
     /// What is asked for where nothing is said: to answer, and to remember.
     #[must_use]
     pub fn unsaid() -> Self {
-        let ask = Some(Ask::default());
-        Self { outbox: ask.clone(), kv: ask, ..Self::default() }
+        Self { outbox: Some(Ask::default()), kv: Some(AskKv::default()), ..Self::default() }
     }
 
-    /// What is asked, in the order of [`Permission`].
-    pub fn iter(&self) -> impl Iterator<Item = (Permission, &Ask)> {
+    /// What is asked and why, in the order of [`Permission`].
+    pub fn iter(&self) -> impl Iterator<Item = (Permission, &str)> {
+        fn why(ask: Option<&Ask>) -> Option<&str> {
+            ask.map(|ask| ask.reason.as_str())
+        }
         let asks = [
-            (Permission::Outbox, &self.outbox),
-            (Permission::Kv, &self.kv),
-            (Permission::Progress, &self.progress),
-            (Permission::Directory, &self.directory),
-            (Permission::Home, &self.home),
-            (Permission::Rooms, &self.rooms),
-            (Permission::People, &self.people),
-            (Permission::Llm, &self.llm),
+            (Permission::Outbox, why(self.outbox.as_ref())),
+            (Permission::Kv, self.kv.as_ref().map(|kv| kv.reason.as_str())),
+            (Permission::Progress, why(self.progress.as_ref())),
+            (Permission::Directory, why(self.directory.as_ref())),
+            (Permission::Home, why(self.home.as_ref())),
+            (Permission::Rooms, why(self.rooms.as_ref())),
+            (Permission::People, why(self.people.as_ref())),
+            (Permission::Llm, why(self.llm.as_ref())),
         ];
-        asks.into_iter().filter_map(|(permission, ask)| Some((permission, ask.as_ref()?)))
+        asks.into_iter().filter_map(|(permission, reason)| Some((permission, reason?)))
     }
 
     /// Whether it is asked for.
@@ -213,9 +229,13 @@ impl Manifest {
         for (name, text) in lines {
             one_line(name, text.map_or("", String::as_str))?;
         }
-        for (permission, ask) in self.asks.iter() {
-            one_line(&format!("asks.{permission}.reason"), &ask.reason)?;
-            if ask.reason.trim().is_empty() && !permission.is_free() {
+        let kv = self.asks.kv.as_ref();
+        if kv.is_some_and(|kv| (kv.bytes.is_some() || kv.keys.is_some()) && kv.reason.trim().is_empty()) {
+            return Err("asks.kv needs a `reason` for its `bytes` and `keys`".into());
+        }
+        for (permission, reason) in self.asks.iter() {
+            one_line(&format!("asks.{permission}.reason"), reason)?;
+            if reason.trim().is_empty() && !permission.is_free() {
                 return Err(format!(
                     "asks.{permission} needs a `reason`: a sentence for the person who is to grant it"
                 ));
@@ -268,7 +288,7 @@ mod tests {
         let text = format!("{HEAD}[asks.outbox]\n[asks.llm]\nreason = \"Writes the answers\"");
         let manifest = Manifest::parse(&text).unwrap();
         let asked: Vec<_> =
-            manifest.asks.iter().map(|(permission, ask)| format!("{permission}: {}", ask.reason)).collect();
+            manifest.asks.iter().map(|(permission, reason)| format!("{permission}: {reason}")).collect();
         assert_eq!(asked, ["outbox: ", "llm: Writes the answers"]);
         assert!(!manifest.asks.has(Permission::Kv));
         let unsaid: Vec<_> = Asks::unsaid().iter().map(|(permission, _)| permission.to_string()).collect();

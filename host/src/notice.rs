@@ -3,6 +3,7 @@
 use std::{
     fmt::{self, Write as _},
     sync::Arc,
+    time::Duration,
 };
 
 use crate::{
@@ -86,6 +87,18 @@ pub enum Notice {
         /// What it said.
         reason: String,
     },
+    /// A plugin faulted again and again, and rests.
+    PluginSuspended {
+        /// Which plugin.
+        plugin: PluginName,
+        /// For how long.
+        rest: Duration,
+    },
+    /// A plugin that was suspended ended well.
+    PluginResumed {
+        /// Which plugin.
+        plugin: PluginName,
+    },
     /// A plugin was denied something for the first time.
     PluginDenied {
         /// Which plugin.
@@ -135,11 +148,13 @@ impl Notice {
             | Self::Invitation { .. }
             | Self::PluginLoaded { .. }
             | Self::PluginRemoved { .. }
-            | Self::PluginWaits { .. } => Level::Info,
+            | Self::PluginWaits { .. }
+            | Self::PluginResumed { .. } => Level::Info,
             Self::Agent { .. }
             | Self::PluginRefused { .. }
             | Self::PluginFaulted { .. }
-            | Self::PluginDenied { .. } => Level::Warn,
+            | Self::PluginDenied { .. }
+            | Self::PluginSuspended { .. } => Level::Warn,
             Self::AgentStopped { .. } | Self::NotSent { .. } | Self::Journal { .. } => Level::Error,
             Self::PluginLog { level, .. } => *level,
         }
@@ -182,6 +197,11 @@ impl Notice {
                     "plugin {plugin} waits for agent {agent}: {reason}; it is called again for up to 15 minutes"
                 )
             }
+            Self::PluginSuspended { plugin, rest } => {
+                let minutes = rest.as_secs().div_ceil(60);
+                write!(f, "plugin {plugin}: suspended for {minutes} min, after faulting again and again")
+            }
+            Self::PluginResumed { plugin } => write!(f, "plugin {plugin}: serves again"),
             Self::PluginDenied { plugin, denied } => write!(f, "plugin {plugin}: denied: {denied}"),
             Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {text}"),
             Self::NotSent { agent, reason } => write!(f, "agent {agent}: not sent: {reason}"),

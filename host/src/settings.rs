@@ -127,6 +127,9 @@ pub struct Agent {
     pub access: Option<Access>,
     /// In place of `[behaviour]`.
     pub behaviour: Option<Behaviour>,
+    /// What single plugins may do here, in place of `[plugins.NAME.grants]`.
+    #[serde(default)]
+    pub grants: BTreeMap<PluginName, Grants>,
 }
 
 fn default_device_name() -> String {
@@ -251,6 +254,18 @@ pub struct Grants {
     pub rooms: BTreeSet<String>,
     /// Write to these people in a direct chat: ids, `"*:example.org"`, or `"*"`.
     pub people: BTreeSet<String>,
+    /// How much it may remember, where that is not the usual.
+    pub kv: Kv,
+}
+
+/// How much a plugin may remember for each agent.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Kv {
+    /// Bytes of keys and values.
+    pub bytes: Option<u64>,
+    /// How many keys.
+    pub keys: Option<u64>,
 }
 
 impl Grants {

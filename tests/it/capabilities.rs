@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use parlour::{
     llm,
-    settings::{Grants, Plugin},
+    settings::{Grants, Kv, Plugin},
 };
 
 use crate::{
@@ -47,6 +47,26 @@ async fn kv_counts_every_one_of_many_at_once() {
     }
     counts.sort_unstable();
     assert_eq!(counts, (1..=20).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn what_a_plugin_remembers_has_a_quota() {
+    let quota = |bytes, keys| Grants { kv: Kv { bytes: Some(bytes), keys: Some(keys) }, ..Grants::default() };
+    let small = stage(quota(1024 * 1024, 1000)).await;
+    assert_eq!(small.ask("/hoard 3").await, "hoarded");
+    let full = "/hoard: this plugin remembers at most 1048576 bytes and 1000 keys";
+    assert_eq!(small.ask("/hoard 5").await, full);
+    assert_eq!(small.ask("/hoard 3").await, "hoarded", "what is replaced does not count twice");
+    assert_eq!(small.ask("/count").await, "1", "there is room for small things");
+
+    let few = stage(quota(u64::MAX, 2)).await;
+    assert_eq!(
+        few.ask("/hoard 3").await.lines().next(),
+        Some("/hoard: this plugin remembers at most 67108864 bytes and 2 keys")
+    );
+    assert_eq!(few.ask("/hoard 2").await, "hoarded");
+    assert_eq!(few.ask("/hoard 2").await, "hoarded");
+    assert_eq!(few.ask("/count").await, "/count: this plugin remembers at most 67108864 bytes and 2 keys");
 }
 
 #[tokio::test]

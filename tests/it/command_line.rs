@@ -379,3 +379,27 @@ fn a_plugin_is_added_with_what_was_granted_and_removed_with_it() {
     assert_eq!(text(&plugin(folder, &["remove", "deeds"]).stderr), "parlour: there is no plugin deeds\n");
     assert_eq!(text(&plugin(folder, &["list"]).stdout), "There is no plugin in plugins yet.\n");
 }
+
+#[test]
+fn more_memory_than_the_usual_needs_a_grant() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let manifest = "name = \"hoard\"\nversion = \"1.0.0\"\ndescription = \"\"\n[asks.kv]\nbytes = 1000000000\nreason = \"Much\"\n";
+    fs::write(folder.join("hoard.wasm"), parlour::package::embed(component("deeds"), manifest).unwrap())
+        .unwrap();
+    fs::write(folder.join("parlour.toml"), "").unwrap();
+    let said = plugin(folder, &["add", "hoard.wasm"]);
+    assert!(
+        text(&said.stdout).contains("“Much”\n              up to 1000000000 bytes\n"),
+        "{}",
+        text(&said.stdout)
+    );
+    assert_eq!(
+        text(&said.stderr),
+        "parlour: it asks for kv, which nobody has granted or denied; say --grant kv or --deny kv\n"
+    );
+    assert!(plugin(folder, &["add", "hoard.wasm", "--grant", "kv"]).status.success());
+    let settings = fs::read_to_string(folder.join("parlour.toml")).unwrap();
+    assert_eq!(settings, "[plugins.hoard.grants]\nkv = { bytes = 1000000000 }\n");
+    assert!(plugin(folder, &["add", "hoard.wasm"]).status.success(), "it was granted");
+}

@@ -24,6 +24,7 @@ mod capabilities;
 // What it asks for, and what of that is granted.
 mod permissions;
 // Plugins that misbehave are contained.
+mod attacks;
 mod faults;
 // Files that are dropped in and replaced.
 mod swap;

@@ -3,7 +3,8 @@
 use std::{fs, path::Path, sync::Arc};
 
 use parlour::{
-    Host,
+    Agent, Host,
+    chat::memory::Rooms,
     lock::LockFile,
     package,
     settings::{Grants, Plugin},
@@ -11,7 +12,7 @@ use parlour::{
 
 use crate::{
     guests::{component, guest},
-    stage::{Stage, granted},
+    stage::{AGENT, ALICE, BOB, Stage, granted},
 };
 
 const HEAD: &str = "name = \"deeds\"\nversion = \"1.0.0\"\ndescription = \"Asks for this and that\"\n";
@@ -24,7 +25,8 @@ fn asking(manifest: &str) -> Arc<[u8]> {
 /// A host that grants `deeds` whatever can be granted.
 async fn generous(deeds: Arc<[u8]>) -> Stage {
     let all = ["*".to_owned()];
-    let grants = Grants { home: true, llm: true, rooms: all.clone().into(), people: all.into() };
+    let grants =
+        Grants { home: true, llm: true, rooms: all.clone().into(), people: all.into(), ..Grants::default() };
     Stage::start(&[("deeds", deeds)], |builder| {
         builder.plugin_settings("deeds".parse().unwrap(), granted(grants))
     })
@@ -70,6 +72,24 @@ async fn what_is_asked_for_needs_its_grant() {
     })
     .await;
     assert_eq!(stage.ask("/room !elsewhere:memory hello").await, "/room: the grant `rooms` does not have it");
+}
+
+#[tokio::test]
+async fn an_agent_may_have_grants_of_its_own() {
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let elsewhere = rooms.create_direct(BOB, AGENT);
+    let here = Grants { rooms: ["*".to_owned()].into(), ..Grants::default() };
+    let agent = Agent::new("agent".parse().unwrap(), rooms.account(AGENT))
+        .access(crate::stage::access())
+        .grants([("deeds".parse().unwrap(), here)].into());
+    let guests = [("deeds", guest("deeds"))];
+    let stage = Stage::start_with(rooms, room, agent, &guests, |builder| {
+        builder.plugin_settings("deeds".parse().unwrap(), granted(Grants { home: true, ..Grants::default() }))
+    })
+    .await;
+    stage.rooms.say(ALICE, &stage.room, &format!("/room {elsewhere} hello"));
+    stage.until(&elsewhere, |lines| lines.iter().any(|line| line.text == "hello")).await;
 }
 
 #[tokio::test]

@@ -154,7 +154,8 @@ fn agent(
         .plugins(agent.plugins.clone())
         .access(agent.access.clone().unwrap_or_else(|| settings.access.clone()))
         .behaviour(agent.behaviour.clone().unwrap_or_else(|| settings.behaviour.clone()))
-        .own_account(agent.own_account))
+        .own_account(agent.own_account)
+        .grants(agent.grants.clone()))
 }
 
 /// The folder of all state, for this process alone.

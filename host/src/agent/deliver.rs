@@ -2,7 +2,7 @@
 
 use std::{
     sync::{Arc, atomic::AtomicU32},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -14,7 +14,8 @@ use super::{
 use crate::{
     draft::{Destination, Drafts},
     effect::{Effect, EffectId, MessageRef, Target},
-    engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Work},
+    engine::{Call, End, GuestError, GuestErrorKind, Handling, Plugin, Work},
+    id::PluginName,
     journal::{Commit, Error, Outcome, Read, Write},
     notice::Notice,
 };
@@ -35,6 +36,10 @@ impl Running {
         let Some(plugin) = delivery.serving.plugins.get(&delivery.plugin) else {
             return Asked::Passed { said: false };
         };
+        let resting = plugin.suspension().left(Instant::now());
+        if let Some(left) = resting {
+            return self.rest(&delivery, left).await;
+        }
         let drafted = delivery.waiting.resumed && self.was_drafted(&delivery).await;
         let mut shown = Shown { drafted, text: None };
         let requests = Arc::new(AtomicU32::new(0));
@@ -64,6 +69,7 @@ impl Running {
                 }
                 continue;
             }
+            self.judge_health(&delivery.plugin, plugin, end.as_ref());
             let (conclusion, reads) = self.conclude(&delivery, end, work, &shown).await;
             let (passed, said) = (conclusion.passed, !conclusion.effects.is_empty());
             match self.commit(delivery.commit(conclusion, reads)).await {
@@ -83,6 +89,25 @@ impl Running {
                 }
                 Err(Error::Storage(_)) => return Asked::Interrupted,
             }
+        }
+    }
+
+    /// A suspended plugin is not asked: a command is answered, and a message goes to the next one.
+    async fn rest(&self, delivery: &Delivery<'_>, left: Duration) -> Asked {
+        let minutes = left.as_secs().div_ceil(60);
+        let line =
+            format!("plugin {} rests, after faulting again and again; {minutes} min left", delivery.plugin);
+        let shown = Shown { drafted: false, text: None };
+        let conclusion = delivery.badly(Outcome::Refused, line, &shown);
+        let conclusion = match delivery.call {
+            Call::Command { .. } => conclusion,
+            Call::Message | Call::Member => Conclusion { effects: vec![], passed: true, ..conclusion },
+        };
+        let passed = conclusion.passed;
+        match self.commit(delivery.commit(conclusion, vec![])).await {
+            Ok(()) if passed => Asked::Passed { said: false },
+            Ok(()) => Asked::Handled,
+            Err(_) => Asked::Interrupted,
         }
     }
 
@@ -194,7 +219,10 @@ impl Running {
             session: waiting.session.clone(),
             home,
             commands: delivery.serving.catalogue.commands(delivery.role).cloned().collect(),
-            permissions: plugin.permissions.clone(),
+            permissions: match self.agent.grants.get(&delivery.plugin) {
+                Some(grants) => Arc::new(plugin.permissions.with(grants.clone())),
+                None => plugin.permissions.clone(),
+            },
             kv: journal.clone(),
             messages: journal,
             llm: self.shared.llm.clone(),
@@ -239,6 +267,26 @@ impl Running {
             }
         }
         effects
+    }
+
+    /// Suspends a plugin that faults again and again, and says so once.
+    fn judge_health(&self, name: &PluginName, plugin: &Plugin, end: Option<&End>) {
+        let now = Instant::now();
+        let news = match end {
+            // Somebody has stopped it: nothing is known.
+            None => None,
+            Some(End::Fault(_) | End::Error(GuestError { kind: GuestErrorKind::Failed, .. })) => {
+                let rest = plugin.suspension().faulted(now);
+                rest.map(|rest| Notice::PluginSuspended { plugin: name.clone(), rest })
+            }
+            Some(_) => {
+                let resumed = plugin.suspension().ended_well(now);
+                resumed.then(|| Notice::PluginResumed { plugin: name.clone() })
+            }
+        };
+        if let Some(news) = news {
+            self.shared.notices.say(news);
+        }
     }
 
     fn faulted(&self, delivery: &Delivery<'_>, fault: String) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::{
     capability::{kv, outbox},
     id::{AgentName, EventId, PluginName},
-    journal::{self, Journal, KeyQuery, Known, Named, Namespace, Stored},
+    journal::{self, Journal, KeyQuery, Known, Named, Namespace, Stored, Usage},
 };
 
 /// Asked while a handler runs; what it wrote itself is not in here yet.
@@ -19,6 +19,10 @@ impl kv::Source for FromJournal {
 
     async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, journal::Error> {
         self.0.keys(namespace, query).await
+    }
+
+    async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, journal::Error> {
+        self.0.usage(agent, plugin).await
     }
 }
 

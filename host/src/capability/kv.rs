@@ -11,7 +11,8 @@ use super::{
     types::{Error, ErrorKind},
 };
 use crate::{
-    journal::{self, KeyQuery, Namespace, Read, Stored},
+    id::{AgentName, PluginName},
+    journal::{self, KeyQuery, Namespace, Read, Stored, Usage},
     manifest::Permission,
 };
 
@@ -31,6 +32,16 @@ pub trait Source: Send + Sync {
     async fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Stored>, journal::Error>;
     /// A list of keys.
     async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, journal::Error>;
+    /// How much the plugin remembers.
+    async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, journal::Error>;
+}
+
+/// How much a plugin remembered before this handler, as far as it had to be looked at.
+#[derive(Default)]
+pub struct Before {
+    usage: Option<Usage>,
+    /// Bytes of key and value that writes replace, where the quota is near.
+    replaced: BTreeMap<(Namespace, String), Option<u64>>,
 }
 
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
@@ -67,11 +78,11 @@ impl Host for State {
     }
 
     async fn set(&mut self, scope: Scope, key: String, value: Vec<u8>) -> Answer<()> {
-        Ok(self.write(scope, &key, Some(value)))
+        Ok(self.write(scope, &key, Some(value)).await)
     }
 
     async fn delete(&mut self, scope: Scope, key: String) -> Answer<()> {
-        Ok(self.write(scope, &key, None))
+        Ok(self.write(scope, &key, None).await)
     }
 
     async fn keys(
@@ -109,7 +120,7 @@ impl State {
         Ok(stored.map(|stored| stored.value))
     }
 
-    fn write(&mut self, scope: Scope, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
+    async fn write(&mut self, scope: Scope, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
         let at = (self.namespace(scope)?, valid(key)?);
         let size = value.as_ref().map_or(0, Vec::len);
         if size > VALUE {
@@ -119,9 +130,55 @@ impl State {
         if self.work.written + cost > WRITES {
             return Err(error(ErrorKind::TooLarge, "one delivery writes at most 4 MiB"));
         }
+        let before = self.work.writes.insert(at.clone(), value);
+        if let Err(full) = self.fits(cost).await {
+            match before {
+                Some(before) => self.work.writes.insert(at, before),
+                None => self.work.writes.remove(&at),
+            };
+            return Err(full);
+        }
         self.work.written += cost;
-        self.work.writes.insert(at, value);
         Ok(())
+    }
+
+    /// Whether what is written fits the plugin's quota; where it does not grow, it always does. Handlers that run side
+    /// by side do not see each other's writes: together they may go beyond by what each may write.
+    async fn fits(&mut self, cost: usize) -> Result<(), Error> {
+        let handling = self.handling()?;
+        let (quota, source) = (handling.permissions.quota(), handling.kv.clone());
+        let usage = if let Some(usage) = self.work.before.usage {
+            usage
+        } else {
+            let usage = source.usage(&handling.agent, &handling.plugin).await;
+            *self.work.before.usage.insert(usage.map_err(|failed| unavailable(&failed))?)
+        };
+        // As if all of it were new.
+        let most = (self.work.written + cost) as u64;
+        if usage.bytes + most <= quota.bytes && usage.keys + self.work.writes.len() as u64 <= quota.keys {
+            return Ok(());
+        }
+        let mut after = usage;
+        for (at, value) in &self.work.writes {
+            let replaced = if let Some(replaced) = self.work.before.replaced.get(at) {
+                *replaced
+            } else {
+                let stored = source.get(&at.0, &at.1).await.map_err(|failed| unavailable(&failed))?;
+                let replaced = stored.map(|stored| (at.1.len() + stored.value.len()) as u64);
+                self.work.before.replaced.insert(at.clone(), replaced);
+                replaced
+            };
+            let written = value.as_ref().map(|value| (at.1.len() + value.len()) as u64);
+            after.bytes = (after.bytes + written.unwrap_or(0)).saturating_sub(replaced.unwrap_or(0));
+            after.keys =
+                (after.keys + u64::from(written.is_some())).saturating_sub(u64::from(replaced.is_some()));
+        }
+        let fits = |now: u64, before: u64, quota: u64| now <= quota || now <= before;
+        if fits(after.bytes, usage.bytes, quota.bytes) && fits(after.keys, usage.keys, quota.keys) {
+            return Ok(());
+        }
+        let line = format!("this plugin remembers at most {} bytes and {} keys", quota.bytes, quota.keys);
+        Err(error(ErrorKind::TooLarge, line))
     }
 
     async fn list(&mut self, scope: Scope, query: KeyQuery) -> Result<Vec<String>, Error> {
@@ -161,7 +218,7 @@ impl State {
                 .ok_or_else(|| error(ErrorKind::Invalid, "the value is no decimal number"))?,
         };
         let sum = old.checked_add(by).ok_or_else(|| error(ErrorKind::Conflict, "the sum is too large"))?;
-        self.write(scope, &key, Some(sum.to_string().into_bytes()))?;
+        self.write(scope, &key, Some(sum.to_string().into_bytes())).await?;
         Ok(sum)
     }
 

@@ -317,9 +317,9 @@ pub fn checked(body: Body) -> Result<effect::Body, Error> {
         return Err(error(ErrorKind::Invalid, "a message says something"));
     }
     let body = match body {
-        Body::Plain(text) => effect::Body::Plain(text),
-        Body::Markdown(text) => effect::Body::Markdown(text),
-        Body::Notice(text) => effect::Body::Notice(text),
+        Body::Plain(text) => effect::Body::Plain(readable(text)),
+        Body::Markdown(text) => effect::Body::Markdown(readable(text)),
+        Body::Notice(text) => effect::Body::Notice(readable(text)),
     };
     if body.text().len() > BODY {
         return Err(error(ErrorKind::TooLarge, "a message has at most 32 KiB"));
@@ -331,6 +331,13 @@ pub fn checked(body: Body) -> Result<effect::Body, Error> {
         ));
     }
     Ok(body)
+}
+
+/// Without what makes a text read otherwise than it is: the two characters that override its direction. Languages
+/// that are written from right to left need none of them.
+fn readable(text: String) -> String {
+    const OVERRIDES: [char; 2] = ['\u{202d}', '\u{202e}'];
+    if text.contains(OVERRIDES) { text.replace(OVERRIDES, "") } else { text }
 }
 
 /// Whether a text fits into a message, as far as its length goes.

@@ -80,6 +80,7 @@ mod keeps {
             a_late_word_of_a_draft_is_not_kept
         }
         kv {
+            what_is_remembered_is_counted
             a_value_is_set_and_deleted
             a_version_never_comes_back
             the_last_write_of_a_commit_stands

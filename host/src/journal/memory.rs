@@ -13,7 +13,7 @@ use async_trait::async_trait;
 
 use super::{
     Arrival, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued, Read, Sent,
-    Sequence, Stored, Write,
+    Sequence, Stored, Usage, Write,
 };
 use crate::{
     effect::{Effect, EffectId, Place},
@@ -32,6 +32,7 @@ pub struct Memory {
 struct Ledger {
     agents: HashMap<AgentName, Agent>,
     kv: HashMap<Namespace, BTreeMap<String, Stored>>,
+    usage: HashMap<(AgentName, PluginName), Usage>,
     /// The last numbers given out, each for all agents.
     sequence: i64,
     commit: i64,
@@ -116,19 +117,22 @@ impl Ledger {
     }
 
     fn write(&mut self, write: Write, version: i64) {
-        match write.value {
-            Some(value) => {
-                self.kv.entry(write.namespace).or_default().insert(write.key, Stored { value, version });
-            }
-            None => {
-                if let Some(values) = self.kv.get_mut(&write.namespace) {
-                    values.remove(&write.key);
-                    if values.is_empty() {
-                        self.kv.remove(&write.namespace);
-                    }
-                }
-            }
+        let Write { namespace, key, value } = write;
+        let of = (namespace.agent.clone(), namespace.plugin.clone());
+        let size = |value: &[u8]| (key.len() + value.len()) as u64;
+        let added = value.as_deref().map(size);
+        let values = self.kv.entry(namespace.clone()).or_default();
+        let before = match value {
+            Some(value) => values.insert(key.clone(), Stored { value, version }),
+            None => values.remove(&key),
+        };
+        if values.is_empty() {
+            self.kv.remove(&namespace);
         }
+        let removed = before.map(|stored| size(&stored.value));
+        let usage = self.usage.entry(of).or_default();
+        usage.bytes = usage.bytes + added.unwrap_or(0) - removed.unwrap_or(0);
+        usage.keys = usage.keys + u64::from(added.is_some()) - u64::from(removed.is_some());
     }
 }
 
@@ -366,5 +370,9 @@ impl Journal for Memory {
 
     async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, Error> {
         Ok(self.ledger().keys(namespace, query).cloned().collect())
+    }
+
+    async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
+        Ok(self.ledger().usage.get(&(agent.clone(), plugin.clone())).copied().unwrap_or_default())
     }
 }

@@ -23,7 +23,7 @@ use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
     Arrival, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued, Sent,
-    Sequence, Stored,
+    Sequence, Stored, Usage,
 };
 use crate::{
     effect::{EffectId, Place},
@@ -163,6 +163,11 @@ impl Journal for Sqlite {
         let namespace = namespace.clone();
         let query = query.clone();
         self.thread.read(move |db| kv::keys(db, &namespace, &query)).await
+    }
+
+    async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
+        let (agent, plugin) = (agent.clone(), plugin.clone());
+        self.thread.read(move |db| kv::usage(db, &agent, &plugin)).await
     }
 }
 

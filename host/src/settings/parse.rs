@@ -122,9 +122,14 @@ fn check(name: &str, settings: Settings) -> Result<Settings, SettingsError> {
             }
         }
     }
-    for (plugin, of) in &settings.plugins {
-        if let Some(reason) = of.grants.nonsense() {
-            return Err(invalid(format!("plugins.{plugin}.grants"), &reason));
+    let everywhere =
+        settings.plugins.iter().map(|(plugin, of)| (format!("plugins.{plugin}.grants"), &of.grants));
+    let here = settings.agents.iter().flat_map(|(agent, of)| {
+        of.grants.iter().map(move |(plugin, grants)| (format!("agents.{agent}.grants.{plugin}"), grants))
+    });
+    for (place, grants) in everywhere.chain(here) {
+        if let Some(reason) = grants.nonsense() {
+            return Err(invalid(place, &reason));
         }
     }
     Ok(settings)

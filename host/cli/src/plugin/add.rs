@@ -14,6 +14,7 @@ use parlour::{
         admission::{Candidate, Refused},
         limits::Limits,
     },
+    grant::Permissions,
     id::{PluginName, RoomId, UserId},
     lock::{Beyond, Locked},
     manifest::{Asks, Permission},
@@ -32,7 +33,7 @@ pub struct Options {
     /// What it is called here; by default as it calls itself
     #[arg(long)]
     name: Option<PluginName>,
-    /// Grant this: home, llm, rooms=!ID or people=@ID; may be given again
+    /// Grant this: home, llm, kv (what it asks for), rooms=!ID or people=@ID; may be given again
     #[arg(long, value_name = "WHAT")]
     grant: Vec<Grant>,
     /// Do not grant this, and do not ask
@@ -63,8 +64,8 @@ impl std::str::FromStr for Grant {
     }
 }
 
-const NEED_A_GRANT: [Permission; 4] =
-    [Permission::Home, Permission::Rooms, Permission::People, Permission::Llm];
+const NEED_A_GRANT: [Permission; 5] =
+    [Permission::Kv, Permission::Home, Permission::Rooms, Permission::People, Permission::Llm];
 
 /// Shows it, asks, and puts it where it serves.
 pub fn add(options: &Options) -> anyhow::Result<()> {
@@ -79,11 +80,12 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
     let name = name(options, &settings, &candidate)?;
     let place = place(&settings, &name, &source.component)?;
 
-    print(&inspect::describe(&candidate.surface));
+    print(&inspect::summary(&candidate.surface));
     let offered = candidate.offered();
     let agreed = lock.read().map_err(anyhow::Error::msg)?.plugins.remove(&name);
     let beyond = agreed.as_ref().map(|agreed| agreed.beyond(&offered)).unwrap_or_default();
-    let older = beyond.iter().find(|beyond| !matches!(beyond, Beyond::Asks(_)));
+    let older =
+        beyond.iter().find(|beyond| matches!(beyond, Beyond::Older { .. } | Beyond::Unversioned { .. }));
     if let Some(older) = older.filter(|_| !options.downgrade) {
         bail!("{}: {older}; --downgrade takes it all the same", options.file.display());
     }
@@ -99,9 +101,10 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
         edit::grants(&options.config.config, &name, |table| {
             for grant in decided {
                 let key = grant.permission.to_string();
-                match grant.whom {
-                    Some(whom) => edit::append(table, &key, &whom),
-                    None => drop(table.insert(&key, toml_edit::value(true))),
+                match (grant.permission, grant.whom) {
+                    (Permission::Kv, _) => drop(table.insert(&key, remembering(&offered.asks))),
+                    (_, Some(whom)) => edit::append(table, &key, &whom),
+                    (_, None) => drop(table.insert(&key, toml_edit::value(true))),
                 }
             }
         })?;
@@ -164,7 +167,10 @@ fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec
     let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
     let mut decided = Vec::new();
     let mut open = Vec::new();
-    for (permission, _) in asks.iter().filter(|(permission, _)| !permission.is_free()) {
+    let kv = Permissions::new(asks.clone(), before.clone()).wants_more();
+    let needs_grant =
+        |permission: &Permission| !permission.is_free() || (*permission == Permission::Kv && kv);
+    for permission in asks.iter().map(|(permission, _)| permission).filter(needs_grant) {
         let named = |grants: &[Grant]| {
             let grants = grants.iter().filter(|grant| grant.permission == permission);
             grants.cloned().collect::<Vec<_>>()
@@ -172,7 +178,9 @@ fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec
         let granted = named(&options.grant);
         if !granted.is_empty() {
             decided.extend(granted);
-        } else if !named(&options.deny).is_empty() || has(before, permission) {
+        } else if !named(&options.deny).is_empty()
+            || (permission != Permission::Kv && has(before, permission))
+        {
         } else if terminal {
             decided.extend(ask(permission)?);
         } else {
@@ -234,9 +242,22 @@ fn check(grant: &Grant) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `kv = { bytes = …, keys = … }`: what it asks for.
+fn remembering(asks: &Asks) -> toml_edit::Item {
+    let mut table = toml_edit::InlineTable::new();
+    let kv = asks.kv.clone().unwrap_or_default();
+    for (key, count) in [("bytes", kv.bytes), ("keys", kv.keys)] {
+        if let Some(count) = count.and_then(|count| i64::try_from(count).ok()) {
+            table.insert(key, count.into());
+        }
+    }
+    toml_edit::value(table)
+}
+
 /// Asks the person at the terminal.
 fn ask(permission: Permission) -> anyhow::Result<Vec<Grant>> {
-    let question = format!("May it {}?", permission.meaning());
+    let more = if permission == Permission::Kv { ", as much as it asks for" } else { "" };
+    let question = format!("May it {}{more}?", permission.meaning());
     if !Confirm::new(&question).with_default(false).prompt()? {
         return Ok(vec![]);
     }

@@ -12,7 +12,7 @@ use parlour::{
         admission::{self, CONTRACT, Refused, Surface},
         limits::Limits,
     },
-    manifest::{Asks, Manifest},
+    manifest::{Asks, Manifest, Permission},
     source::Source,
 };
 
@@ -56,8 +56,13 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
     let source = Source::folder(file).unwrap_or_else(|| Source::file(file));
     let bytes = source.load(Limits::default().component).map_err(anyhow::Error::msg)?;
     let surface = admission::surface(&bytes).map_err(refused)?;
-    let mut report =
-        format!("{}  {} KiB\n{}", file.display(), bytes.len().div_ceil(1024), describe(&surface));
+    let mut report = format!(
+        "{}  {} KiB\n{}{}",
+        file.display(),
+        bytes.len().div_ceil(1024),
+        summary(&surface),
+        describe(&surface)
+    );
     let strangers: Vec<String> = surface.strangers().cloned().collect();
     let verdict = match surface.admit() {
         Ok(()) if strangers.is_empty() => {
@@ -74,13 +79,18 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// What it says of itself, asks for, exports and imports.
-pub fn describe(surface: &Surface) -> String {
-    let unsaid = Asks::unsaid();
-    let asks = surface.manifest.as_ref().map_or(&unsaid, |manifest| &manifest.asks);
+/// What it says of itself, and asks for.
+pub fn summary(surface: &Surface) -> String {
     let mut lines = about(surface.manifest.as_ref());
-    lines.extend(asked(asks));
-    lines.push("\nIt exports:".to_owned());
+    lines.extend(asked(&surface.asks()));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// What it exports and imports.
+fn describe(surface: &Surface) -> String {
+    let asks = surface.asks();
+    let mut lines = vec!["\nIt exports:".to_owned()];
     for name in &surface.exports {
         lines.push(match admission::ours(name) {
             Some((interface, version)) => format!("  {interface:<12}{}{}", meaning(interface), of(version)),
@@ -124,11 +134,17 @@ fn about(manifest: Option<&Manifest>) -> Vec<String> {
 /// What it asks for, and why.
 fn asked(asks: &Asks) -> Vec<String> {
     let mut lines = vec!["\nIt asks to:".to_owned()];
-    for (permission, ask) in asks.iter() {
+    for (permission, reason) in asks.iter() {
         let granted = if permission.is_free() { "" } else { "  (needs a grant)" };
         lines.push(format!("  {:<12}{}{granted}", permission.to_string(), permission.meaning()));
-        if !ask.reason.is_empty() {
-            lines.push(format!("              \u{201c}{}\u{201d}", ask.reason));
+        if !reason.is_empty() {
+            lines.push(format!("              \u{201c}{reason}\u{201d}"));
+        }
+        if let Some(kv) = asks.kv.as_ref().filter(|_| permission == Permission::Kv) {
+            let wants = [(kv.bytes, "bytes"), (kv.keys, "keys")];
+            let wants = wants.into_iter().filter_map(|(count, what)| Some(format!("{} {what}", count?)));
+            let wants: Vec<String> = wants.collect();
+            lines.extend((!wants.is_empty()).then(|| format!("              up to {}", wants.join(" and "))));
         }
     }
     if lines.len() == 1 {

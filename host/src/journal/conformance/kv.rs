@@ -1,7 +1,7 @@
 //! What plugins remember.
 
 use super::*;
-use crate::journal::KeyQuery;
+use crate::journal::{KeyQuery, Usage};
 
 async fn value(journal: &dyn Journal, key: &str) -> Option<String> {
     let stored = journal.get(&own(), key).await.unwrap();
@@ -129,4 +129,25 @@ pub(super) async fn a_list_begins_where_it_is_asked_to(journal: Ledger) {
     assert_eq!(keys(&*journal, "a/", Some("a/"), 1).await, ["a/1"]);
     assert!(keys(&*journal, "a/", Some("b"), 100).await.is_empty(), "behind them all");
     assert!(keys(&*journal, "a/", Some("a/2"), 100).await.is_empty());
+}
+
+pub(super) async fn what_is_remembered_is_counted(journal: Ledger) {
+    let usage = async || {
+        let Usage { bytes, keys } = journal.usage(&own().agent, &own().plugin).await.unwrap();
+        (bytes, keys)
+    };
+    assert_eq!(usage().await, (0, 0));
+    remember(&*journal, "1", [set("k", "1"), set("\u{e9}\0", "12"), set("", "")]).await;
+    assert_eq!(usage().await, (2 + 5, 3), "in bytes");
+    remember(&*journal, "2", [set("k", "longer"), delete("never"), delete("")]).await;
+    assert_eq!(usage().await, (7 + 5, 2));
+    let room = Namespace { scope: Scope::Room(room("!a")), ..own() };
+    remember(&*journal, "3", [Write { namespace: room, ..set("k", "1") }]).await;
+    assert_eq!(usage().await, (14, 3), "in all scopes");
+    let other = Namespace { plugin: plugin("other"), ..own() };
+    remember(&*journal, "4", [Write { namespace: other, ..set("k", "1") }, set("k", ""), delete("\u{e9}\0")])
+        .await;
+    assert_eq!(usage().await, (1 + 2, 2), "of this plugin");
+    let other = Namespace { agent: other_agent(), ..own() };
+    assert_eq!(journal.usage(&other.agent, &other.plugin).await.unwrap(), Usage::default());
 }

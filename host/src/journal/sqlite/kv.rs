@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{KeyQuery, Namespace, Read, Scope, Stored, Write},
+    super::{KeyQuery, Namespace, Read, Scope, Stored, Usage, Write},
     Failed, number,
 };
+use crate::id::{AgentName, PluginName};
 
 pub(super) fn get(db: &Connection, namespace: &Namespace, key: &str) -> Result<Option<Stored>, Failed> {
     let stored = db
@@ -51,6 +52,18 @@ pub(super) fn keys(db: &Connection, namespace: &Namespace, query: &KeyQuery) -> 
         keys.push(key);
     }
     Ok(keys)
+}
+
+pub(super) fn usage(db: &Connection, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Failed> {
+    let found = db
+        .prepare_cached(
+            "SELECT bytes, keys FROM kv_usage WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND plugin = ?2",
+        )?
+        .query_row(params![agent.as_str(), plugin.as_str()], |row| {
+            Ok(Usage { bytes: row.get(0)?, keys: row.get(1)? })
+        })
+        .optional()?;
+    Ok(found.unwrap_or_default())
 }
 
 /// Whether a handler would still read the same.

@@ -1,0 +1,202 @@
+//! Attacks on the host, by number as in `tests/README.md`: each fails, and the next event is answered. Where the one
+//! defence against it can be taken away, it succeeds without it.
+
+use std::{net::TcpListener, time::Duration};
+
+use parlour::{Host, engine::limits::Limits};
+
+use crate::{
+    guests::{component, example, guest, patched},
+    stage::{AGENT, ALICE, BOB, MALLORY, PATIENCE, Stage},
+};
+
+async fn stage(limits: Limits) -> Stage {
+    let guests = [("hostile", guest("hostile")), ("echo", example("echo"))];
+    Stage::start(&guests, |builder| builder.limits(limits)).await
+}
+
+/// Debug builds are slow, and the machine is shared.
+fn usual() -> Limits {
+    Limits { cpu: Duration::from_secs(1), ..Limits::default() }
+}
+
+async fn still_serves(stage: &Stage) {
+    assert_eq!(stage.ask("/echo still here").await, "still here");
+}
+
+/// 2: the plugin never says what it has.
+#[tokio::test]
+async fn a_loop_in_list_commands_is_refused() {
+    let built = Host::builder().limits(usual()).plugin("stuck".parse().unwrap(), component("stuck")).build();
+    let refused = tokio::time::timeout(PATIENCE, built).await.expect("it ends").map(drop).unwrap_err();
+    assert_eq!(refused.to_string(), "stuck: it took longer than 1 s to say what it has");
+}
+
+/// 4: many short waits, each of which is allowed.
+#[tokio::test]
+async fn many_short_waits_are_one_long_one() {
+    let short = stage(Limits { wall: Duration::from_secs(1), ..usual() }).await;
+    assert_eq!(short.ask("/slip 1000").await, "/slip: stopped: it took longer than 1 s");
+    still_serves(&short).await;
+    let long = stage(Limits { wall: Duration::from_secs(600), ..usual() }).await;
+    assert_eq!(long.ask("/slip 100").await, "slipped through");
+}
+
+/// 6: bulk operations look at no clock while they run.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn filling_memory_holds_up_nobody() {
+    let stage = stage(usual()).await;
+    let room = stage.rooms.create_direct(BOB, AGENT);
+    stage.ask_as(BOB, &room, "/echo warm").await;
+    let filling = stage.rooms.say(ALICE, &stage.room, "/fill 100");
+    for number in 0..10 {
+        assert_eq!(stage.ask_as(BOB, &room, &format!("/echo {number}")).await, number.to_string());
+    }
+    assert_eq!(
+        stage.rooms.transcript(&stage.room).last().unwrap().id,
+        filling,
+        "ten answers come before its end"
+    );
+    let answer = stage.answer_to(&stage.room, &filling).await.text;
+    assert_eq!(answer, "/fill: stopped: it used up its 1 s of CPU time");
+}
+
+/// 7: a recursion without an end.
+#[tokio::test]
+async fn a_deep_recursion_is_ended() {
+    let stage = stage(Limits { cpu: Duration::from_secs(20), ..usual() }).await;
+    let answer = stage.ask("/recurse 100000000").await;
+    assert!(answer.starts_with("/recurse: stopped: it crashed: "), "{answer}");
+    assert_eq!(stage.ask("/recurse 100").await, "100 deep");
+    still_serves(&stage).await;
+}
+
+/// 8: more bytes in one call than a host should copy.
+#[tokio::test]
+async fn a_giant_text_is_not_copied() {
+    let usual = stage(Limits { cpu: Duration::from_secs(20), ..usual() }).await;
+    let answer = usual.ask("/giant 32").await;
+    assert!(answer.starts_with("/giant: stopped: it crashed: "), "{answer}");
+    still_serves(&usual).await;
+    let all = Limits { host_call: 256 * 1024 * 1024, cpu: Duration::from_secs(20), ..Limits::default() };
+    let answer = stage(all).await.ask("/giant 32").await;
+    assert!(answer.starts_with("/giant: ") && answer.contains("32 KiB"), "{answer}");
+}
+
+/// 9: handles that nobody gives back.
+#[tokio::test]
+async fn handles_that_are_never_dropped_end_with_the_instance() {
+    let stage = stage(usual()).await;
+    for _ in 0..20 {
+        assert_eq!(stage.ask("/leak 500").await, "leaked");
+    }
+    let answer = stage.ask("/leak 5000").await;
+    assert!(answer.starts_with("/leak: stopped: it crashed: "), "{answer}");
+    still_serves(&stage).await;
+}
+
+/// 15: an id that the plugin makes up, and one of a message that somebody else wrote.
+#[tokio::test]
+async fn nobody_elses_message_is_edited() {
+    let stage = stage(usual()).await;
+    let theirs = stage.rooms.say(ALICE, &stage.room, "/echo I said this");
+    let ours = stage.answer_to(&stage.room, &theirs).await.id;
+    for id in [theirs.as_str(), ours.as_str()] {
+        let answer = stage.ask(&format!("/pretend {id}")).await;
+        assert_eq!(answer, "/pretend: only a message that this plugin sent can be edited or redacted");
+    }
+    assert_eq!(stage.ask("/pretend $made-up").await, "/pretend: the agent knows no such event");
+    assert!(!stage.transcript(&stage.room).contains("I never said that"));
+}
+
+/// 17: a second plugin takes a command that another one has.
+#[tokio::test]
+async fn a_command_stays_with_the_plugin_that_had_it() {
+    let other = patched(&component("steady"), "version-1", "not yours");
+    let guests = [("echo", example("echo")), ("hostile", other.into())];
+    let stage = Stage::with(&guests).await;
+    stage.noticed("/echo of plugin hostile is not used: another plugin before it has one").await;
+    assert_eq!(stage.ask("/echo hello").await, "hello");
+}
+
+/// 21 and 32: the network, by any way that a standard library has.
+#[tokio::test]
+async fn there_is_no_network() {
+    let stage = stage(usual()).await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let address = listener.local_addr().unwrap();
+    let answer = stage.ask(&format!("/connect {address}")).await;
+    assert_eq!(answer, "PermissionDenied, and true", "an address needs no look-up");
+    let answer = stage.ask("/connect localhost:80").await;
+    assert!(answer.ends_with(", and false"), "no name is looked up: {answer}");
+    assert!(listener.accept().is_err(), "nobody came");
+}
+
+/// 25 and 38: files, the environment, arguments, input.
+#[tokio::test]
+async fn there_is_nothing_to_see_of_the_machine() {
+    let stage = stage(usual()).await;
+    let nothing = "0 variables, 0 arguments, 0 files read, 0 written, 0 bytes of input";
+    assert_eq!(stage.ask("/look").await, nothing);
+}
+
+/// 27: keys that look like other namespaces.
+#[tokio::test]
+async fn nobody_elses_memory_is_read() {
+    let guests = [("deeds", guest("deeds")), ("hostile", guest("hostile"))];
+    let stage = Stage::with(&guests).await;
+    assert_eq!(stage.ask("/count").await, "1");
+    assert_eq!(stage.ask("/steal").await, "nothing, of 0");
+    assert_eq!(stage.ask("/count").await, "2");
+}
+
+/// 30: what one event leaves in memory, the next one finds.
+#[tokio::test]
+async fn memory_ends_with_the_event() {
+    let stage = stage(usual()).await;
+    let room = stage.rooms.create_direct(BOB, AGENT);
+    for _ in 0..5 {
+        assert_eq!(stage.ask("/remember").await, "1");
+        assert_eq!(stage.ask_as(BOB, &room, "/remember").await, "1");
+    }
+}
+
+/// 12 and 16: people whom nobody listed.
+#[tokio::test]
+async fn who_is_not_listed_starts_nothing() {
+    let stage = stage(usual()).await;
+    let room = stage.rooms.create_direct(MALLORY, AGENT);
+    stage.rooms.say(MALLORY, &room, "/remember");
+    still_serves(&stage).await;
+    assert_eq!(stage.rooms.transcript(&room).len(), 1);
+}
+
+/// 29: a crash at every event.
+#[tokio::test]
+async fn a_plugin_that_always_crashes_is_suspended_and_the_others_serve() {
+    let guests = [("naughty", guest("naughty")), ("echo", example("echo"))];
+    let stage = Stage::with(&guests).await;
+    for _ in 0..5 {
+        let answer = stage.ask("/trap").await;
+        assert!(answer.starts_with("/trap: stopped: it crashed: "), "{answer}");
+    }
+    stage.noticed("plugin naughty: suspended for 1 min, after faulting again and again").await;
+    for command in ["trap", "shout"] {
+        let answer = stage.ask(&format!("/{command}")).await;
+        assert_eq!(
+            answer,
+            format!("/{command}: plugin naughty rests, after faulting again and again; 1 min left")
+        );
+    }
+    still_serves(&stage).await;
+    let said = stage.notices().iter().filter(|notice| notice.to_string().contains("suspended")).count();
+    assert_eq!(said, 1);
+}
+
+/// 40: a text that reads otherwise than it is.
+#[tokio::test]
+async fn no_text_is_turned_around() {
+    let stage = stage(usual()).await;
+    assert_eq!(stage.ask("/echo good\u{202e}live\u{202c} שלום").await, "goodlive\u{202c} שלום");
+}
