@@ -6,7 +6,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use tokio::sync::watch;
+use tokio::{runtime::Handle, sync::watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::{
@@ -25,7 +25,18 @@ const SLOWEST: Duration = Duration::from_secs(5);
 /// The draft of one attempt at a delivery.
 pub struct Drafts {
     to: Destination,
-    state: Mutex<Option<Shown>>,
+    /// Where drafts are sent from: the guest may run elsewhere.
+    runtime: Handle,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+enum State {
+    #[default]
+    Nothing,
+    Showing(Shown),
+    /// A guest that was stopped may say one more thing before it ends.
+    Finished,
 }
 
 /// Where a draft goes.
@@ -54,12 +65,16 @@ struct Shown {
 impl Drafts {
     /// Nothing is shown yet.
     pub fn new(to: Destination) -> Self {
-        Self { to, state: Mutex::default() }
+        Self { to, runtime: Handle::current(), state: Mutex::default() }
     }
 
     /// Shows no more. Answers the last text, if there was one, once nothing of it is under way.
     pub async fn finish(&self) -> Option<Body> {
-        let shown = self.state.lock().unwrap_or_else(PoisonError::into_inner).take()?;
+        let state = std::mem::replace(
+            &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner),
+            State::Finished,
+        );
+        let State::Showing(shown) = state else { return None };
         let last = shown.latest.borrow().clone();
         drop(shown.latest);
         // A request that is under way is waited for: it must not arrive after the last edit.
@@ -71,12 +86,14 @@ impl Drafts {
 impl Sink for Drafts {
     fn show(&self, body: Body) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(shown) = &*state {
-            shown.latest.send_replace(body);
-        } else {
-            let (latest, bodies) = watch::channel(body);
-            let task = AbortOnDropHandle::new(tokio::spawn(keep_showing(self.to.clone(), bodies)));
-            *state = Some(Shown { latest, task });
+        match &*state {
+            State::Showing(shown) => drop(shown.latest.send_replace(body)),
+            State::Nothing => {
+                let (latest, bodies) = watch::channel(body);
+                let task = self.runtime.spawn(keep_showing(self.to.clone(), bodies));
+                *state = State::Showing(Shown { latest, task: AbortOnDropHandle::new(task) });
+            }
+            State::Finished => {}
         }
     }
 }

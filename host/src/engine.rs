@@ -5,6 +5,7 @@
 //! returns, and goes nowhere by itself.
 
 pub mod admission;
+mod background;
 pub mod cache;
 mod convert;
 pub mod limits;
@@ -25,8 +26,9 @@ use wasmtime_wasi::WasiCtx;
 
 use self::{
     admission::{Candidate, Refused, Surface},
+    background::{Background, HEAD, Panicked},
     cache::Cache,
-    limits::{Limiter, Limits, Meter},
+    limits::{LARGEST_MEMORY, Limiter, Limits, Meter},
     ticker::Ticker,
 };
 pub use crate::capability::{Handling, State, Work};
@@ -67,6 +69,7 @@ pub struct Engine {
     limits: Limits,
     slots: Semaphore,
     ticker: Ticker,
+    background: Background,
     notices: Notices,
 }
 
@@ -81,6 +84,8 @@ pub struct Plugin {
     /// What it may do.
     pub permissions: Arc<Permissions>,
     config: Arc<BTreeMap<String, String>>,
+    /// What a call of it may take.
+    limits: Limits,
     slots: Semaphore,
     /// What it was denied before: each is said once.
     denied: Mutex<BTreeMap<Denied, u64>>,
@@ -194,7 +199,9 @@ impl Engine {
             link(&mut linker).map_err(|error| format!("an embedder's interface: {error:#}"))?;
         }
         let ticker = Ticker::start(&inner)?;
-        Ok(Self { inner, linker, cache, limits, slots: Semaphore::new(limits.instances), ticker, notices })
+        let background = Background::start()?;
+        let slots = Semaphore::new(limits.instances);
+        Ok(Self { inner, linker, cache, limits, slots, ticker, background, notices })
     }
 
     /// Makes a plugin of a component: compiles (or finds it compiled), links, and asks it what it
@@ -209,6 +216,7 @@ impl Engine {
         settings: &settings::Plugin,
     ) -> Result<Plugin, Refused> {
         let Candidate { bytes, digest, surface } = candidate;
+        let wanted = surface.manifest.as_ref().map(|manifest| manifest.limits).unwrap_or_default();
         let config = config::resolve(surface.manifest.as_ref(), settings).map_err(Refused::Declaration)?;
         let (engine, named) = (self.clone(), digest.clone());
         let component = tokio::task::spawn_blocking(move || engine.compile(&bytes, &named))
@@ -247,6 +255,7 @@ impl Engine {
             members,
             permissions: Arc::new(Permissions::new(surface.asks(), settings.grants.clone())),
             config: Arc::new(config),
+            limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             denied: Mutex::default(),
             suspension: Mutex::default(),
@@ -259,22 +268,37 @@ impl Engine {
     }
 
     /// Calls a plugin, in an instance of its own. Dropping the future ends the guest at once.
-    pub async fn call(&self, plugin: &Plugin, call: &Call, handling: Handling) -> (End, Work) {
-        let limits = self.limits;
-        let _slots = self.slots(plugin).await;
-        let mut store = self.store(plugin, Some(handling));
-        let meter = self.meter(&mut store);
+    pub async fn call(self: &Arc<Self>, plugin: &Arc<Plugin>, call: Call, handling: Handling) -> (End, Work) {
+        let meter = Meter::new(plugin.limits.cpu);
+        let running = self.clone().run(plugin.clone(), call, handling, meter.clone());
+        let ended = self.background.run(running, || meter.used() < HEAD).await;
+        ended.unwrap_or_else(|Panicked| {
+            (End::Fault(Fault::Trap("the host itself failed".into())), Work::default())
+        })
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        plugin: Arc<Plugin>,
+        call: Call,
+        handling: Handling,
+        meter: Arc<Meter>,
+    ) -> (End, Work) {
+        let _slots = self.slots(&plugin).await;
+        let mut store = self.store(&plugin, Some(handling));
+        charge(&mut store, meter.clone());
         let _ticking = self.ticker.tick();
-        let run = run(plugin, call, &mut store);
-        let ended = tokio::time::timeout(limits.wall, meter.measure(run)).await;
+        let run = run(&plugin, &call, &mut store);
+        let wall = plugin.limits.wall;
+        let ended = tokio::time::timeout(wall, meter.measure(run)).await;
         store.data().log.finish();
         let end = match ended {
-            Err(_) => End::Fault(Fault::Wall(limits.wall)),
-            Ok(Err(error)) => End::Fault(self.fault(&error, &store.data().limiter)),
+            Err(_) => End::Fault(Fault::Wall(wall)),
+            Ok(Err(error)) => End::Fault(fault(&error, plugin.limits.cpu, &store.data().limiter)),
             Ok(Ok(end)) => end,
         };
         let state = store.data_mut();
-        self.count(plugin, std::mem::take(&mut state.denied));
+        self.count(&plugin, std::mem::take(&mut state.denied));
         (end, std::mem::take(&mut state.work))
     }
 
@@ -282,7 +306,8 @@ impl Engine {
     async fn list(&self, plugin: &Plugin) -> Result<Vec<Arc<crate::command::Command>>, Refused> {
         let _slots = self.slots(plugin).await;
         let mut store = self.store(plugin, None);
-        let meter = self.meter(&mut store);
+        let meter = Meter::new(plugin.limits.cpu);
+        charge(&mut store, meter.clone());
         let listing = async {
             let instance = plugin.instance.instantiate_async(&mut store).await?;
             if let Some(messages) = &plugin.messages {
@@ -302,7 +327,7 @@ impl Engine {
             Err(_) => return Err(Refused::Slow(LISTING)),
             Ok(Err(error)) => {
                 store.data().log.finish();
-                return Err(match self.fault(&error, &store.data().limiter) {
+                return Err(match fault(&error, plugin.limits.cpu, &store.data().limiter) {
                     // The machine may have been busy: what is measured is time.
                     Fault::Cpu(limit) => Refused::Slow(limit),
                     fault => Refused::Listing(fault.to_string()),
@@ -364,7 +389,7 @@ impl Engine {
             config: plugin.config.clone(),
             denied: BTreeMap::new(),
             log,
-            limiter: Limiter::new(self.limits.memory),
+            limiter: Limiter::new(plugin.limits.memory),
             wasi,
             table,
         };
@@ -373,29 +398,28 @@ impl Engine {
         store.set_hostcall_fuel(self.limits.host_call);
         store
     }
+}
 
-    fn meter(&self, store: &mut Store<State>) -> Arc<Meter> {
-        let meter = Meter::new(self.limits.cpu);
-        let running = meter.clone();
-        store.set_epoch_deadline(1);
-        store.epoch_deadline_callback(move |_| {
-            if running.is_over() { Err(wasmtime::Error::new(CpuOver)) } else { Ok(UpdateDeadline::Yield(1)) }
-        });
-        meter
+/// Why a call was ended.
+fn fault(error: &wasmtime::Error, cpu: Duration, limiter: &Limiter) -> Fault {
+    if error.is::<CpuOver>() {
+        return Fault::Cpu(cpu);
     }
+    if limiter.refused {
+        return Fault::Memory(limiter.memory());
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(trap) => Fault::Trap(trap.to_string()),
+        None => Fault::Trap(first_line(&error.root_cause().to_string())),
+    }
+}
 
-    fn fault(&self, error: &wasmtime::Error, limiter: &Limiter) -> Fault {
-        if error.is::<CpuOver>() {
-            return Fault::Cpu(self.limits.cpu);
-        }
-        if limiter.refused {
-            return Fault::Memory(limiter.memory());
-        }
-        match error.downcast_ref::<Trap>() {
-            Some(trap) => Fault::Trap(trap.to_string()),
-            None => Fault::Trap(first_line(&error.root_cause().to_string())),
-        }
-    }
+/// The guest yields at every tick, and ends when its time is over.
+fn charge(store: &mut Store<State>, meter: Arc<Meter>) {
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_callback(move |_| {
+        if meter.is_over() { Err(wasmtime::Error::new(CpuOver)) } else { Ok(UpdateDeadline::Yield(1)) }
+    });
 }
 
 /// How long a plugin may take to say what it has, compiling apart.
@@ -449,7 +473,7 @@ fn pooling(limits: &Limits) -> wasmtime::Result<wasmtime::Engine> {
     pool.max_core_instances_per_component(CORE_INSTANCES)
         .max_memories_per_component(MEMORIES)
         .max_tables_per_component(TABLES);
-    pool.max_memory_size(limits.memory);
+    pool.max_memory_size(limits.memory.max(LARGEST_MEMORY));
     let mut config = features();
     config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
     wasmtime::Engine::new(&config)

@@ -34,6 +34,7 @@ pub mod manifest;
 mod mistake;
 pub mod notice;
 pub mod settings;
+pub mod text;
 
 // What is decided.
 pub mod addressing;

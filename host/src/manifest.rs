@@ -9,7 +9,7 @@ use std::fmt;
 use semver::Version;
 use serde::{Deserialize, Serialize};
 
-use crate::{id::PluginName, mistake};
+use crate::{id::PluginName, mistake, settings::CallLimits};
 
 /// A text of a manifest is shown to people, and fits into a line of theirs.
 const LINE: usize = 300;
@@ -38,6 +38,9 @@ pub struct Manifest {
     /// What it asks for.
     #[serde(default = "Asks::unsaid")]
     pub asks: Asks,
+    /// What a call of it wants to take, where the usual is too little.
+    #[serde(default)]
+    pub limits: CallLimits,
     /// A JSON Schema of its settings, `plugins.NAME.config`.
     #[serde(default)]
     pub config: Option<toml::Table>,
@@ -251,7 +254,7 @@ impl Manifest {
 }
 
 fn one_line(name: &str, text: &str) -> Result<(), String> {
-    if text.len() > LINE || text.chars().any(crate::notice::hidden) {
+    if text.len() > LINE || text.chars().any(crate::text::hidden) {
         return Err(format!("{name} is one line of at most {LINE} bytes"));
     }
     Ok(())

@@ -9,6 +9,7 @@ use std::{
 use crate::{
     grant::Denied,
     id::{AgentName, PluginName},
+    text::escaped,
 };
 
 /// A notice is at most so long.
@@ -210,28 +211,6 @@ impl Notice {
     }
 }
 
-/// A text as one line, at most so many bytes and a mark long, without control characters: nobody else's words
-/// forge a line of a log, or steer a terminal.
-#[must_use]
-pub fn escaped(text: &str, limit: usize) -> String {
-    let mut line = String::with_capacity(text.len().min(limit));
-    for c in text.chars() {
-        if line.len() >= limit {
-            line.push('…');
-            break;
-        }
-        if hidden(c) { line.extend(c.escape_default()) } else { line.push(c) }
-    }
-    line
-}
-
-/// Control characters, and those that turn a line into another one on a terminal: bidirectional controls and
-/// line separators.
-#[must_use]
-pub fn hidden(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
 /// Where notices go.
 #[derive(Clone)]
 pub struct Notices(Arc<dyn Fn(Notice) + Send + Sync>);
@@ -269,12 +248,6 @@ impl fmt::Debug for Notices {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_line_is_bounded() {
-        assert_eq!(escaped("x y", 8), "x y");
-        assert_eq!(escaped(&"x".repeat(100), 8), "xxxxxxxx…");
-    }
 
     #[test]
     fn a_notice_is_one_line_whoever_speaks() {

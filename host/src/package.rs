@@ -5,8 +5,9 @@
 use std::borrow::Cow;
 
 use wasm_encoder::{ComponentSection as _, CustomSection};
+use wasmparser::{Parser, Payload};
 
-use crate::{engine::admission, manifest::Manifest};
+use crate::manifest::Manifest;
 
 /// The custom section's name.
 pub const SECTION: &str = "parlour:plugin";
@@ -24,8 +25,7 @@ pub fn embed(component: Vec<u8>, manifest: &str) -> Result<Vec<u8>, String> {
 /// The same with the bytes of a file.
 pub(crate) fn with(mut component: Vec<u8>, manifest: &[u8]) -> Result<Vec<u8>, String> {
     let said = read(manifest)?;
-    let surface = admission::surface(&component).map_err(|refused| refused.to_string())?;
-    match surface.manifest {
+    match find(&component)? {
         Some(manifest) if manifest == said => {}
         Some(_) => {
             return Err(
@@ -38,6 +38,22 @@ pub(crate) fn with(mut component: Vec<u8>, manifest: &[u8]) -> Result<Vec<u8>, S
         }
     }
     Ok(component)
+}
+
+/// The manifest in a component, if it has one. Nothing else of it is looked at.
+fn find(component: &[u8]) -> Result<Option<Manifest>, String> {
+    let mut depth = 0_usize;
+    for payload in Parser::new(0).parse_all(component) {
+        match payload.map_err(|error| error.message().to_owned())? {
+            Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+            Payload::End(_) => depth = depth.saturating_sub(1),
+            Payload::CustomSection(section) if depth == 0 && section.name() == SECTION => {
+                return read(section.data()).map(Some);
+            }
+            _ => {}
+        }
+    }
+    Ok(None)
 }
 
 /// The manifest in a section's bytes.
@@ -55,6 +71,7 @@ pub fn read(section: &[u8]) -> Result<Manifest, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::engine::admission;
 
     const MANIFEST: &str = "name = \"a\"\nversion = \"1.0.0\"\ndescription = \"\"\n[asks.outbox]\n";
     const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";

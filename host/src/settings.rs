@@ -240,6 +240,20 @@ pub struct Plugin {
     pub config: BTreeMap<String, toml::Value>,
     /// What it may do beside answering and remembering.
     pub grants: Grants,
+    /// What a call of it may take, where that is not the usual.
+    pub limits: CallLimits,
+}
+
+/// What a call may take, where that is not the usual: as a plugin wants it, and as an operator allows it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallLimits {
+    /// CPU time, in milliseconds.
+    pub cpu_ms: Option<u32>,
+    /// From the call to its end, waiting included, in seconds.
+    pub wall_s: Option<u32>,
+    /// All memories of an instance together, in MiB; 1024 at the most.
+    pub memory_mib: Option<u32>,
 }
 
 /// What a plugin may do beside answering where it was asked and remembering. Nothing until granted.

@@ -7,7 +7,7 @@ use parlour::{
     chat::memory::Rooms,
     lock::LockFile,
     package,
-    settings::{Grants, Plugin},
+    settings::{CallLimits, Grants, Plugin},
 };
 
 use crate::{
@@ -112,6 +112,34 @@ async fn settings_fit_the_schema_and_have_its_defaults() {
         refused.map(drop).unwrap_err().to_string(),
         "deeds: its settings do not fit: config.city: 7 is not of type \"string\""
     );
+}
+
+#[tokio::test]
+async fn a_call_takes_what_the_plugin_wants_and_the_operator_allows() {
+    let hostile = |limits: &str| -> Arc<[u8]> {
+        let manifest = format!("name = \"hostile\"\nversion = \"1.0.0\"\ndescription = \"\"\n{limits}");
+        package::embed(component("hostile"), &manifest).unwrap().into()
+    };
+    let stage = async |wanted: &str, allowed: CallLimits| {
+        let settings = Plugin { limits: allowed, ..Plugin::default() };
+        Stage::start(&[("hostile", hostile(wanted))], |builder| {
+            builder.plugin_settings("hostile".parse().unwrap(), settings)
+        })
+        .await
+    };
+    let wants = "[limits]\ncpu_ms = 60000\nwall_s = 1\n";
+    let more = CallLimits { cpu_ms: Some(30_000), ..CallLimits::default() };
+    let unasked = stage("", more).await;
+    assert_eq!(unasked.ask("/busy 600000").await, "/busy: stopped: it used up its 1 s of CPU time");
+    let ungranted = stage("[limits]\ncpu_ms = 60000\n", CallLimits::default()).await;
+    assert_eq!(ungranted.ask("/busy 600000").await, "/busy: stopped: it used up its 1 s of CPU time");
+    let both = stage("[limits]\ncpu_ms = 60000\n", more).await;
+    assert_eq!(both.ask("/busy 1500").await, "ready");
+    let less = stage(wants, more).await;
+    assert_eq!(less.ask("/slip 1000").await, "/slip: stopped: it took longer than 1 s");
+    let little = CallLimits { memory_mib: Some(16), ..CallLimits::default() };
+    let answer = stage("", little).await.ask("/giant 20").await;
+    assert_eq!(answer, "/giant: stopped: it wanted more than its 16 MiB of memory");
 }
 
 /// A host whose plugin folder, lock and kept components are in `folder`.

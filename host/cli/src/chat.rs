@@ -20,9 +20,10 @@ use parlour::{
     Agent, Host,
     chat::console::{Console, Printed},
     id::{PluginName, UserId},
-    notice::{Level, Notice, Notices, hidden},
+    notice::{Level, Notice, Notices},
     package,
     settings::{Access, Grants, Plugin, Role},
+    text::hidden,
 };
 use tokio::sync::{SetOnce, mpsc, oneshot};
 

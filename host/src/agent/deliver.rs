@@ -115,13 +115,13 @@ impl Running {
     async fn attempt(
         &self,
         delivery: &Delivery<'_>,
-        plugin: &Plugin,
+        plugin: &Arc<Plugin>,
         shown: &mut Shown,
         requests: Arc<AtomicU32>,
     ) -> Option<(Option<End>, Work)> {
         let drafts = Arc::new(Drafts::new(self.destination(delivery)));
         let handling = self.handling(delivery, plugin, drafts.clone(), requests).await;
-        let call = self.shared.engine.call(plugin, &delivery.call, handling);
+        let call = self.shared.engine.call(plugin, delivery.call.clone(), handling);
         let ended = tokio::select! {
             biased;
             () = delivery.stopped.cancelled() => None,

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     id::PluginName,
-    notice::{Level, Notice, Notices, escaped},
+    notice::{Level, Notice, Notices},
+    text::escaped,
 };
 
 /// Lines of one call, and bytes of one line.

@@ -8,8 +8,8 @@ use crate::{
     kept,
     lock::{Beyond, Locked},
     manifest::{Asks, Manifest},
-    notice::escaped,
     package,
+    text::escaped,
 };
 
 /// The contract that this host speaks.

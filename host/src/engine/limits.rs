@@ -6,10 +6,13 @@ use std::{
         atomic::{AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
+use rustix::time::{ClockId, clock_gettime};
 use wasmtime::ResourceLimiter;
+
+use crate::settings::CallLimits;
 
 /// What a call may take.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +45,28 @@ impl Default for Limits {
             host_call: 8 * 1024 * 1024,
             instances: 256,
             instances_per_plugin: 64,
+        }
+    }
+}
+
+/// The largest memory that an operator can allow.
+pub const LARGEST_MEMORY: usize = 1024 * 1024 * 1024;
+
+impl Limits {
+    /// Of one plugin: what it wants, as far as that is allowed; the usual, where nobody says anything.
+    #[must_use]
+    pub fn of(self, wanted: CallLimits, allowed: CallLimits) -> Self {
+        fn least<T: Ord + Copy>(wanted: Option<T>, allowed: Option<T>, usual: T) -> T {
+            wanted.unwrap_or(usual).min(allowed.unwrap_or(usual))
+        }
+        let milliseconds = |limits: CallLimits| limits.cpu_ms.map(|cpu| Duration::from_millis(cpu.into()));
+        let seconds = |limits: CallLimits| limits.wall_s.map(|wall| Duration::from_secs(wall.into()));
+        let bytes = |limits: CallLimits| limits.memory_mib.map(|memory| memory as usize * 1024 * 1024);
+        Self {
+            cpu: least(milliseconds(wanted), milliseconds(allowed), self.cpu),
+            wall: least(seconds(wanted), seconds(allowed), self.wall),
+            memory: least(bytes(wanted), bytes(allowed), self.memory).min(LARGEST_MEMORY.max(self.memory)),
+            ..self
         }
     }
 }
@@ -98,13 +123,13 @@ impl ResourceLimiter for Limiter {
     }
 }
 
-/// The time in which one guest has run.
+/// The CPU time that one guest has used, as the system counts it for the thread that runs it: a thread that waits for
+/// others to let it run is not charged.
 #[derive(Debug)]
 pub struct Meter {
-    born: Instant,
     /// Nanoseconds of finished slices.
     used: AtomicU64,
-    /// When the running slice began, in nanoseconds after `born`.
+    /// What the thread had used when the running slice began, in nanoseconds.
     since: AtomicU64,
     budget: Duration,
 }
@@ -112,29 +137,37 @@ pub struct Meter {
 impl Meter {
     /// A guest that may run so long.
     pub fn new(budget: Duration) -> Arc<Self> {
-        Arc::new(Self { born: Instant::now(), used: AtomicU64::new(0), since: AtomicU64::new(0), budget })
+        Arc::new(Self { used: AtomicU64::new(0), since: AtomicU64::new(0), budget })
     }
 
-    /// Asked by the running guest itself: the slice that runs counts.
+    /// Asked by the running guest itself, on the thread of the slice: the slice counts.
     pub fn is_over(&self) -> bool {
-        let slice = self.now().saturating_sub(self.since.load(Relaxed));
+        let slice = thread_time().saturating_sub(self.since.load(Relaxed));
         Duration::from_nanos(self.used.load(Relaxed) + slice) > self.budget
     }
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    /// What has been used, but for the slice that runs.
+    pub fn used(&self) -> Duration {
+        Duration::from_nanos(self.used.load(Relaxed))
     }
 
     /// Runs a future on this meter: what passes between its polls is not charged.
     pub async fn measure<F: Future>(self: Arc<Self>, future: F) -> F::Output {
         let mut future = std::pin::pin!(future);
         std::future::poll_fn(move |context: &mut Context<'_>| {
-            let start = self.now();
+            let start = thread_time();
             self.since.store(start, Relaxed);
             let polled: Poll<F::Output> = future.as_mut().poll(context);
-            self.used.fetch_add(self.now().saturating_sub(start), Relaxed);
+            self.used.fetch_add(thread_time().saturating_sub(start), Relaxed);
             polled
         })
         .await
     }
+}
+
+/// CPU time of this thread, in nanoseconds.
+fn thread_time() -> u64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(time.tv_nsec).unwrap_or(0))
 }

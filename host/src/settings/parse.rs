@@ -122,6 +122,12 @@ fn check(name: &str, settings: Settings) -> Result<Settings, SettingsError> {
             }
         }
     }
+    for (plugin, of) in &settings.plugins {
+        if of.limits.memory_mib.is_some_and(|memory| memory > 1024) {
+            let place = format!("plugins.{plugin}.limits.memory_mib");
+            return Err(invalid(place, "an instance has at most 1024 MiB"));
+        }
+    }
     let everywhere =
         settings.plugins.iter().map(|(plugin, of)| (format!("plugins.{plugin}.grants"), &of.grants));
     let here = settings.agents.iter().flat_map(|(agent, of)| {

@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     net::{TcpStream, ToSocketAddrs as _},
     sync::atomic::{AtomicU32, Ordering::Relaxed},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parlour_plugin::prelude::*;
@@ -20,6 +20,7 @@ impl Commands for Hostile {
             Command::new(name, description).parameter(Parameter::text("text", "What it is done with").optional())
         };
         vec![
+            rest("busy", "Computes for so many milliseconds"),
             rest("slip", "Waits many times, a little each"),
             rest("fill", "Fills so many MiB of memory, again and again"),
             rest("recurse", "Calls itself"),
@@ -36,6 +37,13 @@ impl Commands for Hostile {
     fn run(call: Invocation) -> Result<(), Error> {
         let number = || call.rest.parse::<u32>().unwrap_or_default();
         let said = match call.name.as_str() {
+            "busy" => {
+                let began = Instant::now();
+                while began.elapsed() < Duration::from_millis(number().into()) {
+                    std::hint::black_box(());
+                }
+                "ready".to_owned()
+            }
             "slip" => {
                 for _ in 0..number() {
                     std::thread::sleep(Duration::from_millis(20));

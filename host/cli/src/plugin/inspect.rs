@@ -13,6 +13,7 @@ use parlour::{
         limits::Limits,
     },
     manifest::{Asks, Manifest, Permission},
+    settings::CallLimits,
     source::Source,
 };
 
@@ -83,6 +84,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
 pub fn summary(surface: &Surface) -> String {
     let mut lines = about(surface.manifest.as_ref());
     lines.extend(asked(&surface.asks()));
+    lines.extend(surface.manifest.as_ref().and_then(|manifest| wanted(manifest.limits)));
     lines.push(String::new());
     lines.join("\n")
 }
@@ -151,6 +153,19 @@ fn asked(asks: &Asks) -> Vec<String> {
         lines.push("  do nothing at all".into());
     }
     lines
+}
+
+/// What a call of it wants to take, where that is not the usual.
+fn wanted(limits: CallLimits) -> Option<String> {
+    let wants = [
+        (limits.cpu_ms, "ms of CPU time (cpu_ms)"),
+        (limits.wall_s, "s from its beginning to its end (wall_s)"),
+        (limits.memory_mib, "MiB of memory (memory_mib)"),
+    ];
+    let wants = wants.into_iter().filter_map(|(count, what)| Some(format!("  {} {what}", count?)));
+    let wants: Vec<String> = wants.collect();
+    let head = "\nA call of it wants, and where that is more than usual needs [plugins.NAME.limits]:\n";
+    (!wants.is_empty()).then(|| format!("{head}{}", wants.join("\n")))
 }
 
 fn of(version: &str) -> String {

@@ -1,0 +1,34 @@
+//! Text of others that is shown to people: as it is, in one line, without what steers a terminal.
+
+/// A text as one line, at most so many bytes and a mark long, without control characters: nobody else's words
+/// forge a line of a log, or steer a terminal.
+#[must_use]
+pub fn escaped(text: &str, limit: usize) -> String {
+    let mut line = String::with_capacity(text.len().min(limit));
+    for c in text.chars() {
+        if line.len() >= limit {
+            line.push('…');
+            break;
+        }
+        if hidden(c) { line.extend(c.escape_default()) } else { line.push(c) }
+    }
+    line
+}
+
+/// Control characters, and those that turn a line into another one on a terminal: bidirectional controls and
+/// line separators.
+#[must_use]
+pub fn hidden(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_bounded() {
+        assert_eq!(escaped("x y", 8), "x y");
+        assert_eq!(escaped(&"x".repeat(100), 8), "xxxxxxxx…");
+    }
+}
