@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value};
 
-use crate::{manifest::Manifest, settings};
+use crate::{
+    manifest::{self, Manifest},
+    settings,
+};
 
 /// The settings as the plugin reads them by `wasi:config/store`: what is no text is given as JSON.
 ///
@@ -40,7 +43,7 @@ fn fill(config: &mut Map<String, Value>, schema: &Value) {
 }
 
 fn fits(schema: &Value, config: &Value) -> Result<(), String> {
-    let validator = jsonschema::validator_for(schema).map_err(|error| format!("its config: {error}"))?;
+    let validator = manifest::validator(schema).map_err(|error| format!("its config: {error}"))?;
     validator.validate(config).map_err(|error| {
         let place = error.instance_path().to_string();
         let place = place.trim_start_matches('/').replace('/', ".");

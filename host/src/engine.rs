@@ -12,8 +12,8 @@ pub mod limits;
 mod ticker;
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
@@ -42,7 +42,7 @@ use crate::{
     command::Argument,
     config,
     grant::{Denied, Permissions},
-    id::PluginName,
+    id::{PluginName, UserId},
     notice::{Notice, Notices},
     router::Listing,
     settings,
@@ -89,13 +89,20 @@ pub struct Plugin {
     slots: Semaphore,
     /// What it was denied before: each is said once.
     denied: Mutex<BTreeMap<Denied, u64>>,
-    suspension: Mutex<Suspension>,
+    /// How it has been doing for each person: nobody can switch it off for others.
+    suspensions: Mutex<HashMap<UserId, Suspension>>,
 }
 
 impl Plugin {
-    /// How it has been doing.
-    pub fn suspension(&self) -> MutexGuard<'_, Suspension> {
-        self.suspension.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How it has been doing for somebody, to be looked at or changed.
+    pub fn suspension<T>(&self, whom: &UserId, how: impl FnOnce(&mut Suspension) -> T) -> T {
+        let mut all = self.suspensions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut suspension = all.remove(whom).unwrap_or_default();
+        let answer = how(&mut suspension);
+        if suspension != Suspension::default() {
+            all.insert(whom.clone(), suspension);
+        }
+        answer
     }
 }
 
@@ -258,7 +265,7 @@ impl Engine {
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             denied: Mutex::default(),
-            suspension: Mutex::default(),
+            suspensions: Mutex::default(),
         };
         let commands = self.list(&loaded).await?;
         if let Some(listing) = Arc::get_mut(&mut loaded.listing) {

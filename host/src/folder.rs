@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use notify::{
@@ -48,6 +48,8 @@ enum Look {
     Read(Whole),
     /// It could not be read or asked, which may be otherwise the next time. Said once; how often it was tried.
     Again(String, u32),
+    /// It waits for somebody to agree, which is seen by the lock.
+    Waits(String, Whole, Option<SystemTime>),
 }
 
 /// Keeps the registry as the files are.
@@ -114,12 +116,15 @@ impl Folder {
         for (name, source) in found {
             let before = self.seen.get(&name).cloned();
             let Some((look, reason)) = self.look(&name, &source, before.as_ref()).await else { continue };
-            if reason.is_none() {
+            // While a file waits, what was agreed to before serves in its place.
+            if reason.as_ref().is_none_or(Refused::waits) {
                 self.loaded.insert(name.clone());
             }
             // What may be otherwise the next time is tried each time, and said once.
             let said = match (&before, &reason) {
-                (Some(Look::Again(said, _)), Some(reason)) => reason.to_string() == *said,
+                (Some(Look::Again(said, _) | Look::Waits(said, ..)), Some(reason)) => {
+                    reason.to_string() == *said
+                }
                 _ => false,
             };
             self.seen.insert(name.clone(), look);
@@ -138,10 +143,12 @@ impl Folder {
         source: &Source,
         before: Option<&Look>,
     ) -> Option<(Look, Option<Refused>)> {
+        let lock = self.registry.lock().and_then(|lock| std::fs::metadata(lock).ok()?.modified().ok());
         let (before, tries) = match before {
             Some(Look::Read(seen)) => (Some(seen), 0),
+            Some(Look::Waits(_, seen, agreed)) if *agreed == lock => (Some(seen), 0),
             Some(Look::Again(_, tries)) => (None, *tries),
-            None => (None, 0),
+            Some(Look::Waits(..)) | None => (None, 0),
         };
         let (seen, loaded) = match source.read(before, self.registry.largest()) {
             Ok(None) => return None,
@@ -153,7 +160,10 @@ impl Folder {
         };
         Some(match (seen, loaded) {
             (Some(seen), Ok(())) => (Look::Read(seen), None),
-            (Some(seen), Err(reason)) if !reason.may_change() || (tries >= TRIES && !reason.waits()) => {
+            (Some(seen), Err(reason)) if reason.waits() => {
+                (Look::Waits(reason.to_string(), seen, lock), Some(reason))
+            }
+            (Some(seen), Err(reason)) if !reason.may_change() || tries >= TRIES => {
                 (Look::Read(seen), Some(reason))
             }
             (_, Err(reason)) => (Look::Again(reason.to_string(), tries + 1), Some(reason)),
@@ -238,6 +248,8 @@ impl Folder {
                 continue;
             };
             match name.map(|name| PluginName::parse(name.to_string_lossy())) {
+                // A file wins over a folder of that name.
+                Some(Ok(name)) if path.is_dir() => drop(found.entry(name).or_insert(source)),
                 Some(Ok(name)) => drop(found.insert(name, source)),
                 _ => drop(misnamed.insert(path)),
             }

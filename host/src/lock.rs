@@ -5,10 +5,11 @@
 //! agrees with `parlour plugin add`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, fs,
     io::{ErrorKind, Write as _},
     path::{Path, PathBuf},
+    time::{Duration, Instant},
 };
 
 use semver::Version;
@@ -24,6 +25,9 @@ use crate::{
 /// What stands above the entries.
 const HEAD: &str =
     "# Which plugins were agreed to. `parlour plugin` and the host write it; keep it with parlour.toml.\n";
+
+/// Another process changes it in less.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The entries of `parlour.lock`.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
@@ -46,6 +50,9 @@ pub struct Locked {
     /// Where it came from, where `parlour plugin add` brought it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// What it heard of: `commands`, `messages`, `members`.
+    #[serde(default)]
+    pub handles: BTreeSet<String>,
     /// What it asked for.
     #[serde(default)]
     pub asks: Asks,
@@ -56,6 +63,8 @@ pub struct Locked {
 pub enum Beyond {
     /// It asks for what it did not ask for before.
     Asks(Permission),
+    /// It hears of what it did not hear of before.
+    Hears(&'static str),
     /// It asks to remember more than it did before.
     Remembers,
     /// It is older than what was agreed to.
@@ -76,6 +85,7 @@ impl fmt::Display for Beyond {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Asks(permission) => write!(f, "it now asks to {} (`{permission}`)", permission.meaning()),
+            Self::Hears(what) => write!(f, "it now hears of {what}"),
             Self::Remembers => f.write_str("it now asks to remember more (`kv`)"),
             Self::Older { offered, agreed } => {
                 write!(f, "it is version {offered}, and {agreed} was agreed to")
@@ -94,6 +104,9 @@ impl Locked {
         }
         let asked = offered.asks.iter().map(|(permission, _)| permission);
         let asks = asked.filter(|permission| !self.asks.has(*permission)).map(Beyond::Asks);
+        let hears = ["messages", "members"].into_iter();
+        let new = |what: &&str| offered.handles.contains(*what) && !self.handles.contains(*what);
+        let hears = hears.filter(new).map(Beyond::Hears);
         let kv = |of: &Self| of.asks.kv.clone().unwrap_or_default();
         let (now, before) = (kv(offered), kv(self));
         // Nothing said is the usual.
@@ -108,7 +121,7 @@ impl Locked {
             (None, Some(agreed)) => Some(Beyond::Unversioned { agreed: agreed.clone() }),
             _ => None,
         };
-        asks.chain(remembers).chain(older).collect()
+        asks.chain(hears).chain(remembers).chain(older).collect()
     }
 }
 
@@ -150,27 +163,33 @@ impl LockFile {
         }
     }
 
-    /// Changes it, in one step, and one process at a time.
+    /// Changes it, in one step, and one process at a time; answers what it says now.
     ///
     /// # Errors
     /// One line: it cannot be read or written.
-    pub fn change(&self, how: impl FnOnce(&mut Lock)) -> Result<(), String> {
+    pub fn change(&self, how: impl FnOnce(&mut Lock)) -> Result<Lock, String> {
         let place = |error: std::io::Error| format!("{}: {error}", self.path.display());
         let folder = self.path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
         let guard = fs::File::open(folder).map_err(place)?;
-        guard.lock().map_err(place)?;
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(error) = guard.try_lock() {
+            if matches!(error, fs::TryLockError::Error(_)) || Instant::now() > deadline {
+                return Err(format!("{}: another process holds its folder: {error}", self.path.display()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let before = self.read()?;
         let mut lock = before.clone();
         how(&mut lock);
         if lock == before && self.path.exists() {
-            return Ok(());
+            return Ok(lock);
         }
         let text = toml::to_string(&lock).map_err(|error| format!("{}: {error}", self.path.display()))?;
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(place)?;
         file.write_all(format!("{HEAD}{text}").as_bytes()).map_err(place)?;
         file.as_file().sync_all().map_err(place)?;
         file.persist(&self.path).map_err(|error| place(error.error))?;
-        Ok(())
+        Ok(lock)
     }
 }
 
@@ -182,12 +201,9 @@ mod tests {
     fn locked(digest: &str, version: Option<&str>, llm: bool) -> Locked {
         let ask = Some(Ask { reason: "because".into() });
         let asks = Asks { outbox: ask.clone(), llm: ask.filter(|_| llm), ..Asks::default() };
-        Locked {
-            digest: digest.into(),
-            version: version.map(|text| text.parse().unwrap()),
-            source: None,
-            asks,
-        }
+        let version = version.map(|text| text.parse().unwrap());
+        let handles = ["commands".to_owned()].into();
+        Locked { digest: digest.into(), version, source: None, handles, asks }
     }
 
     #[test]
@@ -207,6 +223,9 @@ mod tests {
         );
         assert_eq!(beyond(&locked("b", None, false)), "it says no version, and 1.2.0 was agreed to");
         assert_eq!(beyond(&locked("a", None, true)), "", "what was agreed to is agreed to");
+        let mut hears = locked("b", Some("1.2.0"), false);
+        hears.handles.insert("messages".into());
+        assert_eq!(beyond(&hears), "it now hears of messages");
         let mut hoards = locked("b", Some("1.2.0"), false);
         hoards.asks.kv = Some(AskKv { bytes: Some(KV.bytes + 1), ..AskKv::default() });
         assert!(beyond(&hoards).ends_with("it now asks to remember more (`kv`)"));

@@ -8,9 +8,12 @@ use std::fmt;
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
+use toml_parser::lexer::TokenKind;
 
 use crate::{id::PluginName, mistake, settings::CallLimits};
 
+/// How deep its tables are at the most.
+const DEEPEST: usize = 32;
 /// A text of a manifest is shown to people, and fits into a line of theirs.
 const LINE: usize = 300;
 
@@ -72,7 +75,7 @@ impl Interface {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Asks {
-    /// Answer where it was asked. Granted to all that ask.
+    /// Answer where it was asked, write to the home, and change what it sent. Granted to all that ask.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub outbox: Option<Ask>,
     /// Remember things of its own. Granted to all that ask.
@@ -136,7 +139,7 @@ pub enum Permission {
 }
 
 impl Permission {
-    /// Whether it is granted to all that ask: no word leaves by it but to those who asked.
+    /// Whether it is granted to all that ask.
     #[must_use]
     pub fn is_free(self) -> bool {
         matches!(self, Self::Outbox | Self::Kv | Self::Progress | Self::Directory)
@@ -146,7 +149,7 @@ impl Permission {
     #[must_use]
     pub fn meaning(self) -> &'static str {
         match self {
-            Self::Outbox => "answer where it was asked",
+            Self::Outbox => "answer where it was asked, write to the home, and change what it sent",
             Self::Kv => "remember things of its own",
             Self::Progress => "show a draft while it works",
             Self::Directory => "see the commands that a person may use",
@@ -211,6 +214,10 @@ impl Manifest {
     /// # Errors
     /// One line that begins with the place.
     pub fn parse(text: &str) -> Result<Self, String> {
+        // Whoever reads it afterwards does so recursively.
+        if depth(text) > DEEPEST {
+            return Err(format!("plugin.toml: its tables are more than {DEEPEST} deep"));
+        }
         let manifest: Self = toml::from_str(text).map_err(|error| {
             let (place, reason) = mistake::of("plugin.toml", text, &error);
             format!("{place}: {reason}")
@@ -244,18 +251,65 @@ impl Manifest {
                 ));
             }
         }
-        if let Some(schema) = self.schema()
-            && let Err(error) = jsonschema::validator_for(&schema)
-        {
-            return Err(format!("config is no JSON Schema: {error}"));
+        if let Some(schema) = self.schema() {
+            if refers(&schema) {
+                return Err("config is a schema without $ref".into());
+            }
+            validator(&schema).map_err(|error| format!("config is no JSON Schema: {error}"))?;
         }
         Ok(())
     }
 }
 
+/// How deep the tables and lists of a TOML text are at the most, keys with dots counted.
+fn depth(text: &str) -> usize {
+    let (mut header, mut deepest) = (0, 0);
+    // The dots of the key at each level.
+    let mut open = vec![0_usize];
+    let (mut fresh, mut is_header) = (true, false);
+    for token in toml_parser::Source::new(text).lex() {
+        let level = open.len();
+        match token.kind() {
+            TokenKind::Newline if level == 1 => {
+                header = if is_header { open[0] + 1 } else { header };
+                (open[0], fresh, is_header) = (0, true, false);
+            }
+            TokenKind::LeftSquareBracket if level == 1 && fresh => (header, is_header) = (0, true),
+            TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket => open.push(0),
+            TokenKind::RightSquareBracket | TokenKind::RightCurlyBracket if level > 1 => drop(open.pop()),
+            TokenKind::Comma => open[level - 1] = 0,
+            TokenKind::Dot => open[level - 1] += 1,
+            TokenKind::Whitespace | TokenKind::Comment => {}
+            _ => fresh = false,
+        }
+        deepest = deepest.max(header + open.len() + open.iter().sum::<usize>());
+    }
+    deepest
+}
+
+/// Whether a schema refers to something: what that costs, nobody can tell.
+fn refers(schema: &serde_json::Value) -> bool {
+    match schema {
+        serde_json::Value::Object(object) => {
+            object.iter().any(|(key, value)| key == "$ref" || key == "$dynamicRef" || refers(value))
+        }
+        serde_json::Value::Array(list) => list.iter().any(refers),
+        _ => false,
+    }
+}
+
+/// A validator whose patterns take no longer than their input is long: both are the plugin's own.
+///
+/// # Errors
+/// It is no JSON Schema.
+pub(crate) fn validator(schema: &serde_json::Value) -> Result<jsonschema::Validator, String> {
+    let options = jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex());
+    options.build(schema).map_err(|error| error.to_string())
+}
+
 fn one_line(name: &str, text: &str) -> Result<(), String> {
-    if text.len() > LINE || text.chars().any(crate::text::hidden) {
-        return Err(format!("{name} is one line of at most {LINE} bytes"));
+    if text.len() > LINE || text.chars().any(crate::text::unseen) {
+        return Err(format!("{name} is one line of at most {LINE} bytes, all of which can be seen"));
     }
     Ok(())
 }
@@ -284,6 +338,31 @@ mod tests {
         check(&format!("{HEAD}[asks.llm]"), "asks.llm needs a `reason`");
         check(&format!("{HEAD}[asks.kv]\nreason = \"a\\nb\""), "asks.kv.reason is one line");
         check(&format!("{HEAD}[config]\ntype = \"rocket\""), "config is no JSON Schema");
+        check(&format!("{HEAD}[config]\n\"$ref\" = \"#\""), "config is a schema without $ref");
+        check(&format!("{HEAD}[asks.llm]\nreason = \"a\u{200b}b\""), "asks.llm.reason is one line");
+    }
+
+    /// 64 KiB of TOML can be thousands of tables deep, and what reads them afterwards is recursive.
+    #[test]
+    fn deep_tables_are_refused_before_anything_reads_them() {
+        let not = vec!["not"; 79].join(".");
+        let mut deep = "true".to_owned();
+        while deep.len() < 60_000 {
+            deep = format!("{{ {not} = {deep} }}");
+        }
+        let brackets = "[".repeat(60_000);
+        for text in [
+            format!("{HEAD}config = {deep}\n"),
+            format!("{HEAD}[config]\nnot = {deep}\n"),
+            format!("{HEAD}[config.{not}]\na = 1\n"),
+            format!("{HEAD}config.enum = {brackets}"),
+        ] {
+            assert_eq!(Manifest::parse(&text), Err("plugin.toml: its tables are more than 32 deep".into()));
+        }
+        let usual = format!(
+            "{HEAD}[config.properties.a]\nitems = {{ properties.b = {{ enum = [[1.5], \"a.b.c\"] }} }}\n"
+        );
+        assert!(Manifest::parse(&usual).is_ok());
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     grant::Denied,
-    id::{AgentName, PluginName},
+    id::{AgentName, PluginName, UserId},
     text::escaped,
 };
 
@@ -88,10 +88,12 @@ pub enum Notice {
         /// What it said.
         reason: String,
     },
-    /// A plugin faulted again and again, and rests.
+    /// A plugin faulted again and again at somebody's events, and rests.
     PluginSuspended {
         /// Which plugin.
         plugin: PluginName,
+        /// For whose events.
+        whom: UserId,
         /// For how long.
         rest: Duration,
     },
@@ -99,6 +101,8 @@ pub enum Notice {
     PluginResumed {
         /// Which plugin.
         plugin: PluginName,
+        /// For whose events.
+        whom: UserId,
     },
     /// A plugin was denied something for the first time.
     PluginDenied {
@@ -198,11 +202,14 @@ impl Notice {
                     "plugin {plugin} waits for agent {agent}: {reason}; it is called again for up to 15 minutes"
                 )
             }
-            Self::PluginSuspended { plugin, rest } => {
+            Self::PluginSuspended { plugin, whom, rest } => {
                 let minutes = rest.as_secs().div_ceil(60);
-                write!(f, "plugin {plugin}: suspended for {minutes} min, after faulting again and again")
+                write!(
+                    f,
+                    "plugin {plugin}: rests for {minutes} min from what {whom} does, after too many faults"
+                )
             }
-            Self::PluginResumed { plugin } => write!(f, "plugin {plugin}: serves again"),
+            Self::PluginResumed { plugin, whom } => write!(f, "plugin {plugin}: serves {whom} again"),
             Self::PluginDenied { plugin, denied } => write!(f, "plugin {plugin}: denied: {denied}"),
             Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {text}"),
             Self::NotSent { agent, reason } => write!(f, "agent {agent}: not sent: {reason}"),

@@ -7,10 +7,12 @@ use std::borrow::Cow;
 use wasm_encoder::{ComponentSection as _, CustomSection};
 use wasmparser::{Parser, Payload};
 
-use crate::manifest::Manifest;
+use crate::{manifest::Manifest, text::escaped};
 
 /// The custom section's name.
 pub const SECTION: &str = "parlour:plugin";
+/// Bytes of what is said of a wrong one.
+const REASON: usize = 1024;
 /// Bytes of a manifest's text.
 pub const LARGEST: usize = 64 * 1024;
 
@@ -65,7 +67,8 @@ pub fn read(section: &[u8]) -> Result<Manifest, String> {
         return Err(format!("plugin.toml: it has at most {} KiB", LARGEST / 1024));
     }
     let text = std::str::from_utf8(section).map_err(|error| format!("plugin.toml: {error}"))?;
-    Manifest::parse(text)
+    // A key may hold anything, and errors name keys.
+    Manifest::parse(text).map_err(|reason| escaped(&reason, REASON))
 }
 
 #[cfg(test)]
@@ -95,9 +98,11 @@ mod tests {
 
     #[test]
     fn what_is_no_manifest_is_refused() {
-        for (text, expected) in
-            [("name = 1", "plugin.toml:1:8: invalid type"), (&"#".repeat(LARGEST + 1), "64 KiB")]
-        {
+        for (text, expected) in [
+            ("name = 1", "plugin.toml:1:8: invalid type"),
+            (&"#".repeat(LARGEST + 1), "64 KiB"),
+            ("\"\\u001b]52;c;x\\u0007\" = 1", "unknown setting `\\u{1b}]52;c;x\\u{7}`"),
+        ] {
             let mut component = COMPONENT.to_vec();
             let section = CustomSection { name: SECTION.into(), data: text.as_bytes().into() };
             section.append_to_component(&mut component);

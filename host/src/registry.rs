@@ -100,8 +100,9 @@ impl Registry {
             if !beyond.is_empty() {
                 if !self.has(name)
                     && let Some(before) = kept.get(&agreed.digest)
+                    && let Err(reason) = self.load(name, before.into()).await
                 {
-                    self.put(name, Candidate::read(before.into(), self.largest())?).await?;
+                    tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is refused: {reason}");
                 }
                 return Err(Refused::Beyond(beyond));
             }
@@ -109,10 +110,10 @@ impl Registry {
         self.put(name, candidate).await?;
         let source = agreed.and_then(|agreed| agreed.source);
         let written = kept.put(&offered.digest, &bytes).and_then(|()| {
-            lock.change(|lock| {
-                lock.plugins.insert(name.clone(), Locked { source, ..offered });
-                kept.only(&lock.plugins.values().map(|locked| locked.digest.as_str()).collect::<Vec<_>>());
-            })
+            let now =
+                lock.change(|lock| drop(lock.plugins.insert(name.clone(), Locked { source, ..offered })))?;
+            kept.only(&now.plugins.values().map(|locked| locked.digest.as_str()).collect::<Vec<_>>());
+            Ok(())
         });
         if let Err(reason) = written {
             tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");

@@ -22,6 +22,14 @@ pub fn hidden(c: char) -> bool {
     c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
+/// Those, and what takes no room or reorders what is beside it: nobody can agree to what they cannot see.
+#[must_use]
+pub fn unseen(c: char) -> bool {
+    hidden(c)
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2064}' | '\u{feff}')
+        || ('\u{e0000}'..='\u{e007f}').contains(&c)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

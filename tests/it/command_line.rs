@@ -79,7 +79,7 @@ fn inspect_says_in_plain_words_what_a_component_is() {
     assert!(output.status.success(), "{said}");
     for expected in [
         "\necho 0.1.0: Says what it is told\nApache-2.0\n",
-        "\nIt asks to:\n  outbox      answer where it was asked\n              “Says it”\n\n",
+        "\nIt asks to:\n  outbox      answer where it was asked, write to the home, and change what it sent\n              “Says it”\n\n",
         "\nIt exports:\n  commands    has commands that people type\n",
         "\n  outbox      sends, edits and removes messages, reacts, and names a home\n",
         "\nThis host can load it, by the names",
@@ -359,6 +359,12 @@ fn a_plugin_is_added_with_what_was_granted_and_removed_with_it() {
     let manifest = "name = \"deeds\"\nversion = \"0.9.0\"\ndescription = \"\"\n[asks.outbox]\n";
     let older = parlour::package::embed(component("deeds"), manifest).unwrap();
     fs::write(folder.join("deeds.wasm"), older).unwrap();
+    fs::copy(folder.join("deeds.wasm"), folder.join("from elsewhere.wasm")).unwrap();
+    let said = plugin(folder, &["add", "from elsewhere.wasm", "--downgrade"]);
+    assert_eq!(
+        text(&said.stderr),
+        "parlour: it takes the place of plugin deeds 1.0.0, with what is granted to it: rooms, llm; say --name deeds if it shall\n"
+    );
     let said = plugin(folder, &["add", "deeds.wasm"]);
     assert_eq!(
         text(&said.stderr),

@@ -31,7 +31,9 @@ async fn an_endless_loop_is_ended_and_the_next_event_is_served() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_loop_does_not_hold_up_other_sessions() {
-    let stage = stage().await;
+    let guests = [("naughty", guest("naughty")), ("echo", example("echo"))];
+    let limits = Limits { cpu: Duration::from_secs(60), ..Limits::default() };
+    let stage = Stage::start(&guests, |builder| builder.limits(limits)).await;
     let room = stage.rooms.create_direct(BOB, AGENT);
     stage.ask_as(BOB, &room, "/echo warm").await;
     let spinning = stage.rooms.say(ALICE, &stage.room, "/spin");
@@ -40,7 +42,8 @@ async fn a_loop_does_not_hold_up_other_sessions() {
     }
     let lines = stage.rooms.transcript(&stage.room);
     assert_eq!(lines.last().unwrap().id, spinning, "twenty answers come before the loop is ended");
-    stage.answer_to(&stage.room, &spinning).await;
+    stage.rooms.say(ALICE, &stage.room, "/stop");
+    assert_eq!(stage.answer_to(&stage.room, &spinning).await.text, "Stopped.");
 }
 
 #[tokio::test]

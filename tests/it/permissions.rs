@@ -209,4 +209,9 @@ async fn what_was_agreed_to_serves_after_a_restart_though_its_file_was_replaced(
     stage.noticed("it now asks to show a draft while it works (`progress`)").await;
     assert_eq!(stage.ask("/count").await, "1");
     assert_eq!(stage.ask("/draft hello").await, "/draft: the plugin does not ask for `progress`");
+
+    // What serves in its place goes with it.
+    fs::remove_file(folder.path().join("plugins/deeds.wasm")).unwrap();
+    stage.noticed("plugin deeds: removed").await;
+    assert_eq!(stage.ask("/count").await, "I don't know /count.");
 }

@@ -14,8 +14,7 @@ use super::{
 use crate::{
     draft::{Destination, Drafts},
     effect::{Effect, EffectId, MessageRef, Target},
-    engine::{Call, End, GuestError, GuestErrorKind, Handling, Plugin, Work},
-    id::PluginName,
+    engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Work},
     journal::{Commit, Error, Outcome, Read, Write},
     notice::Notice,
 };
@@ -36,7 +35,8 @@ impl Running {
         let Some(plugin) = delivery.serving.plugins.get(&delivery.plugin) else {
             return Asked::Passed { said: false };
         };
-        let resting = plugin.suspension().left(Instant::now());
+        let sender = &delivery.waiting.event.sender.id;
+        let resting = plugin.suspension(sender, |of| of.left(Instant::now()));
         if let Some(left) = resting {
             return self.rest(&delivery, left).await;
         }
@@ -69,7 +69,7 @@ impl Running {
                 }
                 continue;
             }
-            self.judge_health(&delivery.plugin, plugin, end.as_ref());
+            self.judge_health(&delivery, plugin, end.as_ref());
             let (conclusion, reads) = self.conclude(&delivery, end, work, &shown).await;
             let (passed, said) = (conclusion.passed, !conclusion.effects.is_empty());
             match self.commit(delivery.commit(conclusion, reads)).await {
@@ -92,18 +92,15 @@ impl Running {
         }
     }
 
-    /// A suspended plugin is not asked: a command is answered, and a message goes to the next one.
+    /// A plugin that rests is not asked: whoever asked is told, and else the next one has it.
     async fn rest(&self, delivery: &Delivery<'_>, left: Duration) -> Asked {
         let minutes = left.as_secs().div_ceil(60);
-        let line =
-            format!("plugin {} rests, after faulting again and again; {minutes} min left", delivery.plugin);
+        let line = format!("plugin {} rests after too many faults; {minutes} min left", delivery.plugin);
         let shown = Shown { drafted: false, text: None };
         let conclusion = delivery.badly(Outcome::Refused, line, &shown);
-        let conclusion = match delivery.call {
-            Call::Command { .. } => conclusion,
-            Call::Message | Call::Member => Conclusion { effects: vec![], passed: true, ..conclusion },
-        };
-        let passed = conclusion.passed;
+        // A message that is not addressed to the agent gets no such line, and may be another plugin's.
+        let passed = conclusion.passed || conclusion.effects.is_empty();
+        let conclusion = Conclusion { passed, ..conclusion };
         match self.commit(delivery.commit(conclusion, vec![])).await {
             Ok(()) if passed => Asked::Passed { said: false },
             Ok(()) => Asked::Handled,
@@ -270,18 +267,19 @@ impl Running {
     }
 
     /// Suspends a plugin that faults again and again, and says so once.
-    fn judge_health(&self, name: &PluginName, plugin: &Plugin, end: Option<&End>) {
+    fn judge_health(&self, delivery: &Delivery<'_>, plugin: &Plugin, end: Option<&End>) {
+        let (name, sender) = (&delivery.plugin, &delivery.waiting.event.sender.id);
         let now = Instant::now();
         let news = match end {
             // Somebody has stopped it: nothing is known.
             None => None,
             Some(End::Fault(_) | End::Error(GuestError { kind: GuestErrorKind::Failed, .. })) => {
-                let rest = plugin.suspension().faulted(now);
-                rest.map(|rest| Notice::PluginSuspended { plugin: name.clone(), rest })
+                let rest = plugin.suspension(sender, |of| of.faulted(now));
+                rest.map(|rest| Notice::PluginSuspended { plugin: name.clone(), whom: sender.clone(), rest })
             }
             Some(_) => {
-                let resumed = plugin.suspension().ended_well(now);
-                resumed.then(|| Notice::PluginResumed { plugin: name.clone() })
+                let resumed = plugin.suspension(sender, |of| of.ended_well(now));
+                resumed.then(|| Notice::PluginResumed { plugin: name.clone(), whom: sender.clone() })
             }
         };
         if let Some(news) = news {

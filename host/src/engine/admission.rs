@@ -17,6 +17,8 @@ pub const CONTRACT: &str = "parlour:plugin";
 /// Guests of the same minor version link (component model, semver-compatible import names).
 pub const VERSION: &str = "0.1.0";
 
+/// What of the contract a plugin exports.
+const HANDLES: [&str; 3] = ["commands", "messages", "members"];
 /// What of the contract a plugin imports.
 const IMPORTS: [&str; 6] = ["types", "outbox", "kv", "progress", "llm", "directory"];
 /// The standard packages that are linked, with nothing behind them.
@@ -153,6 +155,7 @@ impl Candidate {
             digest: self.digest.clone(),
             version: manifest.map(|manifest| manifest.version.clone()),
             source: None,
+            handles: HANDLES.into_iter().filter(|it| self.surface.handles(it)).map(str::to_owned).collect(),
             asks: self.surface.asks(),
         }
     }
@@ -217,7 +220,7 @@ impl Surface {
         if let Some(version) = made_for.map(ToString::to_string).filter(|version| !compatible(version)) {
             return Err(Refused::Version(version));
         }
-        if !["commands", "messages", "members"].iter().any(|interface| self.handles(interface)) {
+        if !HANDLES.iter().any(|interface| self.handles(interface)) {
             return Err(Refused::NothingHandled);
         }
         Ok(())

@@ -95,6 +95,7 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
 
     let nothing = Grants::default();
     let before = settings.plugins.get(&name).map_or(&nothing, |plugin| &plugin.grants);
+    replaces(options, &name, agreed.as_ref(), &place, before)?;
     let decided = decide(options, &offered.asks, before)?;
     let granted = decided.len();
     if !decided.is_empty() {
@@ -111,8 +112,8 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
     }
     let from = options.file.display().to_string();
     let entry = Locked { source: Some(from), ..offered };
-    lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry))).map_err(anyhow::Error::msg)?;
     put(&candidate.bytes, &source.component, &place)?;
+    lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry))).map_err(anyhow::Error::msg)?;
     print(&format!("\nplugin {name}: {}\n", place.display()));
     if granted > 0 {
         print("What was granted holds when `parlour run` starts again.\n");
@@ -164,7 +165,11 @@ fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec
     for grant in options.grant.iter().chain(&options.deny) {
         ensure!(asks.has(grant.permission), "--grant: it does not ask for {}", grant.permission);
     }
-    let terminal = std::io::stdin().is_terminal() && std::io::stdout().is_terminal();
+    for denied in options.deny.iter().map(|grant| grant.permission) {
+        let held = denied != Permission::Kv && has(before, denied);
+        ensure!(!held, "--deny: {denied} is granted already; take it out of the settings");
+    }
+    let terminal = on_a_terminal();
     let mut decided = Vec::new();
     let mut open = Vec::new();
     let kv = Permissions::new(asks.clone(), before.clone()).wants_more();
@@ -202,6 +207,45 @@ fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec
         bail!("it was not added");
     }
     Ok(decided)
+}
+
+/// A file calls itself what it likes: whoever adds it says that it shall take another one's place.
+fn replaces(
+    options: &Options,
+    name: &PluginName,
+    agreed: Option<&Locked>,
+    place: &Path,
+    grants: &Grants,
+) -> anyhow::Result<()> {
+    let again =
+        agreed.is_some_and(|agreed| agreed.source.as_deref() == Some(&*options.file.display().to_string()));
+    if options.name.is_some() || again || same(&options.file, place) || (agreed.is_none() && !place.exists())
+    {
+        return Ok(());
+    }
+    let version = agreed.and_then(|agreed| agreed.version.as_ref());
+    let version = version.map_or_else(String::new, |version| format!(" {version}"));
+    let held: Vec<String> = NEED_A_GRANT
+        .into_iter()
+        .filter(|permission| *permission != Permission::Kv && has(grants, *permission))
+        .map(|permission| permission.to_string())
+        .collect();
+    let held = if held.is_empty() {
+        String::new()
+    } else {
+        format!(", with what is granted to it: {}", held.join(", "))
+    };
+    let line = format!("it takes the place of plugin {name}{version}{held}");
+    if !on_a_terminal() {
+        bail!("{line}; say --name {name} if it shall");
+    }
+    print(&format!("\nNote: {line}.\n"));
+    ensure!(Confirm::new("Shall it?").with_default(false).prompt()?, "it was not added");
+    Ok(())
+}
+
+fn on_a_terminal() -> bool {
+    std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
 fn has(grants: &Grants, permission: Permission) -> bool {

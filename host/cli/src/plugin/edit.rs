@@ -3,7 +3,7 @@
 use std::{fs, io::Write as _, path::Path};
 
 use anyhow::{Context, anyhow};
-use parlour::id::PluginName;
+use parlour::id::{AgentName, PluginName};
 use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
 
 /// Changes the grants of one plugin.
@@ -20,6 +20,18 @@ pub fn grants(file: &Path, name: &PluginName, how: impl FnOnce(&mut dyn TableLik
     }
     if grants.as_table_like().is_some_and(TableLike::is_empty) {
         plugin.remove("grants");
+    }
+    write(file, &document.to_string())
+}
+
+/// Takes away what an agent grants to a plugin by itself.
+pub fn agent_grants(file: &Path, agent: &AgentName, name: &PluginName) -> anyhow::Result<()> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let mut document: DocumentMut = text.parse().map_err(|error| anyhow!("{}: {error}", file.display()))?;
+    let agents = document.get_mut("agents").and_then(Item::as_table_like_mut);
+    let agent = agents.and_then(|agents| agents.get_mut(agent.as_str())).and_then(Item::as_table_like_mut);
+    if let Some(grants) = agent.and_then(|agent| agent.get_mut("grants")).and_then(Item::as_table_like_mut) {
+        grants.remove(name.as_str());
     }
     write(file, &document.to_string())
 }
@@ -44,6 +56,8 @@ fn implicit() -> Item {
 /// In one step, with the mode that the file has.
 fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     let place = || file.display().to_string();
+    // A link stays one.
+    let file = &file.canonicalize().with_context(place)?;
     let folder = file.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
     let mut written = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
     written.write_all(text.as_bytes()).with_context(place)?;

@@ -10,7 +10,7 @@ use clap::Args;
 use parlour::{
     engine::{admission::Candidate, limits::Limits},
     grant::Permissions,
-    id::PluginName,
+    id::{AgentName, PluginName},
     lock::{Lock, Locked},
     manifest::Permission,
     settings::Settings,
@@ -42,6 +42,9 @@ struct Entry {
     may: Vec<String>,
     /// What it asks for and was not granted.
     missing: Vec<String>,
+    /// What it may do for agents that have grants of their own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    agents: BTreeMap<AgentName, Vec<String>>,
     /// Why its file waits for somebody to agree, or is refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     waits: Vec<String>,
@@ -108,9 +111,17 @@ fn entry(settings: &Settings, lock: &Lock, name: PluginName, source: &Source) ->
     let asks = serves.as_ref().map(|serves| serves.asks.clone()).unwrap_or_default();
     let permissions = Permissions::new(asks.clone(), grants);
     let missing: Vec<Permission> = permissions.missing().collect();
-    let may = asks.iter().map(|(asked, _)| asked).filter(|asked| !missing.contains(asked));
+    let may = |permissions: &Permissions| {
+        let held = asks.iter().map(|(asked, _)| asked).filter(|asked| permissions.holds(*asked).is_ok());
+        held.map(|permission| permission.to_string()).collect::<Vec<_>>()
+    };
+    let agents = settings.agents.iter().filter_map(|(agent, of)| {
+        let grants = of.grants.get(&name)?;
+        Some((agent.clone(), may(&permissions.with(grants.clone()))))
+    });
     Entry {
-        may: may.map(|permission| permission.to_string()).collect(),
+        may: may(&permissions),
+        agents: agents.collect(),
         missing: missing.iter().map(ToString::to_string).collect(),
         version: serves.as_ref().and_then(|serves| serves.version.as_ref()).map(ToString::to_string),
         digest: serves.map(|serves| serves.digest),
@@ -129,6 +140,9 @@ fn shown(entry: &Entry) -> String {
         if !items.is_empty() {
             text.push_str(&format!("  {what}: {}\n", items.join(", ")));
         }
+    }
+    for (agent, may) in &entry.agents {
+        text.push_str(&format!("  may for agent {agent}: {}\n", may.join(", ")));
     }
     text
 }

@@ -30,6 +30,12 @@ pub fn remove(options: &Options) -> anyhow::Result<()> {
     if folder.join("plugin.toml").exists() {
         bail!("plugin {name} is a folder of yours, {}: remove it, and say this again", folder.display());
     }
+    if let Some(source) = settings.plugins.get(name).and_then(|plugin| plugin.source.as_ref()) {
+        bail!(
+            "plugin {name} is a file of yours, {}: take its `source` out of the settings, and say this again",
+            source.display()
+        );
+    }
     if component.exists() {
         fs::remove_file(&component).with_context(|| component.display().to_string())?;
     }
@@ -41,7 +47,13 @@ pub fn remove(options: &Options) -> anyhow::Result<()> {
             }
         })?;
     }
+    for agent in settings.agents.iter().filter(|(_, agent)| agent.grants.contains_key(name)) {
+        edit::agent_grants(&options.config.config, agent.0, name)?;
+    }
     lock.change(|lock| drop(lock.plugins.remove(name))).map_err(anyhow::Error::msg)?;
-    drop(writeln!(std::io::stdout(), "plugin {name}: removed, with what was granted to it"));
+    drop(writeln!(
+        std::io::stdout(),
+        "plugin {name}: removed, with what was granted to it; for a file of that name, that holds when `parlour run` starts again"
+    ));
     Ok(())
 }
