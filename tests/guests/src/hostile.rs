@@ -17,7 +17,8 @@ static CALLS: AtomicU32 = AtomicU32::new(0);
 impl Commands for Hostile {
     fn list_commands() -> Vec<Command> {
         let rest = |name, description| {
-            Command::new(name, description).parameter(Parameter::text("text", "What it is done with").optional())
+            Command::new(name, description)
+                .parameter(Parameter::text("text", "What it is done with").optional())
         };
         vec![
             rest("busy", "Computes for so many milliseconds"),
@@ -81,7 +82,10 @@ impl Commands for Hostile {
                 format!("nothing, of {}", kv::keys(kv::Scope::Plugin, "", None, 1000)?.len())
             }
             "pretend" => {
-                outbox::edit(&outbox::MessageRef::Event(call.rest), &Body::Plain("I never said that".into()))?;
+                outbox::edit(
+                    &outbox::MessageRef::Event(call.rest),
+                    &Body::Plain("I never said that".into()),
+                )?;
                 "done".to_owned()
             }
             _ => return Ok(()),

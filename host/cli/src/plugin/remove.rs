@@ -53,7 +53,7 @@ pub fn remove(options: &Options) -> anyhow::Result<()> {
     lock.change(|lock| drop(lock.plugins.remove(name))).map_err(anyhow::Error::msg)?;
     drop(writeln!(
         std::io::stdout(),
-        "plugin {name}: removed, with what was granted to it; for a file of that name, that holds when `parlour run` starts again"
+        "plugin {name}: removed, with what was granted to it.\nA host that runs now holds to the old grants until it starts again."
     ));
     Ok(())
 }
