@@ -24,6 +24,10 @@ use parlour::{Agent, Host, journal::sqlite::Sqlite, settings::Access};
 
 use self::{bare::Bare, dispatch_chat::Loop};
 
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Pairs that are measured, after a tenth as many that are not.
 const PAIRS: usize = 2_000;
 

@@ -10,6 +10,10 @@ use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
 use clap::{Args, Parser, Subcommand};
 
+/// Events are many small values that come and go on several threads, which glibc's allocator is slow at.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Agents on Matrix, made of sandboxed WebAssembly plugins.
 ///
 /// Without a command it opens a chat in this terminal, with the example plugins.

@@ -3,10 +3,10 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rustix::time::{ClockId, clock_gettime};
@@ -124,12 +124,16 @@ impl ResourceLimiter for Limiter {
 }
 
 /// The CPU time that one guest has used, as the system counts it for the thread that runs it: a thread that waits for
-/// others to let it run is not charged.
+/// others to let it run is not charged. The first slice, in which most guests end, is read from a clock that costs less;
+/// it is over at the first tick.
 #[derive(Debug)]
 pub struct Meter {
+    born: Instant,
+    /// The first slice is over.
+    long: AtomicBool,
     /// Nanoseconds of finished slices.
     used: AtomicU64,
-    /// What the thread had used when the running slice began, in nanoseconds.
+    /// When the running slice began, in nanoseconds of the clock that counts it.
     since: AtomicU64,
     budget: Duration,
 }
@@ -137,12 +141,13 @@ pub struct Meter {
 impl Meter {
     /// A guest that may run so long.
     pub fn new(budget: Duration) -> Arc<Self> {
-        Arc::new(Self { used: AtomicU64::new(0), since: AtomicU64::new(0), budget })
+        let (used, since) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { born: Instant::now(), long: AtomicBool::new(false), used, since, budget })
     }
 
     /// Asked by the running guest itself, on the thread of the slice: the slice counts.
     pub fn is_over(&self) -> bool {
-        let slice = thread_time().saturating_sub(self.since.load(Relaxed));
+        let slice = self.now().saturating_sub(self.since.load(Relaxed));
         Duration::from_nanos(self.used.load(Relaxed) + slice) > self.budget
     }
 
@@ -151,14 +156,22 @@ impl Meter {
         Duration::from_nanos(self.used.load(Relaxed))
     }
 
+    fn now(&self) -> u64 {
+        if self.long.load(Relaxed) {
+            return thread_time();
+        }
+        u64::try_from(self.born.elapsed().as_nanos()).unwrap_or(u64::MAX)
+    }
+
     /// Runs a future on this meter: what passes between its polls is not charged.
     pub async fn measure<F: Future>(self: Arc<Self>, future: F) -> F::Output {
         let mut future = std::pin::pin!(future);
         std::future::poll_fn(move |context: &mut Context<'_>| {
-            let start = thread_time();
+            let start = self.now();
             self.since.store(start, Relaxed);
             let polled: Poll<F::Output> = future.as_mut().poll(context);
-            self.used.fetch_add(thread_time().saturating_sub(start), Relaxed);
+            self.used.fetch_add(self.now().saturating_sub(start), Relaxed);
+            self.long.store(true, Relaxed);
             polled
         })
         .await
