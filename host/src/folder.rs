@@ -19,7 +19,7 @@ use crate::{
     id::PluginName,
     notice::{Notice, Notices},
     registry::Registry,
-    source::{New, Source, Whole},
+    source::{self, New, Source, Whole},
 };
 
 /// A file that nobody has written to for so long is taken as whole.
@@ -229,35 +229,8 @@ impl Folder {
         self.sources.folder.iter().map(PathBuf::as_path).chain(parents).map(Path::to_owned).collect()
     }
 
-    /// Files by plugin, and those whose name is none.
     fn find(&self) -> std::io::Result<(BTreeMap<PluginName, Source>, BTreeSet<PathBuf>)> {
-        let mut found = BTreeMap::new();
-        let mut misnamed = BTreeSet::new();
-        let entries = match self.sources.folder.as_ref().map(std::fs::read_dir) {
-            // It may be made later.
-            Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
-            entries => entries.transpose()?,
-        };
-        for entry in entries.into_iter().flatten() {
-            let path = entry?.path();
-            let (name, source) = if path.extension().is_some_and(|extension| extension == "wasm") {
-                (path.file_stem(), Source::file(&path))
-            } else if let Some(source) = Source::folder(&path) {
-                (path.file_name(), source)
-            } else {
-                continue;
-            };
-            match name.map(|name| PluginName::parse(name.to_string_lossy())) {
-                // A file wins over a folder of that name.
-                Some(Ok(name)) if path.is_dir() => drop(found.entry(name).or_insert(source)),
-                Some(Ok(name)) => drop(found.insert(name, source)),
-                _ => drop(misnamed.insert(path)),
-            }
-        }
-        for (name, path) in &self.sources.files {
-            found.insert(name.clone(), Source::folder(path).unwrap_or_else(|| Source::file(path)));
-        }
-        Ok((found, misnamed))
+        source::find(self.sources.folder.as_deref(), &self.sources.files)
     }
 }
 

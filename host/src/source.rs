@@ -1,6 +1,7 @@
 //! The files of one plugin: a component, and a `plugin.toml` beside it where its folder has one.
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     io::Read as _,
     path::{Path, PathBuf},
 };
@@ -10,7 +11,7 @@ use cap_std::{
     fs::{Dir, File, MetadataExt},
 };
 
-use crate::package;
+use crate::{id::PluginName, package};
 
 /// The files of one plugin.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -96,6 +97,43 @@ impl Source {
         };
         Ok(Some(New { seen, plugin }))
     }
+}
+
+/// Plugins' files by name, and those whose name is none: every `NAME.wasm` in `folder`, every folder `NAME` in it, and
+/// `files`, which win. Among the others a file wins over a folder.
+///
+/// # Errors
+/// The folder is there and cannot be read.
+pub fn find(
+    folder: Option<&Path>,
+    files: &BTreeMap<PluginName, PathBuf>,
+) -> std::io::Result<(BTreeMap<PluginName, Source>, BTreeSet<PathBuf>)> {
+    let mut found = BTreeMap::new();
+    let mut misnamed = BTreeSet::new();
+    let entries = match folder.map(std::fs::read_dir) {
+        // It may be made later.
+        Some(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => None,
+        entries => entries.transpose()?,
+    };
+    for entry in entries.into_iter().flatten() {
+        let path = entry?.path();
+        let (name, source) = if path.extension().is_some_and(|extension| extension == "wasm") {
+            (path.file_stem(), Source::file(&path))
+        } else if let Some(source) = Source::folder(&path) {
+            (path.file_name(), source)
+        } else {
+            continue;
+        };
+        match name.map(|name| PluginName::parse(name.to_string_lossy())) {
+            Some(Ok(name)) if path.is_dir() => drop(found.entry(name).or_insert(source)),
+            Some(Ok(name)) => drop(found.insert(name, source)),
+            _ => drop(misnamed.insert(path)),
+        }
+    }
+    for (name, path) in files {
+        found.insert(name.clone(), Source::folder(path).unwrap_or_else(|| Source::file(path)));
+    }
+    Ok((found, misnamed))
 }
 
 /// No more than one byte over `largest`, which is enough to see that it is too large.

@@ -80,3 +80,51 @@ fn lowest_priority() {
         tracing::debug!(target: "parlour", "guests that take their time have the priority of all others: {error}");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    fn thread_name() -> Option<String> {
+        thread::current().name().map(str::to_owned)
+    }
+
+    #[tokio::test]
+    async fn what_is_long_goes_on_elsewhere_and_what_is_short_does_not() {
+        let background = Background::start().unwrap();
+        let work = || async {
+            tokio::task::yield_now().await;
+            thread_name()
+        };
+        let here = thread_name();
+        assert_eq!(background.run(work(), || true).await.ok(), Some(here));
+        assert_eq!(background.run(work(), || false).await.ok().flatten().as_deref(), Some("parlour-guests"));
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_what_has_panicked() {
+        let background = Background::start().unwrap();
+        let work = || async {
+            tokio::task::yield_now().await;
+            panic!("on purpose");
+        };
+        for short in [true, false] {
+            assert!(background.run::<()>(work(), || short).await.is_err());
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_dropped_ends() {
+        let background = Background::start().unwrap();
+        let (held, ended) = tokio::sync::oneshot::channel::<()>();
+        let work = async move {
+            let _held = held;
+            std::future::pending::<()>().await;
+        };
+        let running = background.run(work, || false);
+        assert!(tokio::time::timeout(Duration::from_millis(20), running).await.is_err());
+        ended.await.unwrap_err();
+    }
+}

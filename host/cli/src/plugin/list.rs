@@ -14,7 +14,7 @@ use parlour::{
     lock::{Lock, Locked},
     manifest::Permission,
     settings::Settings,
-    source::Source,
+    source::{self, Source},
 };
 use serde::Serialize;
 
@@ -54,8 +54,12 @@ struct Entry {
 pub fn list(options: &Options) -> anyhow::Result<()> {
     let (settings, lock) = options.config.load()?;
     let lock = lock.read().map_err(anyhow::Error::msg)?;
+    let files = settings.plugins.iter();
+    let files = files.filter_map(|(name, plugin)| Some((name.clone(), plugin.source.clone()?))).collect();
+    let folder = &settings.plugin_folder;
+    let (found, _) = source::find(Some(folder), &files).with_context(|| folder.display().to_string())?;
     let entries: Vec<Entry> =
-        sources(&settings).into_iter().map(|(name, source)| entry(&settings, &lock, name, &source)).collect();
+        found.into_iter().map(|(name, source)| entry(&settings, &lock, name, &source)).collect();
     let text = if options.json {
         serde_json::to_string_pretty(&entries)? + "\n"
     } else if entries.is_empty() {
@@ -67,30 +71,6 @@ pub fn list(options: &Options) -> anyhow::Result<()> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
         _ => Ok(()),
     }
-}
-
-/// Every plugin's files, as the host finds them.
-fn sources(settings: &Settings) -> BTreeMap<PluginName, Source> {
-    let mut sources = BTreeMap::new();
-    for entry in std::fs::read_dir(&settings.plugin_folder).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let wasm = path.extension().is_some_and(|extension| extension == "wasm");
-        let (name, source) = match Source::folder(&path) {
-            _ if wasm => (path.file_stem(), Some(Source::file(&path))),
-            source => (path.file_name(), source),
-        };
-        if let (Some(Ok(name)), Some(source)) =
-            (name.map(|name| PluginName::parse(name.to_string_lossy())), source)
-        {
-            sources.insert(name, source);
-        }
-    }
-    for (name, plugin) in &settings.plugins {
-        if let Some(path) = &plugin.source {
-            sources.insert(name.clone(), Source::folder(path).unwrap_or_else(|| Source::file(path)));
-        }
-    }
-    sources
 }
 
 fn entry(settings: &Settings, lock: &Lock, name: PluginName, source: &Source) -> Entry {
