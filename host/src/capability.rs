@@ -6,11 +6,13 @@
 
 mod config;
 pub mod directory;
+pub mod http;
 pub mod kv;
 pub mod llm;
 pub mod logging;
 pub mod outbox;
 pub mod progress;
+mod secrets;
 
 use std::{
     collections::BTreeMap,
@@ -27,6 +29,8 @@ use crate::{
     grant::{Denied, Permissions},
     id::{AgentName, DeliveryId, EventId, PluginName, SessionId, UserId},
     journal,
+    manifest::Permission,
+    secret::Secrets,
     settings::Role,
 };
 
@@ -85,8 +89,8 @@ pub struct Handling {
     pub llm: Option<Arc<dyn llm::Backend>>,
     /// What it may refer to.
     pub messages: Arc<dyn outbox::Messages>,
-    /// How often the delivery has asked the language model, over all its attempts.
-    pub requests: Arc<AtomicU32>,
+    /// What the delivery has used up, over all its attempts.
+    pub spent: Arc<Spent>,
     /// Where drafts go.
     pub drafts: Arc<dyn progress::Sink>,
 }
@@ -107,6 +111,15 @@ impl Handling {
         let answered = message.reply_to.as_ref().map(|quoted| &quoted.id);
         self.event.id == *id || message.thread.as_ref() == Some(id) || answered == Some(id)
     }
+}
+
+/// What a delivery has used up, over all its attempts.
+#[derive(Debug, Default)]
+pub struct Spent {
+    /// Questions to the language model.
+    pub llm: AtomicU32,
+    /// HTTP requests.
+    pub http: AtomicU32,
 }
 
 /// What a handler has done so far: committed if it returns ok, dropped otherwise.
@@ -134,6 +147,10 @@ pub struct State {
     pub denied: BTreeMap<Denied, u32>,
     /// What it reads by `wasi:config/store`.
     pub config: Arc<BTreeMap<String, String>>,
+    /// Where its requests may go.
+    pub http: http::Http,
+    /// What the host puts on them.
+    pub secrets: Arc<Secrets>,
     /// Where its log lines go.
     pub log: logging::Log,
     /// Memory and tables.
@@ -159,6 +176,18 @@ impl State {
     }
 }
 
+impl State {
+    /// Whether what is said here may go out by this: what is said in an encrypted room stays there, until somebody
+    /// has agreed that it leaves.
+    fn leaves(&mut self, by: Permission) -> Result<(), types::Error> {
+        if self.handling()?.event.room.encrypted {
+            self.may(|permissions| permissions.carries(by))
+        } else {
+            Ok(())
+        }
+    }
+}
+
 impl WasiView for State {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
@@ -175,17 +204,19 @@ pub fn error(kind: types::ErrorKind, message: impl Into<String>) -> types::Error
 /// Everything that a plugin may import: ours, and WASI with nothing behind it.
 pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtime::Result<()> {
     use bindings::{
-        parlour::plugin::{directory, kv, llm, outbox, progress},
+        parlour::plugin::{directory, kv, llm, outbox, progress, secrets},
         wasi::{config::store, logging::logging},
     };
     use wasmtime::component::HasSelf;
 
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     outbox::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     kv::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     progress::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     llm::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    secrets::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     directory::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)

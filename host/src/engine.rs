@@ -31,11 +31,12 @@ use self::{
     limits::{LARGEST_MEMORY, Limiter, Limits, Meter},
     ticker::Ticker,
 };
-pub use crate::capability::{Handling, State, Work};
+pub use crate::capability::{Handling, Spent, State, Work};
 use crate::{
     capability::{
         self,
         bindings::exports::parlour::plugin::{commands, members, messages},
+        http::{Http, client::Clients},
         logging::Log,
         types,
     },
@@ -45,6 +46,7 @@ use crate::{
     id::{PluginName, UserId},
     notice::{Notice, Notices},
     router::Listing,
+    secret::Secrets,
     settings,
     suspension::Suspension,
 };
@@ -70,6 +72,8 @@ pub struct Engine {
     slots: Semaphore,
     ticker: Ticker,
     background: Background,
+    /// How plugins' requests leave.
+    clients: Arc<Clients>,
     notices: Notices,
 }
 
@@ -84,6 +88,7 @@ pub struct Plugin {
     /// What it may do.
     pub permissions: Arc<Permissions>,
     config: Arc<BTreeMap<String, String>>,
+    secrets: Arc<Secrets>,
     /// What a call of it may take.
     limits: Limits,
     slots: Semaphore,
@@ -196,6 +201,7 @@ impl Engine {
         limits: Limits,
         cache: Option<Cache>,
         links: &[Link],
+        clients: Clients,
         notices: Notices,
     ) -> Result<Self, String> {
         let inner =
@@ -208,7 +214,8 @@ impl Engine {
         let ticker = Ticker::start(&inner)?;
         let background = Background::start()?;
         let slots = Semaphore::new(limits.instances);
-        Ok(Self { inner, linker, cache, limits, slots, ticker, background, notices })
+        let clients = Arc::new(clients);
+        Ok(Self { inner, linker, cache, limits, slots, ticker, background, clients, notices })
     }
 
     /// Makes a plugin of a component: compiles (or finds it compiled), links, and asks it what it
@@ -225,6 +232,8 @@ impl Engine {
         let Candidate { bytes, digest, surface } = candidate;
         let wanted = surface.manifest.as_ref().map(|manifest| manifest.limits).unwrap_or_default();
         let config = config::resolve(surface.manifest.as_ref(), settings).map_err(Refused::Declaration)?;
+        let permissions = Permissions::new(surface.asks(), settings.grants.clone());
+        let secrets = Secrets::bind(&permissions, settings).map_err(Refused::Declaration)?;
         let (engine, named) = (self.clone(), digest.clone());
         let component = tokio::task::spawn_blocking(move || engine.compile(&bytes, &named))
             .await
@@ -260,8 +269,9 @@ impl Engine {
             commands,
             messages,
             members,
-            permissions: Arc::new(Permissions::new(surface.asks(), settings.grants.clone())),
+            permissions: Arc::new(permissions),
             config: Arc::new(config),
+            secrets: Arc::new(secrets),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             denied: Mutex::default(),
@@ -305,6 +315,9 @@ impl Engine {
             Ok(Ok(end)) => end,
         };
         let state = store.data_mut();
+        for (denied, times) in state.http.denied() {
+            *state.denied.entry(denied).or_default() += times;
+        }
         self.count(&plugin, std::mem::take(&mut state.denied));
         (end, std::mem::take(&mut state.work))
     }
@@ -390,8 +403,14 @@ impl Engine {
         let mut table = wasmtime::component::ResourceTable::new();
         table.set_max_capacity(HANDLES);
         let wasi = WasiCtx::builder().stdout(log.clone()).stderr(log.clone()).build();
+        let mut http = Http::new(self.clients.clone(), plugin.secrets.clone());
+        if let Some(Handling { permissions, event, spent, .. }) = &handling {
+            http = http.with(permissions.clone(), event.room.encrypted, spent.clone());
+        }
         let state = State {
             handling,
+            http,
+            secrets: plugin.secrets.clone(),
             work: Work::default(),
             config: plugin.config.clone(),
             denied: BTreeMap::new(),

@@ -4,6 +4,7 @@ use crate::{
     id::{RoomId, UserId},
     journal::Usage,
     manifest::{Asks, Permission},
+    origin::{HttpGrant, Target, address},
     settings::Grants,
 };
 
@@ -18,6 +19,15 @@ pub struct Permissions {
     grants: Grants,
 }
 
+/// Which addresses a request may lead to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Route {
+    /// Also those of a private network.
+    pub private: bool,
+    /// None of the homeservers'.
+    pub spares_homeservers: bool,
+}
+
 /// Why not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
 pub enum Denied {
@@ -30,6 +40,15 @@ pub enum Denied {
     /// What was granted is something else.
     #[error("the grant `{0}` does not have it")]
     Outside(Permission),
+    /// What is said in an encrypted room would leave it.
+    #[error("what is said in an encrypted room would leave it (`{0}`), and the grant `encrypted` is missing")]
+    Encrypted(Permission),
+    /// The address is no public one.
+    #[error("it leads into a private network, which the grant `http` does not say")]
+    Private,
+    /// The address is the homeserver's.
+    #[error("it leads to the homeserver, which the grant `http` does not name")]
+    Homeserver,
 }
 
 impl Denied {
@@ -37,9 +56,11 @@ impl Denied {
     #[must_use]
     pub fn permission(self) -> Permission {
         match self {
-            Self::NotAsked(permission) | Self::NotGranted(permission) | Self::Outside(permission) => {
-                permission
-            }
+            Self::NotAsked(permission)
+            | Self::NotGranted(permission)
+            | Self::Outside(permission)
+            | Self::Encrypted(permission) => permission,
+            Self::Private | Self::Homeserver => Permission::Http,
         }
     }
 }
@@ -71,11 +92,17 @@ impl Permissions {
             return Err(Denied::NotAsked(permission));
         }
         let granted = match permission {
-            Permission::Outbox | Permission::Kv | Permission::Progress | Permission::Directory => true,
+            // Of a secret the binding is the grant.
+            Permission::Outbox
+            | Permission::Kv
+            | Permission::Progress
+            | Permission::Directory
+            | Permission::Secrets => true,
             Permission::Home => self.grants.home,
             Permission::Llm => self.grants.llm,
             Permission::Rooms => !self.grants.rooms.is_empty(),
             Permission::People => !self.grants.people.is_empty(),
+            Permission::Http => !self.grants.http.is_empty(),
         };
         if granted { Ok(()) } else { Err(Denied::NotGranted(permission)) }
     }
@@ -108,6 +135,51 @@ impl Permissions {
     pub fn room(&self, room: &RoomId) -> Result<(), Denied> {
         self.holds(Permission::Rooms)?;
         if self.grants.room(room) { Ok(()) } else { Err(Denied::Outside(Permission::Rooms)) }
+    }
+
+    /// Whether what is said in an encrypted room may leave it by this.
+    ///
+    /// # Errors
+    /// [`Denied::Encrypted`].
+    pub fn carries(&self, by: Permission) -> Result<(), Denied> {
+        if self.grants.encrypted { Ok(()) } else { Err(Denied::Encrypted(by)) }
+    }
+
+    /// Whether a request may be sent, and which addresses it may lead to.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn http(&self, to: &Target, method: &str, homeservers: &[Target]) -> Result<Route, Denied> {
+        self.holds(Permission::Http)?;
+        let asked = self.asks.http.as_ref().is_some_and(|http| http.has(to, method));
+        if !asked {
+            return Err(Denied::Outside(Permission::Http));
+        }
+        let mut grants = self.grants.http.iter().filter(|grant| grant.matches(to, method)).peekable();
+        if grants.peek().is_none() {
+            return Err(Denied::Outside(Permission::Http));
+        }
+        let grants: Vec<&HttpGrant> = grants.collect();
+        // Who writes an address down means it, and `localhost` is one (RFC 6761, section 6.3).
+        let says_itself = to.address().is_some() || to.host() == "localhost";
+        let named = grants.iter().any(|grant| grant.url.names(to.host()));
+        let private = (named && says_itself) || grants.iter().any(|grant| grant.private);
+        if !private && to.address().is_some_and(|address| !address::is_public(address)) {
+            return Err(Denied::Private);
+        }
+        let homeserver = |server: &&Target| server.host() == to.host();
+        let this_one = grants.iter().any(|grant| grant.url.origin().is_some_and(|of| of.same_origin(to)));
+        if homeservers.iter().any(|server| homeserver(&server)) && !this_one {
+            return Err(Denied::Homeserver);
+        }
+        // Over https the other side proves its name, so that nobody's name leads there.
+        Ok(Route { private, spares_homeservers: !this_one && (private || !to.is_https()) })
+    }
+
+    /// Whether a secret of this name is put on its requests.
+    #[must_use]
+    pub fn has_secret(&self, name: &str) -> bool {
+        self.asks.secrets.contains_key(name)
     }
 
     /// Whether a person may be written to.

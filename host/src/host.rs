@@ -12,7 +12,10 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 use crate::{
     agent::{Agent, Finished, Running, Shared},
-    capability::llm,
+    capability::{
+        http::{Resolver, System, client::Clients},
+        llm,
+    },
     engine::{Engine, Link, cache::Cache, limits::Limits},
     folder::{Folder, NotTaken, Sources},
     id::PluginName,
@@ -20,6 +23,7 @@ use crate::{
     kept::Kept,
     lock::LockFile,
     notice::{Notice, Notices},
+    origin::Target,
     registry::{Agreed, Registry},
     settings,
 };
@@ -66,6 +70,8 @@ pub struct HostBuilder {
     limits: Limits,
     notices: Notices,
     links: Vec<Link>,
+    resolver: Arc<dyn Resolver>,
+    homeservers: Vec<String>,
     agreed: Option<Result<Agreed, String>>,
     strict: bool,
 }
@@ -91,6 +97,8 @@ impl Host {
             limits: Limits::default(),
             notices: Notices::default(),
             links: vec![],
+            resolver: Arc::new(System),
+            homeservers: vec![],
             agreed: None,
             strict: false,
         }
@@ -236,6 +244,19 @@ impl HostBuilder {
         self
     }
 
+    /// What finds the addresses of names for plugins' requests; the machine's own resolver by default. Whatever it
+    /// finds is vetted.
+    pub fn resolver(mut self, resolver: impl Resolver) -> Self {
+        self.resolver = Arc::new(resolver);
+        self
+    }
+
+    /// Where agents sign in, a URL: no plugin's request goes there, unless its grant names that very origin.
+    pub fn homeserver(mut self, url: impl Into<String>) -> Self {
+        self.homeservers.push(url.into());
+        self
+    }
+
     /// Holds plugin files to what was agreed to: `lock` is `parlour.lock`, and in `kept` stay the components that were.
     /// Without it, whatever is dropped in serves, with the grants of its name.
     pub fn lock(mut self, lock: impl Into<PathBuf>, kept: impl Into<PathBuf>) -> Self {
@@ -263,7 +284,12 @@ impl HostBuilder {
             }
         }
         let cache = self.cache.transpose().map_err(BuildError::Engine)?;
-        let engine = Engine::new(self.limits, cache, &self.links, self.notices.clone());
+        let homeservers = self.homeservers.iter().map(|url| Target::of(url));
+        let homeservers: Result<_, _> = homeservers.collect();
+        let homeservers =
+            homeservers.map_err(|reason| BuildError::Engine(format!("homeserver: {reason}")))?;
+        let clients = Clients::new(self.resolver, homeservers);
+        let engine = Engine::new(self.limits, cache, &self.links, clients, self.notices.clone());
         let engine = Arc::new(engine.map_err(BuildError::Engine)?);
         let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
         let registry = Registry::new(engine.clone(), self.plugins, agreed, self.notices.clone());

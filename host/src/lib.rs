@@ -33,6 +33,7 @@ pub mod id;
 pub mod manifest;
 mod mistake;
 pub mod notice;
+pub mod origin;
 pub mod settings;
 pub mod text;
 
@@ -42,6 +43,8 @@ mod config;
 pub mod gate;
 pub mod grant;
 pub mod router;
+mod scrub;
+mod secret;
 mod session;
 mod suspension;
 
@@ -69,5 +72,5 @@ mod outbox;
 mod registry;
 
 pub use agent::Agent;
-pub use capability::llm;
+pub use capability::{http, llm};
 pub use host::{BuildError, Commands, Host, HostBuilder, NoAgentLeft};

@@ -20,6 +20,7 @@ use crate::{
     id::PluginName,
     manifest::{Asks, Permission},
     mistake,
+    origin::Pattern,
 };
 
 /// What stands above the entries.
@@ -67,6 +68,12 @@ pub enum Beyond {
     Hears(&'static str),
     /// It asks to remember more than it did before.
     Remembers,
+    /// Its requests go where they did not go before.
+    Reaches(Pattern),
+    /// They have other methods.
+    Methods,
+    /// It asks for another secret, or for one to go elsewhere.
+    Secret(String),
     /// It is older than what was agreed to.
     Older {
         /// Its version.
@@ -87,6 +94,9 @@ impl fmt::Display for Beyond {
             Self::Asks(permission) => write!(f, "it now asks to {} (`{permission}`)", permission.meaning()),
             Self::Hears(what) => write!(f, "it now hears of {what}"),
             Self::Remembers => f.write_str("it now asks to remember more (`kv`)"),
+            Self::Reaches(host) => write!(f, "it now asks for {host} (`http`)"),
+            Self::Methods => f.write_str("it now asks for other methods (`http`)"),
+            Self::Secret(name) => write!(f, "it now asks for the secret {name} (`secrets`)"),
             Self::Older { offered, agreed } => {
                 write!(f, "it is version {offered}, and {agreed} was agreed to")
             }
@@ -114,6 +124,23 @@ impl Locked {
             |now: Option<u64>, before: Option<u64>, usual| now.unwrap_or(usual) > before.unwrap_or(usual);
         let remembers = more(now.bytes, before.bytes, KV.bytes) || more(now.keys, before.keys, KV.keys);
         let remembers = remembers.then_some(Beyond::Remembers);
+        let none = (vec![], BTreeSet::new());
+        let http = |of: &Self| {
+            of.asks.http.as_ref().map_or(none.clone(), |http| (http.hosts.clone(), http.methods.clone()))
+        };
+        let ((hosts, methods), (agreed_hosts, agreed_methods)) = (http(offered), http(self));
+        let new_to = |host: &Pattern| !agreed_hosts.iter().any(|agreed| agreed.covers(host));
+        // Where it did not ask for any, that is said already.
+        let known = self.asks.http.is_some();
+        let reaches: Vec<_> =
+            hosts.into_iter().filter(|host| known && new_to(host)).map(Beyond::Reaches).collect();
+        let more_methods =
+            !agreed_methods.is_empty() && (methods.is_empty() || !methods.is_subset(&agreed_methods));
+        let methods = (known && more_methods).then_some(Beyond::Methods);
+        let secrets = offered.asks.secrets.iter().filter(|(name, asked)| {
+            self.asks.secrets.get(*name).is_none_or(|agreed| agreed.audience != asked.audience)
+        });
+        let secrets = secrets.map(|(name, _)| Beyond::Secret(name.clone()));
         let older = match (&offered.version, &self.version) {
             (Some(offered), Some(agreed)) if offered < agreed => {
                 Some(Beyond::Older { offered: offered.clone(), agreed: agreed.clone() })
@@ -121,7 +148,7 @@ impl Locked {
             (None, Some(agreed)) => Some(Beyond::Unversioned { agreed: agreed.clone() }),
             _ => None,
         };
-        asks.chain(hears).chain(remembers).chain(older).collect()
+        asks.chain(hears).chain(remembers).chain(reaches).chain(methods).chain(secrets).chain(older).collect()
     }
 }
 

@@ -4,13 +4,22 @@
 //! grants nothing. In a component it stands in a custom section of its own, so that a plugin is one file
 //! ([`crate::package`]).
 
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
 use toml_parser::lexer::TokenKind;
 
-use crate::{id::PluginName, mistake, settings::CallLimits};
+use crate::{
+    id::PluginName,
+    mistake,
+    origin::{Method, Pattern, Target, has_method},
+    settings::CallLimits,
+    text,
+};
 
 /// How deep its tables are at the most.
 const DEEPEST: usize = 32;
@@ -99,6 +108,12 @@ pub struct Asks {
     /// Ask the language model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm: Option<Ask>,
+    /// Send HTTP requests.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub http: Option<AskHttp>,
+    /// Secrets that the host puts on requests; the plugin never sees one. By name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, AskSecret>,
 }
 
 /// One thing that a plugin asks for.
@@ -124,6 +139,39 @@ pub struct AskKv {
     pub keys: Option<u64>,
 }
 
+/// `asks.http`: where its requests go.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskHttp {
+    /// Why, in a sentence, for whoever grants it.
+    #[serde(default)]
+    pub reason: String,
+    /// Origins, such as `https://api.example.org`.
+    pub hosts: Vec<Pattern>,
+    /// With which methods; none is every one.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub methods: BTreeSet<Method>,
+}
+
+impl AskHttp {
+    /// Whether it asks for a request with this method to there.
+    #[must_use]
+    pub fn has(&self, target: &Target, method: &str) -> bool {
+        self.hosts.iter().any(|host| host.matches(target)) && has_method(&self.methods, method)
+    }
+}
+
+/// `asks.secrets.NAME`: a secret that it needs on its requests.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct AskSecret {
+    /// Why, in a sentence, for whoever binds it.
+    #[serde(default)]
+    pub reason: String,
+    /// To which origin it shall go.
+    pub audience: Pattern,
+}
+
 /// What can be asked for and granted, by the name that it has in `plugin.toml` and `parlour.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "as the fields of `Asks`")]
@@ -136,6 +184,8 @@ pub enum Permission {
     Rooms,
     People,
     Llm,
+    Http,
+    Secrets,
 }
 
 impl Permission {
@@ -157,6 +207,8 @@ impl Permission {
             Self::Rooms => "write to other rooms that the agent is in",
             Self::People => "write to people in direct chats",
             Self::Llm => "ask the language model",
+            Self::Http => "send HTTP requests",
+            Self::Secrets => "have secrets put on its requests, without seeing them",
         }
     }
 }
@@ -172,6 +224,8 @@ impl fmt::Display for Permission {
             Self::Rooms => "rooms",
             Self::People => "people",
             Self::Llm => "llm",
+            Self::Http => "http",
+            Self::Secrets => "secrets",
         })
     }
 }
@@ -197,6 +251,8 @@ impl Asks {
             (Permission::Rooms, why(self.rooms.as_ref())),
             (Permission::People, why(self.people.as_ref())),
             (Permission::Llm, why(self.llm.as_ref())),
+            (Permission::Http, self.http.as_ref().map(|http| http.reason.as_str())),
+            (Permission::Secrets, (!self.secrets.is_empty()).then_some("")),
         ];
         asks.into_iter().filter_map(|(permission, reason)| Some((permission, reason?)))
     }
@@ -245,10 +301,27 @@ impl Manifest {
         }
         for (permission, reason) in self.asks.iter() {
             one_line(&format!("asks.{permission}.reason"), reason)?;
-            if reason.trim().is_empty() && !permission.is_free() {
+            let said_apart = permission == Permission::Secrets;
+            if reason.trim().is_empty() && !permission.is_free() && !said_apart {
                 return Err(format!(
                     "asks.{permission} needs a `reason`: a sentence for the person who is to grant it"
                 ));
+            }
+        }
+        if self.asks.http.as_ref().is_some_and(|http| http.hosts.is_empty()) {
+            return Err("asks.http needs `hosts`, such as [\"https://api.example.org\"]".into());
+        }
+        for (name, secret) in &self.asks.secrets {
+            let place = format!("asks.secrets.{}", text::escaped(name, LINE));
+            PluginName::parse(name).map_err(|_| {
+                format!("{place}: a secret's name has lower-case letters, digits and hyphens, a letter first")
+            })?;
+            one_line(&format!("{place}.reason"), &secret.reason)?;
+            if secret.reason.trim().is_empty() {
+                return Err(format!("{place} needs a `reason`: a sentence for the person who is to bind it"));
+            }
+            if secret.audience.origin().is_none() {
+                return Err(format!("{place}.audience is one origin, such as https://api.example.org"));
             }
         }
         if let Some(schema) = self.schema() {
@@ -307,8 +380,8 @@ pub(crate) fn validator(schema: &serde_json::Value) -> Result<jsonschema::Valida
     options.build(schema).map_err(|error| error.to_string())
 }
 
-fn one_line(name: &str, text: &str) -> Result<(), String> {
-    if text.len() > LINE || text.chars().any(crate::text::unseen) {
+fn one_line(name: &str, line: &str) -> Result<(), String> {
+    if line.len() > LINE || line.chars().any(text::unseen) {
         return Err(format!("{name} is one line of at most {LINE} bytes, all of which can be seen"));
     }
     Ok(())

@@ -16,9 +16,12 @@ use std::{
 use serde::Deserialize;
 
 pub use parse::{SettingsError, load, parse};
-pub use secret::SecretText;
+pub use secret::{Secret, SecretText};
 
-use crate::id::{AgentName, PluginName, RoomId, UserId};
+use crate::{
+    id::{AgentName, PluginName, RoomId, UserId},
+    origin::HttpGrant,
+};
 
 /// `parlour.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -84,7 +87,9 @@ impl Settings {
         let agents =
             agents.flat_map(|agent| [&mut agent.password, &mut agent.token, &mut agent.recovery_key]);
         let llm = self.llm.as_mut().map(|llm| &mut llm.key);
-        agents.chain(llm).flatten().for_each(each);
+        agents.chain(llm).flatten().for_each(&each);
+        let plugins = self.plugins.values_mut();
+        plugins.flat_map(|plugin| plugin.secrets.values_mut()).for_each(|secret| each(&mut secret.value));
     }
 }
 
@@ -240,6 +245,8 @@ pub struct Plugin {
     pub config: BTreeMap<String, toml::Value>,
     /// What it may do beside answering and remembering.
     pub grants: Grants,
+    /// What the host puts on its requests, by the name that the plugin asks for.
+    pub secrets: BTreeMap<String, Secret>,
     /// What a call of it may take, where that is not the usual.
     pub limits: CallLimits,
 }
@@ -268,6 +275,10 @@ pub struct Grants {
     pub rooms: BTreeSet<String>,
     /// Write to these people in a direct chat: ids, `"*:example.org"`, or `"*"`.
     pub people: BTreeSet<String>,
+    /// Send HTTP requests to there.
+    pub http: Vec<HttpGrant>,
+    /// Carry out of encrypted rooms what is said there: by whatever else is granted here.
+    pub encrypted: bool,
     /// How much it may remember, where that is not the usual.
     pub kv: Kv,
 }

@@ -113,7 +113,7 @@ impl Long {
         let agents = [agent.settings("[\"assistant\", \"echo\"]"), other.settings("[\"echo\"]")];
         let mut settings = settings(synapse, &agents, &[&bob.user], &[&alice.user]);
         settings.push_str(&format!(
-            "[llm]\nurl = \"{}\"\nmodel = \"scripted\"\n[plugins.assistant.grants]\nllm = true\n",
+            "[llm]\nurl = \"{}\"\nmodel = \"scripted\"\n[plugins.assistant.grants]\nllm = true\nencrypted = true\n",
             model.url()
         ));
         let (assistant, echo) = (assistant(), example("echo"));

@@ -409,3 +409,54 @@ fn more_memory_than_the_usual_needs_a_grant() {
     assert_eq!(settings, "[plugins.hoard.grants]\nkv = { bytes = 1000000000 }\n");
     assert!(plugin(folder, &["add", "hoard.wasm"]).status.success(), "it was granted");
 }
+
+/// A plugin that wants to send requests: where to is shown, and why, before anything of it runs.
+#[test]
+fn where_requests_go_is_shown_and_granted() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let manifest = "name = \"weather\"\nversion = \"1.0.0\"\ndescription = \"Says how the weather is\"\n[asks.outbox]\n\
+                    [asks.http]\nhosts = [\"https://api.weather.example\"]\nmethods = [\"GET\"]\nreason = \"Asks for the forecast\"\n\
+                    [asks.secrets.api-key]\naudience = \"https://api.weather.example\"\nreason = \"Signs in\"\n";
+    fs::write(folder.join("weather.wasm"), parlour::package::embed(component("web"), manifest).unwrap())
+        .unwrap();
+    fs::write(folder.join("parlour.toml"), "").unwrap();
+    let said = plugin(folder, &["add", "weather.wasm"]);
+    let shown = text(&said.stdout);
+    for line in [
+        "  http        send HTTP requests  (needs a grant)\n              “Asks for the forecast”\n              to https://api.weather.example, with GET\n",
+        "  secrets     have secrets put on its requests, without seeing them  (needs to be bound)\n              api-key, to https://api.weather.example\n              “Signs in”\n",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    assert_eq!(
+        text(&said.stderr),
+        "parlour: it asks for http, which nobody has granted or denied; say --grant http or --deny http\n"
+    );
+    assert!(!folder.join("plugins").exists(), "nothing has changed");
+
+    let said = plugin(folder, &["add", "weather.wasm", "--grant", "http"]);
+    let shown = text(&said.stdout);
+    for line in [
+        "What is said in encrypted rooms does not leave them by http: --grant encrypted lets it.\n",
+        "It needs the secret api-key. Bind it:\n\n    [plugins.weather.secrets.api-key]\n    value = { env = \"NAME\" }\n    audience = \"https://api.weather.example\"\n",
+    ] {
+        assert!(shown.contains(line), "{line}: {shown}");
+    }
+    let settings = || fs::read_to_string(folder.join("parlour.toml")).unwrap();
+    assert_eq!(settings(), "[plugins.weather.grants]\nhttp = [\"https://api.weather.example\"]\n");
+    assert!(plugin(folder, &["add", "weather.wasm", "--grant", "encrypted"]).status.success());
+    assert!(settings().ends_with("encrypted = true\n"), "{}", settings());
+
+    // A version that wants to reach more.
+    let more =
+        manifest.replace("hosts = [", "hosts = [\"https://*.tracker.example\", ").replace("1.0.0", "1.1.0");
+    fs::write(folder.join("weather.wasm"), parlour::package::embed(component("web"), &more).unwrap())
+        .unwrap();
+    let said = plugin(folder, &["add", "weather.wasm"]);
+    assert!(
+        text(&said.stdout).contains("New: it now asks for https://*.tracker.example (`http`).\n"),
+        "{said:?}"
+    );
+    assert!(text(&said.stderr).contains("it asks for http, which nobody has granted or denied"), "{said:?}");
+}

@@ -16,6 +16,7 @@ mod person;
 mod stage;
 mod synapse;
 mod tools;
+mod web;
 
 // What an agent says and does, in rooms in memory.
 mod transcripts;
@@ -23,6 +24,8 @@ mod transcripts;
 mod capabilities;
 // What it asks for, and what of that is granted.
 mod permissions;
+// Where their requests may go, and what the host puts on them.
+mod http;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;

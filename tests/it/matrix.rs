@@ -39,7 +39,7 @@ pub fn settings(synapse: &Synapse, agents: &[String], users: &[&str], admins: &[
     let list =
         |people: &[&str]| people.iter().map(|user| format!("\"{user}\"")).collect::<Vec<_>>().join(", ");
     format!(
-        "homeserver = \"{}/\"\n{}\n[access]\nusers = [{}]\nadmins = [{}]\n[plugins.sethome.grants]\nhome = true\n",
+        "homeserver = \"{}/\"\n{}\n[access]\nusers = [{}]\nadmins = [{}]\n[plugins.sethome.grants]\nhome = true\n[plugins.deeds.grants]\nencrypted = true\n",
         synapse.base_url().trim_end_matches('/'),
         agents.concat(),
         list(users),

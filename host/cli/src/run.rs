@@ -62,6 +62,7 @@ async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
         builder = builder.llm(backend.map_err(|reason| anyhow!("{}: {reason}", file.display()))?);
     }
     for (name, agent) in &settings.agents {
+        builder = agent.homeserver.iter().chain(&settings.homeserver).fold(builder, HostBuilder::homeserver);
         builder = builder.agent(self::agent(file, &settings, &data.folder, name, agent)?);
     }
     let host = builder.build().await?;

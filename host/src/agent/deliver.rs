@@ -1,7 +1,7 @@
 //! A plugin is called until it has ended, and what it did is committed.
 
 use std::{
-    sync::{Arc, atomic::AtomicU32},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     draft::{Destination, Drafts},
     effect::{Effect, EffectId, MessageRef, Target},
-    engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Work},
+    engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Spent, Work},
     journal::{Commit, Error, Outcome, Read, Write},
     notice::Notice,
 };
@@ -42,13 +42,12 @@ impl Running {
         }
         let drafted = delivery.waiting.resumed && self.was_drafted(&delivery).await;
         let mut shown = Shown { drafted, text: None };
-        let requests = Arc::new(AtomicU32::new(0));
+        let spent = Arc::<Spent>::default();
         let mut conflicts = 0;
         let mut again = FIRST_AGAIN;
         let begun = tokio::time::Instant::now();
         loop {
-            let Some((end, work)) = self.attempt(&delivery, plugin, &mut shown, requests.clone()).await
-            else {
+            let Some((end, work)) = self.attempt(&delivery, plugin, &mut shown, spent.clone()).await else {
                 return Asked::Interrupted;
             };
             if let Some(End::Error(error)) = &end
@@ -114,10 +113,10 @@ impl Running {
         delivery: &Delivery<'_>,
         plugin: &Arc<Plugin>,
         shown: &mut Shown,
-        requests: Arc<AtomicU32>,
+        spent: Arc<Spent>,
     ) -> Option<(Option<End>, Work)> {
         let drafts = Arc::new(Drafts::new(self.destination(delivery)));
-        let handling = self.handling(delivery, plugin, drafts.clone(), requests).await;
+        let handling = self.handling(delivery, plugin, drafts.clone(), spent).await;
         let call = self.shared.engine.call(plugin, delivery.call.clone(), handling);
         let ended = tokio::select! {
             biased;
@@ -196,7 +195,7 @@ impl Running {
         delivery: &Delivery<'_>,
         plugin: &Plugin,
         drafts: Arc<Drafts>,
-        requests: Arc<AtomicU32>,
+        spent: Arc<Spent>,
     ) -> Handling {
         let waiting = delivery.waiting;
         let name = &self.agent.name;
@@ -224,7 +223,7 @@ impl Running {
             messages: journal,
             llm: self.shared.llm.clone(),
             drafts,
-            requests,
+            spent,
         }
     }
 

@@ -123,11 +123,12 @@ impl State {
     /// A request that may be made, and of whom.
     fn admitted(&mut self, request: wit::Request) -> Result<(Arc<dyn Backend>, Request), Error> {
         self.may(|permissions| permissions.holds(Permission::Llm))?;
+        self.leaves(Permission::Llm)?;
         let request = read(request)?;
         let handling = self.handling()?;
         let unsupported = || error(ErrorKind::Unsupported, "no language model is set up");
         let backend = handling.llm.clone().ok_or_else(unsupported)?;
-        if handling.requests.fetch_add(1, Relaxed) >= REQUESTS {
+        if handling.spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
         }
         if self.work.answering >= OPEN {

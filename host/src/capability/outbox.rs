@@ -100,6 +100,9 @@ impl State {
         if !own {
             return Err(not_ours());
         }
+        if !self.here(&to) {
+            self.leaves(Permission::Outbox)?;
+        }
         self.queue(Effect::Edit { to, message, body })
     }
 
@@ -109,6 +112,9 @@ impl State {
             return Err(error(ErrorKind::Invalid, "a reaction is one emoji, or a short text"));
         }
         let About { to, message, .. } = self.about(message).await?;
+        if !self.here(&to) {
+            self.leaves(Permission::Outbox)?;
+        }
         // Of another room it is not known here whether it is encrypted, so that it counts as if it were.
         let clear = self.here(&to) && !self.handling()?.event.room.encrypted;
         if !clear && !effect::is_emoji(&key) {
@@ -193,14 +199,19 @@ impl State {
         match to {
             Target::Here => Ok(effect::Target::Place(self.handling()?.here())),
             Target::Home => {
-                let home = self.handling()?.home.clone();
-                home.map(effect::Target::Place).ok_or_else(|| error(ErrorKind::NotFound, "no home is set"))
+                let home = self.handling()?.home.clone().map(effect::Target::Place);
+                let home = home.ok_or_else(|| error(ErrorKind::NotFound, "no home is set"))?;
+                if !self.here(&home) {
+                    self.leaves(Permission::Outbox)?;
+                }
+                Ok(home)
             }
             Target::Room(room) => {
                 let room =
                     RoomId::parse(room).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
                 if room != self.handling()?.event.room.id {
                     self.may(|permissions| permissions.room(&room))?;
+                    self.leaves(Permission::Rooms)?;
                 }
                 Ok(effect::Target::Place(effect::Place { room, thread: None }))
             }
@@ -208,6 +219,7 @@ impl State {
                 let user =
                     UserId::parse(user).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
                 self.may(|permissions| permissions.person(&user))?;
+                self.leaves(Permission::People)?;
                 Ok(effect::Target::Direct(user))
             }
         }

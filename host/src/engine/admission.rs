@@ -20,13 +20,14 @@ pub const VERSION: &str = "0.1.0";
 /// What of the contract a plugin exports.
 const HANDLES: [&str; 3] = ["commands", "messages", "members"];
 /// What of the contract a plugin imports.
-const IMPORTS: [&str; 6] = ["types", "outbox", "kv", "progress", "llm", "directory"];
-/// The standard packages that are linked, with nothing behind them.
-const WASI: [&str; 8] = [
+const IMPORTS: [&str; 7] = ["types", "outbox", "kv", "progress", "llm", "directory", "secrets"];
+/// The standard packages that are linked; what is behind them is what was granted.
+const WASI: [&str; 9] = [
     "wasi:cli",
     "wasi:clocks",
     "wasi:config",
     "wasi:filesystem",
+    "wasi:http",
     "wasi:io",
     "wasi:logging",
     "wasi:random",
@@ -280,7 +281,7 @@ mod tests {
     #[test]
     fn what_this_host_does_not_have_is_named() {
         let imports = [
-            "wasi:http/outgoing-handler@0.2.0",
+            "wasi:keyvalue/store@0.2.0",
             "wasi:cli/environment@0.2.3",
             "wasi:clive/x",
             "parlour:plugin/kv@0.1.0",

@@ -123,6 +123,17 @@ fn check(name: &str, settings: Settings) -> Result<Settings, SettingsError> {
         }
     }
     for (plugin, of) in &settings.plugins {
+        for (name, secret) in &of.secrets {
+            let place = format!("plugins.{plugin}.secrets.{name}");
+            if secret.audience.origin().is_none() {
+                return Err(invalid(
+                    format!("{place}.audience"),
+                    "a secret goes to one origin, such as https://api.example.org",
+                ));
+            }
+            crate::secret::header(&secret.header, "x")
+                .map_err(|reason| invalid(format!("{place}.header"), &reason))?;
+        }
         if of.limits.memory_mib.is_some_and(|memory| memory > 1024) {
             let place = format!("plugins.{plugin}.limits.memory_mib");
             return Err(invalid(place, "an instance has at most 1024 MiB"));
@@ -150,7 +161,7 @@ fn is_setting(path: &str) -> bool {
 
 /// A secret is text, whatever it looks like: `true` and `12345` are passwords, too.
 fn is_secret(key: &str) -> bool {
-    ["password", "token", "key", "recovery_key"].contains(&key)
+    ["password", "token", "key", "recovery_key", "value"].contains(&key)
 }
 
 /// Sets `AGENTS__RESEARCHER__PASSWORD` in a table, where the spelling of a part follows a key that is there.

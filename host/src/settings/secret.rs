@@ -7,6 +7,8 @@ use std::{
 
 use serde::Deserialize;
 
+use crate::origin::Pattern;
+
 /// Where a secret is to be had. Its `Debug` never shows a literal.
 #[derive(Clone, Deserialize)]
 #[serde(untagged, expecting = "expected a text, { env = \"NAME\" } or { file = \"path\" }")]
@@ -34,6 +36,23 @@ pub struct EnvSecret {
 pub struct FileSecret {
     /// The file.
     pub file: PathBuf,
+}
+
+/// `[plugins.NAME.secrets.KEY]`: a secret that the host puts on the requests of a plugin, which never sees it.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secret {
+    /// The secret itself.
+    pub value: SecretText,
+    /// The origin to which it goes, and no other: `https://api.example.org`.
+    pub audience: Pattern,
+    /// The header that carries it, with `{}` in its place.
+    #[serde(default = "default_header")]
+    pub header: String,
+}
+
+fn default_header() -> String {
+    "Authorization: Bearer {}".into()
 }
 
 impl SecretText {

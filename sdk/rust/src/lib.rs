@@ -42,6 +42,7 @@ pub mod log;
 pub mod outbox;
 pub mod prelude;
 pub mod random;
+pub mod secrets;
 
 /// What a plugin that has commands implements.
 pub use bindings::commands::exports::parlour::plugin::commands::Guest as Commands;

@@ -1,7 +1,7 @@
 //! `parlour plugin add`: what a plugin asks for is shown, and granted or not, before anything of it runs.
 
 use std::{
-    fs,
+    fmt, fs,
     io::{IsTerminal as _, Write as _},
     path::{Path, PathBuf},
 };
@@ -18,6 +18,7 @@ use parlour::{
     id::{PluginName, RoomId, UserId},
     lock::{Beyond, Locked},
     manifest::{Asks, Permission},
+    origin::Pattern,
     settings::{Grants, Settings},
     source::Source,
 };
@@ -33,7 +34,8 @@ pub struct Options {
     /// What it is called here; by default as it calls itself
     #[arg(long)]
     name: Option<PluginName>,
-    /// Grant this: home, llm, kv (what it asks for), rooms=!ID or people=@ID; may be given again
+    /// Grant this: home, llm, http and kv (what it asks for), rooms=!ID, people=@ID, or encrypted (what it hears in
+    /// encrypted rooms may leave them by the others); may be given again
     #[arg(long, value_name = "WHAT")]
     grant: Vec<Grant>,
     /// Do not grant this, and do not ask
@@ -47,9 +49,26 @@ pub struct Options {
 /// `llm`, or `rooms=!abc:example.org`.
 #[derive(Clone)]
 struct Grant {
-    permission: Permission,
-    /// A room or a person.
+    what: What,
+    /// A room, a person or an origin.
     whom: Option<String>,
+}
+
+/// What can be granted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum What {
+    Permission(Permission),
+    /// That what is said in encrypted rooms leaves them by what is granted.
+    Encrypted,
+}
+
+impl fmt::Display for What {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Permission(permission) => permission.fmt(f),
+            Self::Encrypted => f.write_str("encrypted"),
+        }
+    }
 }
 
 impl std::str::FromStr for Grant {
@@ -57,15 +76,25 @@ impl std::str::FromStr for Grant {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (name, whom) = text.split_once('=').map_or((text, None), |(name, whom)| (name, Some(whom)));
-        let permission = NEED_A_GRANT.into_iter().find(|permission| permission.to_string() == name);
-        let known = NEED_A_GRANT.map(|permission| permission.to_string()).join(", ");
-        let permission = permission.ok_or_else(|| format!("it is none of {known}"))?;
-        Ok(Self { permission, whom: whom.map(str::to_owned) })
+        let known = || NEED_A_GRANT.into_iter().map(What::Permission).chain([What::Encrypted]);
+        let what = known().find(|what| what.to_string() == name).ok_or_else(|| {
+            let known: Vec<_> = known().map(|what| what.to_string()).collect();
+            format!("it is none of {}", known.join(", "))
+        })?;
+        Ok(Self { what, whom: whom.map(str::to_owned) })
     }
 }
 
-const NEED_A_GRANT: [Permission; 5] =
-    [Permission::Kv, Permission::Home, Permission::Rooms, Permission::People, Permission::Llm];
+const NEED_A_GRANT: [Permission; 6] = [
+    Permission::Kv,
+    Permission::Home,
+    Permission::Rooms,
+    Permission::People,
+    Permission::Llm,
+    Permission::Http,
+];
+/// What carries words out of the room in which they were said.
+const CARRY_OUT: [Permission; 4] = [Permission::Rooms, Permission::People, Permission::Llm, Permission::Http];
 
 /// Shows it, asks, and puts it where it serves.
 pub fn add(options: &Options) -> anyhow::Result<()> {
@@ -96,14 +125,22 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
     let nothing = Grants::default();
     let before = settings.plugins.get(&name).map_or(&nothing, |plugin| &plugin.grants);
     replaces(options, &name, agreed.as_ref(), &place, before)?;
-    let decided = decide(options, &offered.asks, before)?;
+    let mut decided = decide(options, &offered.asks, before)?;
+    decided.extend(consent(options, &decided, &offered.asks, before)?);
+    confirm(&decided)?;
     let granted = decided.len();
     if !decided.is_empty() {
         edit::grants(&options.config.config, &name, |table| {
             for grant in decided {
-                let key = grant.permission.to_string();
-                match (grant.permission, grant.whom) {
-                    (Permission::Kv, _) => drop(table.insert(&key, remembering(&offered.asks))),
+                let key = grant.what.to_string();
+                match (grant.what, grant.whom) {
+                    (What::Permission(Permission::Kv), _) => {
+                        table.insert(&key, remembering(&offered.asks));
+                    }
+                    (What::Permission(Permission::Http), None) => {
+                        let hosts = offered.asks.http.iter().flat_map(|http| &http.hosts);
+                        hosts.for_each(|host| edit::append(table, &key, &host.to_string()));
+                    }
                     (_, Some(whom)) => edit::append(table, &key, &whom),
                     (_, None) => drop(table.insert(&key, toml_edit::value(true))),
                 }
@@ -111,6 +148,7 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
         })?;
     }
     let from = options.file.display().to_string();
+    let entry_asks = offered.asks.clone();
     let entry = Locked { source: Some(from), ..offered };
     put(&candidate.bytes, &source.component, &place)?;
     lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry))).map_err(anyhow::Error::msg)?;
@@ -118,6 +156,7 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
     if granted > 0 {
         print("What was granted holds when `parlour run` starts again.\n");
     }
+    print(&unbound(&name, &entry_asks, &settings));
     let serves = |listed: &String| *listed == "*" || listed == name.as_str();
     if !settings.agents.values().any(|agent| agent.plugins.iter().any(serves)) {
         print(&format!("No agent lists it yet: add \"{name}\" to its `plugins`.\n"));
@@ -163,10 +202,16 @@ fn same(one: &Path, other: &Path) -> bool {
 /// What is newly granted: of all that is asked for and was not granted before.
 fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec<Grant>> {
     for grant in options.grant.iter().chain(&options.deny) {
-        ensure!(asks.has(grant.permission), "--grant: it does not ask for {}", grant.permission);
+        if let What::Permission(permission) = grant.what {
+            ensure!(asks.has(permission), "--grant: it does not ask for {permission}");
+        }
     }
-    for denied in options.deny.iter().map(|grant| grant.permission) {
-        let held = denied != Permission::Kv && has(before, denied);
+    for denied in options.deny.iter().map(|grant| grant.what) {
+        let held = match denied {
+            What::Permission(Permission::Kv) => false,
+            What::Permission(permission) => has(before, asks, permission),
+            What::Encrypted => before.encrypted,
+        };
         ensure!(!held, "--deny: {denied} is granted already; take it out of the settings");
     }
     let terminal = on_a_terminal();
@@ -177,17 +222,17 @@ fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec
         |permission: &Permission| !permission.is_free() || (*permission == Permission::Kv && kv);
     for permission in asks.iter().map(|(permission, _)| permission).filter(needs_grant) {
         let named = |grants: &[Grant]| {
-            let grants = grants.iter().filter(|grant| grant.permission == permission);
+            let grants = grants.iter().filter(|grant| grant.what == What::Permission(permission));
             grants.cloned().collect::<Vec<_>>()
         };
         let granted = named(&options.grant);
         if !granted.is_empty() {
             decided.extend(granted);
         } else if !named(&options.deny).is_empty()
-            || (permission != Permission::Kv && has(before, permission))
+            || (permission != Permission::Kv && has(before, asks, permission))
         {
         } else if terminal {
-            decided.extend(ask(permission)?);
+            decided.extend(ask(permission, asks)?);
         } else {
             open.push(permission);
         }
@@ -203,10 +248,63 @@ fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec
     for grant in &decided {
         check(grant)?;
     }
-    if terminal && decided.is_empty() && !Confirm::new("Add it?").with_default(true).prompt()? {
+    Ok(decided)
+}
+
+/// Whether what it hears in encrypted rooms may leave them: one consent for all that carries words out.
+fn consent(
+    options: &Options,
+    decided: &[Grant],
+    asks: &Asks,
+    before: &Grants,
+) -> anyhow::Result<Option<Grant>> {
+    let consent = Grant { what: What::Encrypted, whom: None };
+    let said = |grants: &[Grant]| grants.iter().any(|grant| grant.what == What::Encrypted);
+    let granted = |permission: &Permission| {
+        asks.has(*permission)
+            && (decided.iter().any(|grant| grant.what == What::Permission(*permission))
+                || has(before, asks, *permission))
+    };
+    let ways: Vec<String> =
+        CARRY_OUT.into_iter().filter(granted).map(|permission| permission.to_string()).collect();
+    if said(&options.grant) {
+        return Ok(Some(consent));
+    }
+    if ways.is_empty() || before.encrypted || said(&options.deny) {
+        return Ok(None);
+    }
+    let ways = ways.join(", ");
+    if !on_a_terminal() {
+        print(&format!(
+            "What is said in encrypted rooms does not leave them by {ways}: --grant encrypted lets it.\n"
+        ));
+        return Ok(None);
+    }
+    let question = format!("May what it hears in encrypted rooms leave them, by {ways}?");
+    Ok(Confirm::new(&question).with_default(false).prompt()?.then_some(consent))
+}
+
+/// Where nothing was asked, whether it shall be added at all.
+fn confirm(decided: &[Grant]) -> anyhow::Result<()> {
+    if on_a_terminal() && decided.is_empty() && !Confirm::new("Add it?").with_default(true).prompt()? {
         bail!("it was not added");
     }
-    Ok(decided)
+    Ok(())
+}
+
+/// The secrets that it asks for and that nobody has bound, and how to.
+fn unbound(name: &PluginName, asks: &Asks, settings: &Settings) -> String {
+    let bound = settings.plugins.get(name).map(|plugin| &plugin.secrets);
+    let open =
+        asks.secrets.iter().filter(|(secret, _)| bound.is_none_or(|bound| !bound.contains_key(*secret)));
+    let lines = open.map(|(secret, ask)| {
+        format!(
+            "It needs the secret {secret}. Bind it:\n\n    [plugins.{name}.secrets.{secret}]\n    \
+             value = {{ env = \"NAME\" }}\n    audience = \"{}\"\n\n",
+            ask.audience
+        )
+    });
+    lines.collect()
 }
 
 /// A file calls itself what it likes: whoever adds it says that it shall take another one's place.
@@ -227,7 +325,7 @@ fn replaces(
     let version = version.map_or_else(String::new, |version| format!(" {version}"));
     let held: Vec<String> = NEED_A_GRANT
         .into_iter()
-        .filter(|permission| *permission != Permission::Kv && has(grants, *permission))
+        .filter(|permission| *permission != Permission::Kv && held(grants, *permission))
         .map(|permission| permission.to_string())
         .collect();
     let held = if held.is_empty() {
@@ -248,13 +346,27 @@ fn on_a_terminal() -> bool {
     std::io::stdin().is_terminal() && std::io::stdout().is_terminal()
 }
 
-fn has(grants: &Grants, permission: Permission) -> bool {
+/// Whether what is asked for of this kind is granted.
+fn has(grants: &Grants, asks: &Asks, permission: Permission) -> bool {
+    let Some(http) = asks.http.as_ref().filter(|_| permission == Permission::Http) else {
+        return held(grants, permission);
+    };
+    http.hosts.iter().all(|host| grants.http.iter().any(|grant| grant.url.covers(host)))
+}
+
+/// Whether anything of this kind is granted.
+fn held(grants: &Grants, permission: Permission) -> bool {
     match permission {
         Permission::Home => grants.home,
         Permission::Llm => grants.llm,
         Permission::Rooms => !grants.rooms.is_empty(),
         Permission::People => !grants.people.is_empty(),
-        Permission::Outbox | Permission::Kv | Permission::Progress | Permission::Directory => true,
+        Permission::Http => !grants.http.is_empty(),
+        Permission::Outbox
+        | Permission::Kv
+        | Permission::Progress
+        | Permission::Directory
+        | Permission::Secrets => true,
     }
 }
 
@@ -262,6 +374,7 @@ fn example(permission: Permission) -> &'static str {
     match permission {
         Permission::Rooms => "=!abc:example.org",
         Permission::People => "=@alice:example.org",
+        // Without more, it is what the plugin asks for.
         _ => "",
     }
 }
@@ -269,20 +382,19 @@ fn example(permission: Permission) -> &'static str {
 /// Whether what is granted is something.
 fn check(grant: &Grant) -> anyhow::Result<()> {
     let whom = grant.whom.as_deref();
-    let fits = match grant.permission {
+    let What::Permission(permission) = grant.what else {
+        ensure!(whom.is_none(), "--grant encrypted: it stands alone");
+        return Ok(());
+    };
+    let fits = match permission {
+        Permission::Http => whom.is_none_or(|host| host.parse::<Pattern>().is_ok()),
         Permission::Rooms => whom.is_some_and(|room| room == "*" || RoomId::parse(room).is_ok()),
         Permission::People => {
             whom.is_some_and(|user| user == "*" || user.starts_with("*:") || UserId::parse(user).is_ok())
         }
         _ => whom.is_none(),
     };
-    ensure!(
-        fits,
-        "--grant {}: say --grant {}{}",
-        grant.permission,
-        grant.permission,
-        example(grant.permission)
-    );
+    ensure!(fits, "--grant {permission}: say --grant {permission}{}", example(permission));
     Ok(())
 }
 
@@ -299,17 +411,22 @@ fn remembering(asks: &Asks) -> toml_edit::Item {
 }
 
 /// Asks the person at the terminal.
-fn ask(permission: Permission) -> anyhow::Result<Vec<Grant>> {
-    let more = if permission == Permission::Kv { ", as much as it asks for" } else { "" };
+fn ask(permission: Permission, asks: &Asks) -> anyhow::Result<Vec<Grant>> {
+    let more = match (permission, &asks.http) {
+        (Permission::Kv, _) => ", as much as it asks for".to_owned(),
+        (Permission::Http, Some(http)) => format!(" to {}", inspect::reach(http)),
+        _ => String::new(),
+    };
     let question = format!("May it {}{more}?", permission.meaning());
     if !Confirm::new(&question).with_default(false).prompt()? {
         return Ok(vec![]);
     }
     if example(permission).is_empty() {
-        return Ok(vec![Grant { permission, whom: None }]);
+        return Ok(vec![Grant { what: What::Permission(permission), whom: None }]);
     }
     let which = Text::new("Which? Ids with spaces between, or * for all").prompt()?;
-    let grants = which.split_whitespace().map(|whom| Grant { permission, whom: Some(whom.to_owned()) });
+    let what = What::Permission(permission);
+    let grants = which.split_whitespace().map(|whom| Grant { what, whom: Some(whom.to_owned()) });
     Ok(grants.collect())
 }
 

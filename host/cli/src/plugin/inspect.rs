@@ -12,7 +12,8 @@ use parlour::{
         admission::{self, CONTRACT, Refused, Surface},
         limits::Limits,
     },
-    manifest::{Asks, Manifest, Permission},
+    manifest::{AskHttp, Asks, Manifest, Permission},
+    origin::Method,
     settings::CallLimits,
     source::Source,
 };
@@ -27,6 +28,7 @@ fn meaning(interface: &str) -> &'static str {
         "kv" => "remembers things of its own",
         "progress" => "shows a draft while it works",
         "llm" => "asks the language model",
+        "secrets" => "learns which secrets are put on its requests",
         "directory" => "sees the commands that a person may use",
         _ => "something that this version does not know",
     }
@@ -43,7 +45,7 @@ fn wasi(name: &str) -> &'static str {
         "cli" => "prints to the log; its environment, arguments and input are empty",
         "filesystem" => "files: it is given none",
         "sockets" => "the network: denied",
-        "http" => "the web: not available",
+        "http" => "sends HTTP requests, to where it may",
         _ => "something that this version does not know",
     }
 }
@@ -114,7 +116,11 @@ fn describe(surface: &Surface) -> String {
             }
             None => {
                 let package = name.split('/').next().unwrap_or(name);
-                packages.insert(package, wasi(name));
+                let denied = package == "wasi:http" && asks.http.is_none();
+                packages.insert(
+                    package,
+                    format!("{}{}", wasi(name), if denied { "  (not asked for: denied)" } else { "" }),
+                );
             }
         }
     }
@@ -137,10 +143,23 @@ fn about(manifest: Option<&Manifest>) -> Vec<String> {
 fn asked(asks: &Asks) -> Vec<String> {
     let mut lines = vec!["\nIt asks to:".to_owned()];
     for (permission, reason) in asks.iter() {
-        let granted = if permission.is_free() { "" } else { "  (needs a grant)" };
+        let granted = match permission {
+            Permission::Secrets => "  (needs to be bound)",
+            permission if permission.is_free() => "",
+            _ => "  (needs a grant)",
+        };
         lines.push(format!("  {:<12}{}{granted}", permission.to_string(), permission.meaning()));
         if !reason.is_empty() {
             lines.push(format!("              \u{201c}{reason}\u{201d}"));
+        }
+        if let Some(http) = asks.http.as_ref().filter(|_| permission == Permission::Http) {
+            lines.push(format!("              to {}", reach(http)));
+        }
+        if permission == Permission::Secrets {
+            for (name, secret) in &asks.secrets {
+                lines.push(format!("              {name}, to {}", secret.audience));
+                lines.push(format!("              \u{201c}{}\u{201d}", secret.reason));
+            }
         }
         if let Some(kv) = asks.kv.as_ref().filter(|_| permission == Permission::Kv) {
             let wants = [(kv.bytes, "bytes"), (kv.keys, "keys")];
@@ -153,6 +172,14 @@ fn asked(asks: &Asks) -> Vec<String> {
         lines.push("  do nothing at all".into());
     }
     lines
+}
+
+/// Where its requests go: `https://api.example.org, with GET`.
+pub fn reach(http: &AskHttp) -> String {
+    let hosts: Vec<String> = http.hosts.iter().map(ToString::to_string).collect();
+    let methods: Vec<&str> = http.methods.iter().map(Method::as_str).collect();
+    let with = if methods.is_empty() { String::new() } else { format!(", with {}", methods.join(" ")) };
+    format!("{}{with}", hosts.join(", "))
 }
 
 /// What a call of it wants to take, where that is not the usual.

@@ -1,0 +1,260 @@
+//! `wasi:http`: requests to where the plugin may send them, with our own sender.
+//!
+//! The way of a request: is it asked for and granted; what its host resolves to is vetted, and the connection goes to
+//! the very address that was; secrets that are bound to its origin are put on it, and taken out of what comes back.
+//! A redirect is an answer like any other: whoever follows it sends a request of its own.
+
+mod body;
+pub mod client;
+
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    time::Duration,
+};
+
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use wasmtime_wasi_http::{
+    Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
+};
+
+pub use self::client::{Resolver, System};
+use self::{
+    body::{Allowance, Incoming},
+    client::Clients,
+};
+use super::{Spent, State};
+use crate::{
+    grant::{Denied, Permissions, Route},
+    manifest::Permission,
+    origin::Target,
+    scrub::Scrubbing,
+    secret::{Bound, Secrets},
+};
+
+/// Requests of one delivery: more is a loop.
+const REQUESTS: u32 = 64;
+/// Those that are open at once: each is a connection.
+const OPEN: usize = 8;
+/// How long an answer may be on its way, and each piece of it: half of what a call may take. A plugin may say less.
+const DEADLINE: Duration = Duration::from_secs(15 * 60);
+/// Bytes of headers, those of the request and those of the answer.
+const HEADERS: usize = 64 * 1024;
+
+/// What a secret's request does not ask for: a part of an answer may be a part of the secret, and what is encoded
+/// cannot be looked through. `gzip` is undone by the client.
+const NOT_WITH_A_SECRET: [HeaderName; 3] = [header::ACCEPT_ENCODING, header::RANGE, header::IF_RANGE];
+
+/// `wasi:http` of one instance.
+pub struct Http {
+    ctx: WasiHttpCtx,
+    hooks: Outgoing,
+}
+
+impl Http {
+    /// With nothing allowed.
+    pub fn new(clients: Arc<Clients>, secrets: Arc<Secrets>) -> Self {
+        let mut ctx = WasiHttpCtx::new();
+        ctx.set_field_size_limit(HEADERS);
+        let hooks =
+            Outgoing { clients, secrets, caller: None, open: Arc::default(), denied: BTreeMap::new() };
+        Self { ctx, hooks }
+    }
+
+    /// With what the plugin may do in this delivery.
+    #[must_use]
+    pub fn with(mut self, permissions: Arc<Permissions>, encrypted: bool, spent: Arc<Spent>) -> Self {
+        self.hooks.caller = Some(Caller { permissions, encrypted, spent });
+        self
+    }
+
+    /// What was denied, and how often.
+    pub fn denied(&mut self) -> BTreeMap<Denied, u32> {
+        std::mem::take(&mut self.hooks.denied)
+    }
+}
+
+impl WasiHttpView for State {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.http.hooks, table: &mut self.table, ctx: &mut self.http.ctx }
+    }
+}
+
+/// Whose requests they are.
+struct Caller {
+    permissions: Arc<Permissions>,
+    /// What it handles was said in an encrypted room.
+    encrypted: bool,
+    spent: Arc<Spent>,
+}
+
+/// Sends what a guest wants sent.
+struct Outgoing {
+    clients: Arc<Clients>,
+    secrets: Arc<Secrets>,
+    /// None while the host only lists.
+    caller: Option<Caller>,
+    open: Arc<AtomicUsize>,
+    denied: BTreeMap<Denied, u32>,
+}
+
+type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
+type Sending = Box<dyn Future<Output = Result<(Response<WasiBody>, Io), Error>> + Send>;
+
+impl WasiHttpHooks for Outgoing {
+    /// The client writes it, from the URL.
+    fn set_host_header(&mut self) -> bool {
+        false
+    }
+
+    fn send_request(
+        &mut self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+        _: Box<dyn Future<Output = Result<(), Error>> + Send>,
+    ) -> Sending {
+        match self.admitted(request) {
+            Ok(admitted) => Box::new(admitted.send(self.clients.clone(), options.unwrap_or_default())),
+            Err(refused) => Box::new(std::future::ready(Err(refused))),
+        }
+    }
+}
+
+impl Outgoing {
+    /// A request that may be sent.
+    fn admitted(&mut self, request: Request<WasiBody>) -> Result<Admitted, Error> {
+        let caller = self.caller.as_ref().ok_or(Error::HttpRequestDenied)?;
+        let target = Target::of(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
+        let permissions = &caller.permissions;
+        let route = permissions
+            .http(&target, request.method().as_str(), self.clients.homeservers())
+            .and_then(|route| {
+                if caller.encrypted {
+                    permissions.carries(Permission::Http)?;
+                }
+                Ok(route)
+            });
+        let route = route.map_err(|denied| {
+            *self.denied.entry(denied).or_default() += 1;
+            match denied {
+                Denied::Private | Denied::Homeserver => Error::DestinationIpProhibited,
+                _ => Error::HttpRequestDenied,
+            }
+        })?;
+        let slot = Slot::take(&self.open).ok_or(Error::ConnectionLimitReached)?;
+        if caller.spent.http.fetch_add(1, Relaxed) >= REQUESTS {
+            return Err(Error::ConnectionLimitReached);
+        }
+        let (parts, body) = request.into_parts();
+        let mut headers = parts.headers;
+        let bound: Vec<&Bound> = self.secrets.to(&target).collect();
+        for bound in &bound {
+            headers.insert(bound.header.clone(), bound.value.clone());
+        }
+        if !bound.is_empty() {
+            for name in NOT_WITH_A_SECRET {
+                headers.remove(name);
+            }
+        }
+        let scrubs = bound.iter().map(|bound| bound.scrub.clone()).collect();
+        Ok(Admitted { target, route, method: parts.method, headers, body, scrubs, slot })
+    }
+}
+
+/// A request that may be sent.
+struct Admitted {
+    target: Target,
+    route: Route,
+    method: http::Method,
+    headers: HeaderMap,
+    body: WasiBody,
+    scrubs: Vec<crate::scrub::Scrub>,
+    slot: Slot,
+}
+
+impl Admitted {
+    async fn send(
+        self,
+        clients: Arc<Clients>,
+        options: RequestOptions,
+    ) -> Result<(Response<WasiBody>, Io), Error> {
+        let Self { target, route, method, headers, body, scrubs, slot } = self;
+        let deadline = |said: Option<Duration>| said.unwrap_or(DEADLINE).min(DEADLINE);
+        let mut request = reqwest::Request::new(method, target.url().clone());
+        *request.headers_mut() = headers;
+        let allowance = Allowance::new(body::REQUEST);
+        *request.body_mut() = body::outgoing(body, &allowance);
+        let answer = clients.of(route)?.execute(request);
+        let answer = tokio::time::timeout(deadline(options.first_byte_timeout), answer).await;
+        let answer = answer.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| {
+            if allowance.is_over() {
+                Error::HttpRequestBodySize(Some(body::REQUEST))
+            } else {
+                client::failed(&error)
+            }
+        })?;
+        let mut response = Response::new(());
+        *response.status_mut() = answer.status();
+        *response.headers_mut() = clean(answer.headers(), &scrubs)?;
+        let scrubbing = (!scrubs.is_empty()).then(|| Scrubbing::new(scrubs));
+        let incoming = Incoming::new(answer, scrubbing, deadline(options.between_bytes_timeout), slot);
+        let nothing_more: Io = Box::new(std::future::ready(Ok(())));
+        Ok((response.map(|()| incoming.body()), nothing_more))
+    }
+}
+
+/// The headers of an answer, without secrets.
+fn clean(headers: &HeaderMap, scrubs: &[crate::scrub::Scrub]) -> Result<HeaderMap, Error> {
+    let size: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if size > HEADERS {
+        return Err(Error::HttpResponseHeaderSectionSize(u32::try_from(size).ok()));
+    }
+    let mut headers = headers.clone();
+    if scrubs.is_empty() {
+        return Ok(headers);
+    }
+    // Whatever is still encoded cannot be looked through.
+    if let Some(encoding) = headers.get(header::CONTENT_ENCODING) {
+        let encoding = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
+        return Err(Error::HttpResponseContentCoding(Some(encoding)));
+    }
+    // What is taken out changes the length.
+    headers.remove(header::CONTENT_LENGTH);
+    for value in headers.values_mut() {
+        for scrub in scrubs {
+            if let Some(clean) = scrub.text(value.as_bytes()) {
+                *value = HeaderValue::from_bytes(&clean).map_err(|_| Error::HttpProtocolError)?;
+            }
+        }
+    }
+    // A header's name may say it as well as its value.
+    let told = |name: &HeaderName| scrubs.iter().any(|scrub| scrub.text(name.as_str().as_bytes()).is_some());
+    let told: Vec<HeaderName> = headers.keys().filter(|name| told(name)).cloned().collect();
+    for name in told {
+        headers.remove(name);
+    }
+    Ok(headers)
+}
+
+/// One of the requests that an instance may have open; given back when it is dropped.
+struct Slot(Arc<AtomicUsize>);
+
+impl Slot {
+    fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
+        let slot = Self(open.clone());
+        (open.fetch_add(1, Relaxed) < OPEN).then_some(slot)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
+    }
+}
+
+/// A boxed stream.
+type Pieces<T> = Pin<Box<dyn futures_util::Stream<Item = T> + Send>>;

@@ -1,0 +1,118 @@
+//! Secrets that the host puts on requests: to which origin, in which header. A plugin learns only that one is there.
+
+use http::{HeaderName, HeaderValue, header};
+
+use crate::{
+    grant::Permissions,
+    origin::Target,
+    scrub::{SHORTEST, Scrub},
+    settings,
+};
+
+/// Headers that say how a message is sent, and to whom: no secret's.
+const NOT_THESE: [HeaderName; 8] = [
+    header::CONNECTION,
+    header::CONTENT_ENCODING,
+    header::CONTENT_LENGTH,
+    header::EXPECT,
+    header::HOST,
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// A secret and where it goes.
+pub struct Bound {
+    /// What the plugin calls it.
+    pub name: String,
+    /// The one origin to which it goes.
+    pub audience: Target,
+    /// The header that carries it.
+    pub header: HeaderName,
+    /// What that header says.
+    pub value: HeaderValue,
+    /// Finds it in what comes back.
+    pub scrub: Scrub,
+}
+
+impl Bound {
+    fn new(name: &str, said: &settings::Secret) -> Result<Self, String> {
+        let place = |reason: String| format!("secrets.{name}: {reason}");
+        let secret = said.value.reveal().map_err(place)?;
+        if secret.len() < SHORTEST {
+            return Err(place(format!("it has at least {SHORTEST} bytes")));
+        }
+        let audience = said.audience.origin().ok_or_else(|| place("its audience is one origin".into()))?;
+        let (header, value) = header(&said.header, &secret).map_err(place)?;
+        Ok(Self { name: name.into(), audience, header, value, scrub: Scrub::new(secret.as_bytes()) })
+    }
+}
+
+/// The secrets of one plugin.
+#[derive(Default)]
+pub struct Secrets(Vec<Bound>);
+
+impl Secrets {
+    /// Those that it asks for and that are bound.
+    ///
+    /// # Errors
+    /// One line: one cannot be had, or used. It never has the secret in it.
+    pub fn bind(permissions: &Permissions, settings: &settings::Plugin) -> Result<Self, String> {
+        let asked = settings.secrets.iter().filter(|(name, _)| permissions.has_secret(name));
+        asked.map(|(name, said)| Bound::new(name, said)).collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Whether one of this name is bound.
+    #[must_use]
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|bound| bound.name == name)
+    }
+
+    /// Those that go to where a request goes.
+    pub fn to<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a Bound> {
+        self.0.iter().filter(|bound| bound.audience.same_origin(target))
+    }
+}
+
+/// The header of a template such as `Authorization: Bearer {}`.
+///
+/// # Errors
+/// One line, without the secret.
+pub fn header(template: &str, secret: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let expected = "write a header such as \"Authorization: Bearer {}\"";
+    let (name, value) = template.split_once(':').ok_or(expected)?;
+    let name = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| expected)?;
+    if NOT_THESE.contains(&name) {
+        return Err(format!("the header {name} is the host's own"));
+    }
+    let (before, after) = value.trim().split_once("{}").ok_or(expected)?;
+    if after.contains("{}") {
+        return Err(expected.into());
+    }
+    let value = HeaderValue::try_from(format!("{before}{secret}{after}"));
+    let mut value = value.map_err(|_| "the secret has a character that no header can carry")?;
+    value.set_sensitive(true);
+    Ok((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_made_of_its_template() {
+        let (name, value) = header("X-Api-Key: {}", "hidden123").unwrap();
+        assert_eq!((name.as_str(), value.to_str().unwrap()), ("x-api-key", "hidden123"));
+        assert!(!format!("{value:?}").contains("hidden"));
+        for (template, secret, why) in [
+            ("Authorization", "x", "write a header"),
+            ("Authorization: Bearer", "x", "write a header"),
+            ("Authorization: {} {}", "x", "write a header"),
+            ("Host: {}", "x", "the host's own"),
+            ("Authorization: {}", "hidden\r\nX-Evil: 1", "a character that no header can carry"),
+        ] {
+            let error = header(template, secret).unwrap_err();
+            assert!(error.contains(why) && !error.contains("hidden"), "{error}");
+        }
+    }
+}
