@@ -6,6 +6,7 @@
 
 mod config;
 pub mod directory;
+pub mod files;
 pub mod http;
 pub mod kv;
 pub mod llm;
@@ -149,6 +150,8 @@ pub struct State {
     pub config: Arc<BTreeMap<String, String>>,
     /// Where its requests may go.
     pub http: http::Http,
+    /// The folder that it may see.
+    pub files: files::Files,
     /// What the host puts on them.
     pub secrets: Arc<Secrets>,
     /// Where its log lines go.
@@ -210,6 +213,7 @@ pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtim
     use wasmtime::component::HasSelf;
 
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
+    files::add_to_linker(linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     outbox::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;

@@ -36,6 +36,7 @@ use crate::{
     capability::{
         self,
         bindings::exports::parlour::plugin::{commands, members, messages},
+        files::{Budgets, Files},
         http::{Http, client::Clients},
         logging::Log,
         types,
@@ -89,6 +90,7 @@ pub struct Plugin {
     pub permissions: Arc<Permissions>,
     config: Arc<BTreeMap<String, String>>,
     secrets: Arc<Secrets>,
+    budgets: Budgets,
     /// What a call of it may take.
     limits: Limits,
     slots: Semaphore,
@@ -272,6 +274,7 @@ impl Engine {
             permissions: Arc::new(permissions),
             config: Arc::new(config),
             secrets: Arc::new(secrets),
+            budgets: Budgets::default(),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             denied: Mutex::default(),
@@ -402,7 +405,16 @@ impl Engine {
         let log = Log::new(plugin.listing.plugin.clone(), self.notices.clone());
         let mut table = wasmtime::component::ResourceTable::new();
         table.set_max_capacity(HANDLES);
-        let wasi = WasiCtx::builder().stdout(log.clone()).stderr(log.clone()).build();
+        let mut wasi = WasiCtx::builder();
+        wasi.stdout(log.clone()).stderr(log.clone());
+        let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
+            Files::open(permissions, event.room.encrypted, &plugin.budgets, &mut wasi)
+        });
+        let files = files.unwrap_or_else(|| Ok(Files::default())).unwrap_or_else(|reason| {
+            self.notices.say(Notice::PluginFiles { plugin: plugin.listing.plugin.clone(), reason });
+            Files::default()
+        });
+        let wasi = wasi.build();
         let mut http = Http::new(self.clients.clone(), plugin.secrets.clone());
         if let Some(Handling { permissions, event, spent, .. }) = &handling {
             http = http.with(permissions.clone(), event.room.encrypted, spent.clone());
@@ -410,6 +422,7 @@ impl Engine {
         let state = State {
             handling,
             http,
+            files,
             secrets: plugin.secrets.clone(),
             work: Work::default(),
             config: plugin.config.clone(),

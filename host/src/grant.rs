@@ -1,5 +1,7 @@
 //! What a plugin may do: what it asks for in its manifest, as far as the operator grants it.
 
+use std::path::Path;
+
 use crate::{
     id::{RoomId, UserId},
     journal::Usage,
@@ -17,6 +19,20 @@ pub const KV: Usage = Usage { bytes: 64 * 1024 * 1024, keys: 100_000 };
 pub struct Permissions {
     asks: Asks,
     grants: Grants,
+}
+
+/// What all files of a folder that is written to may have, where nobody says otherwise.
+pub const FILES: u64 = 64 * 1024 * 1024;
+
+/// A folder that may be seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reach<'a> {
+    /// Which.
+    pub folder: &'a Path,
+    /// Written to as well.
+    pub write: bool,
+    /// What all its files may have then.
+    pub bytes: u64,
 }
 
 /// Which addresses a request may lead to.
@@ -103,6 +119,7 @@ impl Permissions {
             Permission::Rooms => !self.grants.rooms.is_empty(),
             Permission::People => !self.grants.people.is_empty(),
             Permission::Http => !self.grants.http.is_empty(),
+            Permission::Files => self.grants.files.is_some(),
         };
         if granted { Ok(()) } else { Err(Denied::NotGranted(permission)) }
     }
@@ -174,6 +191,19 @@ impl Permissions {
         }
         // Over https the other side proves its name, so that nobody's name leads there.
         Ok(Route { private, spares_homeservers: !this_one && (private || !to.is_https()) })
+    }
+
+    /// The folder that it may see.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn files(&self) -> Result<Reach<'_>, Denied> {
+        self.holds(Permission::Files)?;
+        let (Some(asked), Some(granted)) = (&self.asks.files, &self.grants.files) else {
+            return Err(Denied::NotGranted(Permission::Files));
+        };
+        let bytes = asked.bytes.unwrap_or(FILES).min(granted.bytes.unwrap_or(FILES));
+        Ok(Reach { folder: &granted.folder, write: asked.write && granted.write, bytes })
     }
 
     /// Whether a secret of this name is put on its requests.

@@ -16,7 +16,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    grant::KV,
+    grant::{FILES, KV},
     id::PluginName,
     manifest::{Asks, Permission},
     mistake,
@@ -72,6 +72,8 @@ pub enum Beyond {
     Reaches(Pattern),
     /// They have other methods.
     Methods,
+    /// It asks to write files, or more of them.
+    Writes,
     /// It asks for another secret, or for one to go elsewhere.
     Secret(String),
     /// It is older than what was agreed to.
@@ -96,6 +98,7 @@ impl fmt::Display for Beyond {
             Self::Remembers => f.write_str("it now asks to remember more (`kv`)"),
             Self::Reaches(host) => write!(f, "it now asks for {host} (`http`)"),
             Self::Methods => f.write_str("it now asks for other methods (`http`)"),
+            Self::Writes => f.write_str("it now asks to write more files (`files`)"),
             Self::Secret(name) => write!(f, "it now asks for the secret {name} (`secrets`)"),
             Self::Older { offered, agreed } => {
                 write!(f, "it is version {offered}, and {agreed} was agreed to")
@@ -137,6 +140,13 @@ impl Locked {
         let more_methods =
             !agreed_methods.is_empty() && (methods.is_empty() || !methods.is_subset(&agreed_methods));
         let methods = (known && more_methods).then_some(Beyond::Methods);
+        let writes = |of: &Self| {
+            let files = of.asks.files.clone().unwrap_or_default();
+            (files.write, if files.write { files.bytes.unwrap_or(FILES) } else { 0 })
+        };
+        let ((write, bytes), (wrote, agreed_bytes)) = (writes(offered), writes(self));
+        let more_files = self.asks.files.is_some() && ((write && !wrote) || bytes > agreed_bytes);
+        let writes = more_files.then_some(Beyond::Writes);
         let secrets = offered.asks.secrets.iter().filter(|(name, asked)| {
             self.asks.secrets.get(*name).is_none_or(|agreed| agreed.audience != asked.audience)
         });
@@ -148,7 +158,14 @@ impl Locked {
             (None, Some(agreed)) => Some(Beyond::Unversioned { agreed: agreed.clone() }),
             _ => None,
         };
-        asks.chain(hears).chain(remembers).chain(reaches).chain(methods).chain(secrets).chain(older).collect()
+        asks.chain(hears)
+            .chain(remembers)
+            .chain(reaches)
+            .chain(methods)
+            .chain(writes)
+            .chain(secrets)
+            .chain(older)
+            .collect()
     }
 }
 

@@ -111,6 +111,9 @@ pub struct Asks {
     /// Send HTTP requests.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub http: Option<AskHttp>,
+    /// Read, and write, the files of a folder.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<AskFiles>,
     /// Secrets that the host puts on requests; the plugin never sees one. By name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, AskSecret>,
@@ -161,6 +164,19 @@ impl AskHttp {
     }
 }
 
+/// `asks.files`: a folder, which it finds as `/files`.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AskFiles {
+    /// Why, in a sentence, for whoever grants it.
+    pub reason: String,
+    /// It writes, too.
+    pub write: bool,
+    /// Bytes of all the folder's files, where it writes and the usual is too little.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
 /// `asks.secrets.NAME`: a secret that it needs on its requests.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -185,6 +201,7 @@ pub enum Permission {
     People,
     Llm,
     Http,
+    Files,
     Secrets,
 }
 
@@ -208,6 +225,7 @@ impl Permission {
             Self::People => "write to people in direct chats",
             Self::Llm => "ask the language model",
             Self::Http => "send HTTP requests",
+            Self::Files => "see the files of a folder",
             Self::Secrets => "have secrets put on its requests, without seeing them",
         }
     }
@@ -225,6 +243,7 @@ impl fmt::Display for Permission {
             Self::People => "people",
             Self::Llm => "llm",
             Self::Http => "http",
+            Self::Files => "files",
             Self::Secrets => "secrets",
         })
     }
@@ -252,6 +271,7 @@ impl Asks {
             (Permission::People, why(self.people.as_ref())),
             (Permission::Llm, why(self.llm.as_ref())),
             (Permission::Http, self.http.as_ref().map(|http| http.reason.as_str())),
+            (Permission::Files, self.files.as_ref().map(|files| files.reason.as_str())),
             (Permission::Secrets, (!self.secrets.is_empty()).then_some("")),
         ];
         asks.into_iter().filter_map(|(permission, reason)| Some((permission, reason?)))

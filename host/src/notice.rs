@@ -111,6 +111,13 @@ pub enum Notice {
         /// What, and why.
         denied: Denied,
     },
+    /// The folder that a plugin was granted cannot be opened.
+    PluginFiles {
+        /// Which plugin.
+        plugin: PluginName,
+        /// The folder, and why.
+        reason: String,
+    },
     /// What a plugin logs.
     PluginLog {
         /// Which plugin.
@@ -159,6 +166,7 @@ impl Notice {
             | Self::PluginRefused { .. }
             | Self::PluginFaulted { .. }
             | Self::PluginDenied { .. }
+            | Self::PluginFiles { .. }
             | Self::PluginSuspended { .. } => Level::Warn,
             Self::AgentStopped { .. } | Self::NotSent { .. } | Self::Journal { .. } => Level::Error,
             Self::PluginLog { level, .. } => *level,
@@ -211,6 +219,7 @@ impl Notice {
             }
             Self::PluginResumed { plugin, whom } => write!(f, "plugin {plugin}: serves {whom} again"),
             Self::PluginDenied { plugin, denied } => write!(f, "plugin {plugin}: denied: {denied}"),
+            Self::PluginFiles { plugin, reason } => write!(f, "plugin {plugin}: its folder: {reason}"),
             Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {text}"),
             Self::NotSent { agent, reason } => write!(f, "agent {agent}: not sent: {reason}"),
             Self::Journal { reason } => write!(f, "journal: {reason}; trying again"),

@@ -277,10 +277,25 @@ pub struct Grants {
     pub people: BTreeSet<String>,
     /// Send HTTP requests to there.
     pub http: Vec<HttpGrant>,
+    /// See this folder, and no other.
+    pub files: Option<Files>,
     /// Carry out of encrypted rooms what is said there: by whatever else is granted here.
     pub encrypted: bool,
     /// How much it may remember, where that is not the usual.
     pub kv: Kv,
+}
+
+/// A folder that a plugin may see, as `/files`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Files {
+    /// Which; it must be there.
+    pub folder: PathBuf,
+    /// It may be written to.
+    #[serde(default)]
+    pub write: bool,
+    /// Bytes of all its files, where that is not the usual.
+    pub bytes: Option<u64>,
 }
 
 /// How much a plugin may remember for each agent.

@@ -26,6 +26,8 @@ mod capabilities;
 mod permissions;
 // Where their requests may go, and what the host puts on them.
 mod http;
+// Which files they see.
+mod files;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;

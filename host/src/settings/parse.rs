@@ -45,6 +45,11 @@ pub fn load(file: &Path) -> Result<Settings, SettingsError> {
     for plugin in settings.plugins.values_mut() {
         plugin.source = plugin.source.take().map(|source| folder.join(source));
     }
+    let here = settings.agents.values_mut().flat_map(|agent| agent.grants.values_mut());
+    let grants = settings.plugins.values_mut().map(|plugin| &mut plugin.grants).chain(here);
+    for files in grants.filter_map(|grants| grants.files.as_mut()) {
+        files.folder = folder.join(&files.folder);
+    }
     Ok(settings)
 }
 

@@ -34,7 +34,7 @@ pub struct Options {
     /// What it is called here; by default as it calls itself
     #[arg(long)]
     name: Option<PluginName>,
-    /// Grant this: home, llm, http and kv (what it asks for), rooms=!ID, people=@ID, or encrypted (what it hears in
+    /// Grant this: home, llm, http and kv (what it asks for), files=FOLDER, rooms=!ID, people=@ID, or encrypted (what it hears in
     /// encrypted rooms may leave them by the others); may be given again
     #[arg(long, value_name = "WHAT")]
     grant: Vec<Grant>,
@@ -85,16 +85,18 @@ impl std::str::FromStr for Grant {
     }
 }
 
-const NEED_A_GRANT: [Permission; 6] = [
+const NEED_A_GRANT: [Permission; 7] = [
     Permission::Kv,
     Permission::Home,
     Permission::Rooms,
     Permission::People,
     Permission::Llm,
     Permission::Http,
+    Permission::Files,
 ];
 /// What carries words out of the room in which they were said.
-const CARRY_OUT: [Permission; 4] = [Permission::Rooms, Permission::People, Permission::Llm, Permission::Http];
+const CARRY_OUT: [Permission; 5] =
+    [Permission::Rooms, Permission::People, Permission::Llm, Permission::Http, Permission::Files];
 
 /// Shows it, asks, and puts it where it serves.
 pub fn add(options: &Options) -> anyhow::Result<()> {
@@ -136,6 +138,9 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
                 match (grant.what, grant.whom) {
                     (What::Permission(Permission::Kv), _) => {
                         table.insert(&key, remembering(&offered.asks));
+                    }
+                    (What::Permission(Permission::Files), Some(folder)) => {
+                        table.insert(&key, files(&offered.asks, &folder));
                     }
                     (What::Permission(Permission::Http), None) => {
                         let hosts = offered.asks.http.iter().flat_map(|http| &http.hosts);
@@ -362,6 +367,7 @@ fn held(grants: &Grants, permission: Permission) -> bool {
         Permission::Rooms => !grants.rooms.is_empty(),
         Permission::People => !grants.people.is_empty(),
         Permission::Http => !grants.http.is_empty(),
+        Permission::Files => grants.files.is_some(),
         Permission::Outbox
         | Permission::Kv
         | Permission::Progress
@@ -373,6 +379,7 @@ fn held(grants: &Grants, permission: Permission) -> bool {
 fn example(permission: Permission) -> &'static str {
     match permission {
         Permission::Rooms => "=!abc:example.org",
+        Permission::Files => "=FOLDER",
         Permission::People => "=@alice:example.org",
         // Without more, it is what the plugin asks for.
         _ => "",
@@ -387,6 +394,7 @@ fn check(grant: &Grant) -> anyhow::Result<()> {
         return Ok(());
     };
     let fits = match permission {
+        Permission::Files => whom.is_some_and(|folder| !folder.is_empty()),
         Permission::Http => whom.is_none_or(|host| host.parse::<Pattern>().is_ok()),
         Permission::Rooms => whom.is_some_and(|room| room == "*" || RoomId::parse(room).is_ok()),
         Permission::People => {
@@ -410,6 +418,20 @@ fn remembering(asks: &Asks) -> toml_edit::Item {
     toml_edit::value(table)
 }
 
+/// `files = { folder = …, write = true }`: the folder, and what it asks for.
+fn files(asks: &Asks, folder: &str) -> toml_edit::Item {
+    let mut table = toml_edit::InlineTable::new();
+    let asked = asks.files.clone().unwrap_or_default();
+    table.insert("folder", folder.into());
+    if asked.write {
+        table.insert("write", true.into());
+    }
+    if let Some(bytes) = asked.bytes.and_then(|bytes| i64::try_from(bytes).ok()) {
+        table.insert("bytes", bytes.into());
+    }
+    toml_edit::value(table)
+}
+
 /// Asks the person at the terminal.
 fn ask(permission: Permission, asks: &Asks) -> anyhow::Result<Vec<Grant>> {
     let more = match (permission, &asks.http) {
@@ -423,6 +445,10 @@ fn ask(permission: Permission, asks: &Asks) -> anyhow::Result<Vec<Grant>> {
     }
     if example(permission).is_empty() {
         return Ok(vec![Grant { what: What::Permission(permission), whom: None }]);
+    }
+    if permission == Permission::Files {
+        let folder = Text::new("Which folder?").prompt()?;
+        return Ok(vec![Grant { what: What::Permission(permission), whom: Some(folder) }]);
     }
     let which = Text::new("Which? Ids with spaces between, or * for all").prompt()?;
     let what = What::Permission(permission);

@@ -43,7 +43,7 @@ fn wasi(name: &str) -> &'static str {
         "clocks" => "reads clocks",
         "io" => "waits for streams",
         "cli" => "prints to the log; its environment, arguments and input are empty",
-        "filesystem" => "files: it is given none",
+        "filesystem" => "files: of the folder that it is granted",
         "sockets" => "the network: denied",
         "http" => "sends HTTP requests, to where it may",
         _ => "something that this version does not know",
@@ -154,6 +154,12 @@ fn asked(asks: &Asks) -> Vec<String> {
         }
         if let Some(http) = asks.http.as_ref().filter(|_| permission == Permission::Http) {
             lines.push(format!("              to {}", reach(http)));
+        }
+        if let Some(files) =
+            asks.files.as_ref().filter(|files| files.write && permission == Permission::Files)
+        {
+            let bytes = files.bytes.map_or_else(String::new, |bytes| format!(", up to {bytes} bytes"));
+            lines.push(format!("              and write them{bytes}"));
         }
         if permission == Permission::Secrets {
             for (name, secret) in &asks.secrets {
