@@ -22,6 +22,7 @@ use crate::{
     notice::{Notice, Notices},
     registry::{Agreed, Registry},
     settings,
+    signature::Publisher,
 };
 
 /// How long running handlers may go on after the host was asked to end. What has not ended by then is run
@@ -67,6 +68,7 @@ pub struct HostBuilder {
     notices: Notices,
     links: Vec<Link>,
     agreed: Option<Result<Agreed, String>>,
+    publishers: Option<BTreeSet<Publisher>>,
     strict: bool,
 }
 
@@ -92,6 +94,7 @@ impl Host {
             notices: Notices::default(),
             links: vec![],
             agreed: None,
+            publishers: None,
             strict: false,
         }
     }
@@ -244,6 +247,13 @@ impl HostBuilder {
         self
     }
 
+    /// Takes only plugin files that one of these has signed, but for those whose own settings name a publisher. Without
+    /// it, anybody may have signed them, or nobody.
+    pub fn publishers(mut self, publishers: BTreeSet<Publisher>) -> Self {
+        self.publishers = Some(publishers);
+        self
+    }
+
     /// A file that is refused now fails the build; by default it is reported, and may be replaced while the host
     /// runs.
     pub fn strict(mut self, strict: bool) -> Self {
@@ -266,7 +276,8 @@ impl HostBuilder {
         let engine = Engine::new(self.limits, cache, &self.links, self.notices.clone());
         let engine = Arc::new(engine.map_err(BuildError::Engine)?);
         let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
-        let registry = Registry::new(engine.clone(), self.plugins, agreed, self.notices.clone());
+        let registry =
+            Registry::new(engine.clone(), self.plugins, agreed, self.publishers, self.notices.clone());
         let registry = Arc::new(registry);
         for (name, bytes) in self.bytes {
             let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {

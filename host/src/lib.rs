@@ -34,6 +34,7 @@ pub mod manifest;
 mod mistake;
 pub mod notice;
 pub mod settings;
+pub mod signature;
 pub mod text;
 
 // What is decided.

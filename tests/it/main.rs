@@ -23,6 +23,8 @@ mod transcripts;
 mod capabilities;
 // What it asks for, and what of that is granted.
 mod permissions;
+// Who made it, and whether that matters.
+mod publishers;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;
