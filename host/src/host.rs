@@ -26,6 +26,7 @@ use crate::{
     origin::Target,
     registry::{Agreed, Registry},
     settings,
+    signature::Publisher,
 };
 
 /// How long running handlers may go on after the host was asked to end. What has not ended by then is run
@@ -73,6 +74,7 @@ pub struct HostBuilder {
     resolver: Arc<dyn Resolver>,
     homeservers: Vec<String>,
     agreed: Option<Result<Agreed, String>>,
+    publishers: Option<BTreeSet<Publisher>>,
     strict: bool,
 }
 
@@ -100,6 +102,7 @@ impl Host {
             resolver: Arc::new(System),
             homeservers: vec![],
             agreed: None,
+            publishers: None,
             strict: false,
         }
     }
@@ -265,6 +268,13 @@ impl HostBuilder {
         self
     }
 
+    /// Takes only plugin files that one of these has signed, but for those whose own settings name a publisher. Without
+    /// it, anybody may have signed them, or nobody.
+    pub fn publishers(mut self, publishers: BTreeSet<Publisher>) -> Self {
+        self.publishers = Some(publishers);
+        self
+    }
+
     /// A file that is refused now fails the build; by default it is reported, and may be replaced while the host
     /// runs.
     pub fn strict(mut self, strict: bool) -> Self {
@@ -292,7 +302,8 @@ impl HostBuilder {
         let engine = Engine::new(self.limits, cache, &self.links, clients, self.notices.clone());
         let engine = Arc::new(engine.map_err(BuildError::Engine)?);
         let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
-        let registry = Registry::new(engine.clone(), self.plugins, agreed, self.notices.clone());
+        let registry =
+            Registry::new(engine.clone(), self.plugins, agreed, self.publishers, self.notices.clone());
         let registry = Arc::new(registry);
         for (name, bytes) in self.bytes {
             let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {

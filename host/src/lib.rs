@@ -35,6 +35,7 @@ mod mistake;
 pub mod notice;
 pub mod origin;
 pub mod settings;
+pub mod signature;
 pub mod text;
 
 // What is decided.

@@ -21,6 +21,7 @@ use crate::{
     manifest::{Asks, Permission},
     mistake,
     origin::Pattern,
+    signature::Publisher,
 };
 
 /// What stands above the entries.
@@ -51,6 +52,9 @@ pub struct Locked {
     /// Where it came from, where `parlour plugin add` brought it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
+    /// Who signed it, where somebody did: seen for the first time, and held to from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub publisher: Option<Publisher>,
     /// What it heard of: `commands`, `messages`, `members`.
     #[serde(default)]
     pub handles: BTreeSet<String>,
@@ -88,6 +92,18 @@ pub enum Beyond {
         /// The version that was agreed to.
         agreed: Version,
     },
+    /// Somebody else signed it.
+    Publisher {
+        /// Who.
+        offered: Publisher,
+        /// Who signed what was agreed to.
+        agreed: Publisher,
+    },
+    /// It is not signed any more.
+    Unsigned {
+        /// Who signed what was agreed to.
+        agreed: Publisher,
+    },
 }
 
 impl fmt::Display for Beyond {
@@ -104,6 +120,10 @@ impl fmt::Display for Beyond {
                 write!(f, "it is version {offered}, and {agreed} was agreed to")
             }
             Self::Unversioned { agreed } => write!(f, "it says no version, and {agreed} was agreed to"),
+            Self::Publisher { offered, agreed } => {
+                write!(f, "it is now signed by {offered}, and was by {agreed}")
+            }
+            Self::Unsigned { agreed } => write!(f, "it is not signed any more, and was by {agreed}"),
         }
     }
 }
@@ -158,6 +178,12 @@ impl Locked {
             (None, Some(agreed)) => Some(Beyond::Unversioned { agreed: agreed.clone() }),
             _ => None,
         };
+        // What nobody signed before may be signed by anybody, and is held to that.
+        let publisher = match (offered.publisher, self.publisher) {
+            (Some(offered), Some(agreed)) if offered != agreed => Some(Beyond::Publisher { offered, agreed }),
+            (None, Some(agreed)) => Some(Beyond::Unsigned { agreed }),
+            _ => None,
+        };
         asks.chain(hears)
             .chain(remembers)
             .chain(reaches)
@@ -165,6 +191,7 @@ impl Locked {
             .chain(writes)
             .chain(secrets)
             .chain(older)
+            .chain(publisher)
             .collect()
     }
 }
@@ -240,14 +267,17 @@ impl LockFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Ask, AskKv};
+    use crate::{
+        manifest::{Ask, AskKv},
+        signature::Key,
+    };
 
     fn locked(digest: &str, version: Option<&str>, llm: bool) -> Locked {
         let ask = Some(Ask { reason: "because".into() });
         let asks = Asks { outbox: ask.clone(), llm: ask.filter(|_| llm), ..Asks::default() };
         let version = version.map(|text| text.parse().unwrap());
         let handles = ["commands".to_owned()].into();
-        Locked { digest: digest.into(), version, source: None, handles, asks }
+        Locked { digest: digest.into(), version, source: None, publisher: None, handles, asks }
     }
 
     #[test]
@@ -274,6 +304,20 @@ mod tests {
         hoards.asks.kv = Some(AskKv { bytes: Some(KV.bytes + 1), ..AskKv::default() });
         assert!(beyond(&hoards).ends_with("it now asks to remember more (`kv`)"));
         assert!(locked("a", None, true).beyond(&locked("b", None, false)).is_empty());
+    }
+
+    #[test]
+    fn whoever_signed_it_first_goes_on_signing_it() {
+        let [one, other] = [1, 2].map(|seed| Key::new(&[seed; 32]).publisher());
+        let by = |digest: &str, publisher| Locked { publisher, ..locked(digest, None, false) };
+        let beyond = |agreed, offered| {
+            let beyond = by("a", agreed).beyond(&by("b", offered));
+            beyond.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        };
+        assert_eq!(beyond(Some(one), Some(one)), "");
+        assert_eq!(beyond(None, Some(one)), "");
+        assert_eq!(beyond(Some(one), Some(other)), format!("it is now signed by {other}, and was by {one}"));
+        assert_eq!(beyond(Some(one), None), format!("it is not signed any more, and was by {one}"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use wasm_encoder::{ComponentSection as _, CustomSection};
 use wasmparser::{Parser, Payload};
 
-use crate::{manifest::Manifest, text::escaped};
+use crate::{manifest::Manifest, signature, text::escaped};
 
 /// The custom section's name.
 pub const SECTION: &str = "parlour:plugin";
@@ -19,7 +19,7 @@ pub const LARGEST: usize = 64 * 1024;
 /// The component with this `plugin.toml` in it.
 ///
 /// # Errors
-/// One line: the manifest is wrong, or the component has another one, or is none.
+/// One line: the manifest is wrong, or the component has another one, or is none, or was signed without it.
 pub fn embed(component: Vec<u8>, manifest: &str) -> Result<Vec<u8>, String> {
     with(component, manifest.as_bytes())
 }
@@ -28,13 +28,16 @@ pub fn embed(component: Vec<u8>, manifest: &str) -> Result<Vec<u8>, String> {
 pub(crate) fn with(mut component: Vec<u8>, manifest: &[u8]) -> Result<Vec<u8>, String> {
     let said = read(manifest)?;
     match find(&component)? {
-        Some(manifest) if manifest == said => {}
-        Some(_) => {
+        (Some(manifest), _) if manifest == said => {}
+        (Some(_), _) => {
             return Err(
                 "its plugin.toml is another one than the manifest in the component; build it again".into()
             );
         }
-        None => {
+        (None, true) => {
+            return Err("it was signed without its plugin.toml; sign its folder".into());
+        }
+        (None, false) => {
             let section = CustomSection { name: Cow::Borrowed(SECTION), data: Cow::Borrowed(manifest) };
             section.append_to_component(&mut component);
         }
@@ -42,20 +45,22 @@ pub(crate) fn with(mut component: Vec<u8>, manifest: &[u8]) -> Result<Vec<u8>, S
     Ok(component)
 }
 
-/// The manifest in a component, if it has one. Nothing else of it is looked at.
-fn find(component: &[u8]) -> Result<Option<Manifest>, String> {
+/// The manifest in a component, if it has one, and whether it has a signature. Nothing else of it is looked at.
+fn find(component: &[u8]) -> Result<(Option<Manifest>, bool), String> {
+    let mut signed = false;
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(component) {
         match payload.map_err(|error| error.message().to_owned())? {
             Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
             Payload::End(_) => depth = depth.saturating_sub(1),
             Payload::CustomSection(section) if depth == 0 && section.name() == SECTION => {
-                return read(section.data()).map(Some);
+                return read(section.data()).map(|manifest| (Some(manifest), signed));
             }
+            Payload::CustomSection(section) if depth == 0 => signed |= section.name() == signature::SECTION,
             _ => {}
         }
     }
-    Ok(None)
+    Ok((None, signed))
 }
 
 /// The manifest in a section's bytes.
@@ -94,6 +99,18 @@ mod tests {
         section.append_to_component(&mut twice);
         let refused = admission::surface(&twice).unwrap_err().to_string();
         assert_eq!(refused, "it has two manifests");
+    }
+
+    #[test]
+    fn nothing_is_put_behind_a_signature() {
+        let key = signature::Key::new(&[1; 32]);
+        let bare = signature::sign(COMPONENT.to_vec(), &key);
+        assert_eq!(
+            embed(bare, MANIFEST),
+            Err("it was signed without its plugin.toml; sign its folder".to_owned())
+        );
+        let whole = signature::sign(embed(COMPONENT.to_vec(), MANIFEST).unwrap(), &key);
+        assert_eq!(embed(whole.clone(), MANIFEST), Ok(whole));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! holds that version until the handler has ended.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
@@ -19,6 +19,7 @@ use crate::{
     lock::{LockFile, Locked},
     notice::{Notice, Notices},
     settings,
+    signature::{self, Publisher},
 };
 
 /// The plugins at one moment.
@@ -41,6 +42,8 @@ pub struct Registry {
     changing: Mutex<()>,
     /// What was agreed to, where somebody keeps that.
     agreed: Option<Agreed>,
+    /// Who may have signed what comes from files; anybody and nobody, where that is not said.
+    publishers: Option<BTreeSet<Publisher>>,
     notices: Notices,
 }
 
@@ -58,6 +61,7 @@ impl Registry {
         engine: Arc<Engine>,
         settings: BTreeMap<PluginName, settings::Plugin>,
         agreed: Option<Agreed>,
+        publishers: Option<BTreeSet<Publisher>>,
         notices: Notices,
     ) -> Self {
         Self {
@@ -67,6 +71,7 @@ impl Registry {
             brought: OnceLock::new(),
             changing: Mutex::new(()),
             agreed,
+            publishers,
             notices,
         }
     }
@@ -82,7 +87,7 @@ impl Registry {
     /// # Errors
     /// Why it is refused.
     pub async fn load(&self, name: &PluginName, bytes: Arc<[u8]>) -> Result<(), Refused> {
-        self.put(name, Candidate::read(bytes, self.largest())?).await
+        self.admit(name, bytes, None).await
     }
 
     /// Loads what came from a file: as [`Self::load`], if it does not go beyond what was agreed to. If it does, what was
@@ -91,8 +96,10 @@ impl Registry {
     /// # Errors
     /// Why it is refused.
     pub async fn load_agreed(&self, name: &PluginName, bytes: Arc<[u8]>) -> Result<(), Refused> {
-        let Some(Agreed { lock, kept }) = &self.agreed else { return self.load(name, bytes).await };
+        let listed = self.publishers.as_ref();
+        let Some(Agreed { lock, kept }) = &self.agreed else { return self.admit(name, bytes, listed).await };
         let candidate = Candidate::read(bytes.clone(), self.largest())?;
+        self.signed(name, &candidate, listed)?;
         let offered = candidate.offered();
         let agreed = lock.read().map_err(Refused::Host)?.plugins.remove(name);
         if let Some(agreed) = &agreed {
@@ -100,7 +107,7 @@ impl Registry {
             if !beyond.is_empty() {
                 if !self.has(name)
                     && let Some(before) = kept.get(&agreed.digest)
-                    && let Err(reason) = self.load(name, before.into()).await
+                    && let Err(reason) = self.admit(name, before.into(), listed).await
                 {
                     tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is refused: {reason}");
                 }
@@ -119,6 +126,30 @@ impl Registry {
             tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
         }
         Ok(())
+    }
+
+    /// Loads what is signed as it must be.
+    async fn admit(
+        &self,
+        name: &PluginName,
+        bytes: Arc<[u8]>,
+        listed: Option<&BTreeSet<Publisher>>,
+    ) -> Result<(), Refused> {
+        let candidate = Candidate::read(bytes, self.largest())?;
+        self.signed(name, &candidate, listed)?;
+        self.put(name, candidate).await
+    }
+
+    /// Whether somebody has signed it who must have: the plugin's own publisher, or else one of these.
+    fn signed(
+        &self,
+        name: &PluginName,
+        candidate: &Candidate,
+        listed: Option<&BTreeSet<Publisher>>,
+    ) -> Result<(), Refused> {
+        let own = self.settings.get(name).and_then(|plugin| plugin.publisher);
+        let wanted = signature::wanted(own, listed);
+        signature::required(candidate.surface.publisher, wanted).map_err(Refused::Publisher)
     }
 
     async fn put(&self, name: &PluginName, candidate: Candidate) -> Result<(), Refused> {

@@ -21,6 +21,7 @@ pub use secret::{Secret, SecretText};
 use crate::{
     id::{AgentName, PluginName, RoomId, UserId},
     origin::HttpGrant,
+    signature::{self, Publisher},
 };
 
 /// `parlour.toml`.
@@ -47,14 +48,32 @@ pub struct Settings {
     /// What is known of single plugins.
     #[serde(default)]
     pub plugins: BTreeMap<PluginName, Plugin>,
+    /// Who may have signed plugin files; without it anybody, and nobody need have.
+    pub publishers: Option<BTreeSet<Publisher>>,
     /// The language model.
     pub llm: Option<Llm>,
 }
 
 impl Settings {
     /// The keys of the top level.
-    pub(crate) const KEYS: [&str; 8] =
-        ["data", "plugin_folder", "homeserver", "agents", "access", "behaviour", "plugins", "llm"];
+    pub(crate) const KEYS: [&str; 9] = [
+        "data",
+        "plugin_folder",
+        "homeserver",
+        "agents",
+        "access",
+        "behaviour",
+        "plugins",
+        "publishers",
+        "llm",
+    ];
+
+    /// Who may have signed a plugin's file: its own publisher, or else one of all. None where nobody need have.
+    #[must_use]
+    pub fn publishers_of(&self, plugin: &PluginName) -> Option<BTreeSet<Publisher>> {
+        let own = self.plugins.get(plugin).and_then(|plugin| plugin.publisher);
+        signature::wanted(own, self.publishers.as_ref())
+    }
 
     /// What is allowed, and probably not meant: one line each.
     #[must_use]
@@ -72,6 +91,9 @@ impl Settings {
                     "agents.{name}: room_policy = \"listed\" without `rooms` serves direct chats only"
                 ));
             }
+        }
+        if self.publishers.as_ref().is_some_and(BTreeSet::is_empty) {
+            doubts.push("publishers lists nobody, so that no plugin file is taken".into());
         }
         if self.llm.is_none() {
             let asking = self.plugins.iter().filter(|(_, plugin)| plugin.grants.llm);
@@ -241,6 +263,8 @@ impl Default for Behaviour {
 pub struct Plugin {
     /// Its file; by default `NAME.wasm` in the plugin folder.
     pub source: Option<PathBuf>,
+    /// Who must have signed it, in place of `publishers`.
+    pub publisher: Option<Publisher>,
     /// What it reads by `wasi:config/store`. What is no text is given as JSON.
     pub config: BTreeMap<String, toml::Value>,
     /// What it may do beside answering and remembering.

@@ -28,6 +28,8 @@ mod permissions;
 mod http;
 // Which files they see.
 mod files;
+// Who made it, and whether that matters.
+mod publishers;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;

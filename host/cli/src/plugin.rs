@@ -3,8 +3,11 @@
 mod add;
 mod edit;
 mod inspect;
+mod key;
 mod list;
 mod remove;
+mod sign;
+mod verify;
 
 use std::path::{Path, PathBuf};
 
@@ -36,6 +39,20 @@ pub enum Plugin {
     /// Remove a plugin, what was granted to it and what was agreed to
     #[command(after_help = "Example: parlour plugin remove weather")]
     Remove(remove::Options),
+    /// Make a key to sign plugins with, and show its public half
+    #[command(after_help = "Example: parlour plugin keygen publisher.key")]
+    Keygen {
+        /// Where it goes; by default parlour/publisher.key where your settings are
+        file: Option<PathBuf>,
+    },
+    /// Sign a plugin: whoever has it sees whether it is as you made it
+    ///
+    /// The signature goes into the file itself. Sign what is finished: a later change needs a new one.
+    #[command(after_help = "Example: parlour plugin sign weather.wasm --key publisher.key")]
+    Sign(sign::Options),
+    /// Check that a plugin is as its publisher made it, and show who that is
+    #[command(after_help = "Example: parlour plugin verify weather.wasm")]
+    Verify(verify::Options),
 }
 
 /// The settings that are read and changed.
@@ -53,6 +70,9 @@ pub fn plugin(command: Plugin) -> anyhow::Result<()> {
         Plugin::Add(options) => add::add(&options),
         Plugin::List(options) => list::list(&options),
         Plugin::Remove(options) => remove::remove(&options),
+        Plugin::Keygen { file } => key::make(file),
+        Plugin::Sign(options) => sign::sign(&options),
+        Plugin::Verify(options) => verify::verify(&options),
     }
 }
 

@@ -80,6 +80,9 @@ fn plugins(mut builder: HostBuilder, file: &Path, settings: &Settings) -> anyhow
         bail!("{}: plugin_folder: {} is no folder", file.display(), folder.display());
     }
     builder = builder.plugin_folder(folder);
+    if let Some(publishers) = &settings.publishers {
+        builder = builder.publishers(publishers.clone());
+    }
     for (name, plugin) in &settings.plugins {
         builder = builder.plugin_settings(name.clone(), plugin.clone());
         if let Some(source) = &plugin.source {

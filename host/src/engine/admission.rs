@@ -9,6 +9,7 @@ use crate::{
     lock::{Beyond, Locked},
     manifest::{Asks, Manifest},
     package,
+    signature::{self, NotBy, Publisher, Wrong},
     text::escaped,
 };
 
@@ -41,6 +42,8 @@ const NAME: usize = 200;
 pub struct Surface {
     /// What it says of itself, if it does.
     pub manifest: Option<Manifest>,
+    /// Who signed all of it, if somebody did; the signature was checked.
+    pub publisher: Option<Publisher>,
     /// Interfaces, such as `parlour:plugin/outbox@0.1.0`.
     pub imports: Vec<String>,
     /// Interfaces, such as `parlour:plugin/commands@0.1.0`.
@@ -97,6 +100,12 @@ pub enum Refused {
     /// It declares something that cannot be used.
     #[error("{0}")]
     Declaration(String),
+    /// Its signature is none.
+    #[error("{0}")]
+    Signature(#[from] Wrong),
+    /// The settings say who must have signed it, and it is somebody else or nobody.
+    #[error("{0}")]
+    Publisher(NotBy),
     /// It goes beyond what was agreed to.
     #[error(
         "it waits until you agree: {}; `parlour plugin add` shows it and asks",
@@ -156,16 +165,17 @@ impl Candidate {
             digest: self.digest.clone(),
             version: manifest.map(|manifest| manifest.version.clone()),
             source: None,
+            publisher: self.surface.publisher,
             handles: HANDLES.into_iter().filter(|it| self.surface.handles(it)).map(str::to_owned).collect(),
             asks: self.surface.asks(),
         }
     }
 }
 
-/// Reads what a component imports and exports.
+/// Reads what a component imports and exports, and who signed it.
 ///
 /// # Errors
-/// [`Refused`] where the bytes are no component.
+/// [`Refused`] where the bytes are no component, or its signature is none.
 pub fn surface(bytes: &[u8]) -> Result<Surface, Refused> {
     if wasmtime::Engine::detect_precompiled(bytes).is_some() {
         return Err(Refused::Precompiled);
@@ -174,6 +184,7 @@ pub fn surface(bytes: &[u8]) -> Result<Surface, Refused> {
         return Err(if b"\0asm".starts_with(bytes) { Refused::Truncated } else { Refused::NotWasm });
     }
     let mut surface = Surface::default();
+    let mut signatures = Vec::new();
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(|error| broken(&error))? {
@@ -188,6 +199,9 @@ pub fn surface(bytes: &[u8]) -> Result<Surface, Refused> {
                     return Err(Refused::Declaration("it has two manifests".into()));
                 }
             }
+            Payload::CustomSection(section) if depth == 0 && section.name() == signature::SECTION => {
+                signatures.push(section.data_offset()..section.data_offset() + section.data().len());
+            }
             Payload::ComponentImportSection(imports) if depth == 0 => {
                 for import in imports {
                     surface.imports.push(shown(import.map_err(|error| broken(&error))?.name.name));
@@ -201,6 +215,7 @@ pub fn surface(bytes: &[u8]) -> Result<Surface, Refused> {
             _ => {}
         }
     }
+    surface.publisher = signature::check(bytes, &signatures)?;
     Ok(surface)
 }
 

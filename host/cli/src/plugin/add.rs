@@ -16,10 +16,11 @@ use parlour::{
     },
     grant::Permissions,
     id::{PluginName, RoomId, UserId},
-    lock::{Beyond, Locked},
+    lock::{Beyond, Lock, Locked},
     manifest::{Asks, Permission},
     origin::Pattern,
     settings::{Grants, Settings},
+    signature::{self, Publisher},
     source::Source,
 };
 
@@ -44,6 +45,31 @@ pub struct Options {
     /// Take a version that is older than the one that was agreed to
     #[arg(long)]
     downgrade: bool,
+    /// Who shall have signed it, or `nobody`: agrees to another one than before
+    #[arg(long, value_name = "KEY")]
+    publisher: Option<By>,
+}
+
+/// `ed25519:…`, or `nobody`.
+#[derive(Clone)]
+struct By(Option<Publisher>);
+
+impl std::str::FromStr for By {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let publisher = (text != "nobody").then(|| text.parse().map_err(|error| format!("{error}")));
+        publisher.transpose().map(Self)
+    }
+}
+
+impl fmt::Display for By {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            Some(publisher) => publisher.fmt(f),
+            None => f.write_str("nobody"),
+        }
+    }
 }
 
 /// `llm`, or `rooms=!abc:example.org`.
@@ -110,10 +136,14 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
     ensure!(strangers.is_empty(), refused(Refused::Imports(strangers)));
     let name = name(options, &settings, &candidate)?;
     let place = place(&settings, &name, &source.component)?;
+    let by = candidate.surface.publisher;
+    let signed = signature::required(by, settings.publishers_of(&name));
+    signed.map_err(|reason| refused(Refused::Publisher(reason)))?;
 
     print(&inspect::summary(&candidate.surface));
     let offered = candidate.offered();
-    let agreed = lock.read().map_err(anyhow::Error::msg)?.plugins.remove(&name);
+    let locked = lock.read().map_err(anyhow::Error::msg)?;
+    let agreed = locked.plugins.get(&name).cloned();
     let beyond = agreed.as_ref().map(|agreed| agreed.beyond(&offered)).unwrap_or_default();
     let older =
         beyond.iter().find(|beyond| matches!(beyond, Beyond::Older { .. } | Beyond::Unversioned { .. }));
@@ -123,6 +153,7 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
     for new in &beyond {
         print(&format!("New: {new}.\n"));
     }
+    publisher(options, &name, &locked, by)?;
 
     let nothing = Grants::default();
     let before = settings.plugins.get(&name).map_or(&nothing, |plugin| &plugin.grants);
@@ -310,6 +341,41 @@ fn unbound(name: &PluginName, asks: &Asks, settings: &Settings) -> String {
         )
     });
     lines.collect()
+}
+
+/// Who signed it is said where that is new, and agreed to where it has changed.
+fn publisher(
+    options: &Options,
+    name: &PluginName,
+    locked: &Lock,
+    by: Option<Publisher>,
+) -> anyhow::Result<()> {
+    let file = options.file.display();
+    if let Some(wanted) = &options.publisher {
+        ensure!(wanted.0 == by, "{file}: it is signed by {}, not by {wanted}", By(by));
+        return Ok(());
+    }
+    let before = locked.plugins.get(name).and_then(|agreed| agreed.publisher);
+    if before == by {
+        return Ok(());
+    }
+    if let Some(before) = before {
+        let line = format!("it is signed by {}, and was by {before}", By(by));
+        if !on_a_terminal() {
+            bail!("{file}: {line}; say --publisher {} if it shall", By(by));
+        }
+        ensure!(Confirm::new("Take it all the same?").with_default(false).prompt()?, "it was not added");
+    }
+    let Some(by) = by else { return Ok(()) };
+    let others = locked.plugins.iter().filter(|(other, of)| *other != name && of.publisher == Some(by));
+    let others: Vec<_> = others.map(|(other, _)| other.as_str()).collect();
+    print(&match others[..] {
+        [] => {
+            "New: its publisher; a version that somebody else has signed, or nobody, will wait.\n".to_owned()
+        }
+        _ => format!("Its publisher signed {}, too.\n", others.join(", ")),
+    });
+    Ok(())
 }
 
 /// A file calls itself what it likes: whoever adds it says that it shall take another one's place.

@@ -82,9 +82,14 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
     }
 }
 
-/// What it says of itself, and asks for.
+/// What it says of itself, who signed it, and what it asks for.
 pub fn summary(surface: &Surface) -> String {
     let mut lines = about(surface.manifest.as_ref());
+    lines.push(
+        surface
+            .publisher
+            .map_or_else(|| "Nobody has signed it.".into(), |publisher| format!("Signed by {publisher}.")),
+    );
     lines.extend(asked(&surface.asks()));
     lines.extend(surface.manifest.as_ref().and_then(|manifest| wanted(manifest.limits)));
     lines.push(String::new());

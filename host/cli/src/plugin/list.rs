@@ -14,6 +14,7 @@ use parlour::{
     lock::{Lock, Locked},
     manifest::Permission,
     settings::Settings,
+    signature::{self, Publisher},
     source::{self, Source},
 };
 use serde::Serialize;
@@ -38,6 +39,9 @@ struct Entry {
     /// SHA-256 of what was agreed to, or else of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
     digest: Option<String>,
+    /// Who signed it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publisher: Option<Publisher>,
     /// What it may do.
     may: Vec<String>,
     /// What it asks for and was not granted.
@@ -82,8 +86,12 @@ fn entry(settings: &Settings, lock: &Lock, name: PluginName, source: &Source) ->
     let agreed = lock.plugins.get(&name);
     let waits = match (&file, agreed) {
         (Err(reason), _) => vec![reason.clone()],
-        (Ok(offered), Some(agreed)) => agreed.beyond(offered).iter().map(ToString::to_string).collect(),
-        (Ok(_), None) => vec![],
+        (Ok(offered), agreed) => {
+            let signed = signature::required(offered.publisher, settings.publishers_of(&name));
+            let beyond = agreed.map(|agreed| agreed.beyond(offered)).unwrap_or_default();
+            let beyond = beyond.iter().map(ToString::to_string);
+            signed.err().map(|refused| refused.to_string()).into_iter().chain(beyond).collect()
+        }
     };
     // What serves is what was agreed to, while another waits.
     let serves = if waits.is_empty() { file.ok() } else { agreed.cloned() };
@@ -104,6 +112,7 @@ fn entry(settings: &Settings, lock: &Lock, name: PluginName, source: &Source) ->
         agents: agents.collect(),
         missing: missing.iter().map(ToString::to_string).collect(),
         version: serves.as_ref().and_then(|serves| serves.version.as_ref()).map(ToString::to_string),
+        publisher: serves.as_ref().and_then(|serves| serves.publisher),
         digest: serves.map(|serves| serves.digest),
         waits,
         name,
@@ -114,6 +123,9 @@ fn shown(entry: &Entry) -> String {
     let version = entry.version.as_ref().map_or_else(String::new, |version| format!(" {version}"));
     let digest = entry.digest.as_deref().and_then(|digest| digest.get(..12)).unwrap_or("nothing serves");
     let mut text = format!("{}{version}  ({digest})\n", entry.name);
+    if let Some(publisher) = entry.publisher {
+        text.push_str(&format!("  signed by {publisher}\n"));
+    }
     for (what, items) in
         [("may", &entry.may), ("asks for, not granted", &entry.missing), ("its file waits", &entry.waits)]
     {
