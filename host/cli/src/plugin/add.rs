@@ -1,5 +1,7 @@
 //! `parlour plugin add`: what a plugin asks for is shown, and granted or not, before anything of it runs.
 
+mod origin;
+
 use std::{
     fs,
     io::{IsTerminal as _, Write as _},
@@ -16,18 +18,20 @@ use parlour::{
     },
     grant::Permissions,
     id::{PluginName, RoomId, UserId},
-    lock::{Beyond, Lock, Locked},
+    lock::{Beyond, Locked},
     manifest::{Asks, Permission},
     settings::{Grants, Settings},
     signature::{self, Publisher},
-    source::Source,
 };
 
-use super::{Config, edit, inspect};
+use super::{
+    Config, edit, inspect,
+    offer::{self, Origin},
+};
 
 #[derive(Args)]
 pub struct Options {
-    /// A component, such as weather.wasm, or a folder with a plugin.toml and one
+    /// A component, such as weather.wasm, a folder with a plugin.toml and one, or `oci://REGISTRY/REPOSITORY:TAG`
     file: PathBuf,
     #[command(flatten)]
     config: Config,
@@ -96,15 +100,13 @@ const NEED_A_GRANT: [Permission; 5] =
 /// Shows it, asks, and puts it where it serves.
 pub fn add(options: &Options) -> anyhow::Result<()> {
     let (settings, lock) = options.config.load()?;
-    let source = Source::folder(&options.file).unwrap_or_else(|| Source::file(&options.file));
-    let limit = Limits::default().component;
-    let bytes = source.load(limit).map_err(anyhow::Error::msg)?;
-    let refused = |refused: Refused| anyhow!("{}: {refused}", options.file.display());
-    let candidate = Candidate::read(bytes.into(), limit).map_err(refused)?;
+    let (bytes, from) = offer::read(&options.file)?;
+    let refused = |refused: Refused| anyhow!("{from}: {refused}");
+    let candidate = Candidate::read(bytes.into(), Limits::default().component).map_err(refused)?;
     let strangers: Vec<String> = candidate.surface.strangers().cloned().collect();
     ensure!(strangers.is_empty(), refused(Refused::Imports(strangers)));
-    let name = name(options, &settings, &candidate)?;
-    let place = place(&settings, &name, &source.component)?;
+    let name = name(options, &settings, &candidate, &from)?;
+    let place = place(&settings, &name, from.component())?;
     let by = candidate.surface.publisher;
     let signed = signature::required(by, settings.publishers_of(&name));
     signed.map_err(|reason| refused(Refused::Publisher(reason)))?;
@@ -117,16 +119,17 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
     let older =
         beyond.iter().find(|beyond| matches!(beyond, Beyond::Older { .. } | Beyond::Unversioned { .. }));
     if let Some(older) = older.filter(|_| !options.downgrade) {
-        bail!("{}: {older}; --downgrade takes it all the same", options.file.display());
+        bail!("{from}: {older}; --downgrade takes it all the same");
     }
     for new in &beyond {
         print(&format!("New: {new}.\n"));
     }
-    publisher(options, &name, &locked, by)?;
+    origin::publisher(options, &name, &locked, by)?;
+    origin::moved(&from, &name, &locked)?;
 
     let nothing = Grants::default();
     let before = settings.plugins.get(&name).map_or(&nothing, |plugin| &plugin.grants);
-    replaces(options, &name, agreed.as_ref(), &place, before)?;
+    replaces(options, &name, &from, agreed.as_ref(), &place, before)?;
     let decided = decide(options, &offered.asks, before)?;
     let granted = decided.len();
     if !decided.is_empty() {
@@ -141,9 +144,8 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
             }
         })?;
     }
-    let from = options.file.display().to_string();
-    let entry = Locked { source: Some(from), ..offered };
-    put(&candidate.bytes, &source.component, &place)?;
+    let entry = Locked { source: Some(from.source()), ..offered };
+    put(&candidate.bytes, from.component(), &place)?;
     lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry))).map_err(anyhow::Error::msg)?;
     print(&format!("\nplugin {name}: {}\n", place.display()));
     if granted > 0 {
@@ -157,7 +159,12 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
 }
 
 /// As somebody says, or as its file is called where that serves already, or as it calls itself.
-fn name(options: &Options, settings: &Settings, candidate: &Candidate) -> anyhow::Result<PluginName> {
+fn name(
+    options: &Options,
+    settings: &Settings,
+    candidate: &Candidate,
+    from: &Origin,
+) -> anyhow::Result<PluginName> {
     if let Some(name) = &options.name {
         return Ok(name.clone());
     }
@@ -167,22 +174,21 @@ fn name(options: &Options, settings: &Settings, candidate: &Candidate) -> anyhow
     if let Some(name) = said.filter(|_| !serves) {
         return Ok(name);
     }
-    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-    PluginName::parse(&stem).map_err(|error| anyhow!("{error}; say --name NAME"))
+    PluginName::parse(from.stem()).map_err(|error| anyhow!("{error}; say --name NAME"))
 }
 
 /// Where the plugin goes.
-fn place(settings: &Settings, name: &PluginName, component: &Path) -> anyhow::Result<PathBuf> {
+fn place(settings: &Settings, name: &PluginName, component: Option<&Path>) -> anyhow::Result<PathBuf> {
     let place = settings.plugin_folder.join(format!("{name}.wasm"));
     // A folder with a manifest stays one, where it already serves.
-    let packed =
-        component.parent().is_some_and(|parent| same(parent, &settings.plugin_folder.join(name.as_str())));
+    let folder = settings.plugin_folder.join(name.as_str());
+    let packed = component.filter(|it| it.parent().is_some_and(|parent| same(parent, &folder)));
     match settings.plugins.get(name).and_then(|plugin| plugin.source.as_ref()) {
-        Some(source) if !same(source, component) => {
-            bail!("plugins.{name}.source names another file, {}", source.display())
-        }
-        None if !packed => Ok(place),
-        _ => Ok(component.to_owned()),
+        Some(source) => match component.filter(|component| same(source, component)) {
+            Some(component) => Ok(component.to_owned()),
+            None => bail!("plugins.{name}.source names another file, {}", source.display()),
+        },
+        None => Ok(packed.map_or(place, Path::to_owned)),
     }
 }
 
@@ -240,51 +246,17 @@ fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec
     Ok(decided)
 }
 
-/// Who signed it is said where that is new, and agreed to where it has changed.
-fn publisher(
-    options: &Options,
-    name: &PluginName,
-    locked: &Lock,
-    by: Option<Publisher>,
-) -> anyhow::Result<()> {
-    let file = options.file.display();
-    if let Some(wanted) = &options.publisher {
-        ensure!(wanted.0 == by, "{file}: it is signed by {}, not by {wanted}", By(by));
-        return Ok(());
-    }
-    let before = locked.plugins.get(name).and_then(|agreed| agreed.publisher);
-    if before == by {
-        return Ok(());
-    }
-    if let Some(before) = before {
-        let line = format!("it is signed by {}, and was by {before}", By(by));
-        if !on_a_terminal() {
-            bail!("{file}: {line}; say --publisher {} if it shall", By(by));
-        }
-        ensure!(Confirm::new("Take it all the same?").with_default(false).prompt()?, "it was not added");
-    }
-    let Some(by) = by else { return Ok(()) };
-    let others = locked.plugins.iter().filter(|(other, of)| *other != name && of.publisher == Some(by));
-    let others: Vec<_> = others.map(|(other, _)| other.as_str()).collect();
-    print(&match others[..] {
-        [] => {
-            "New: its publisher; a version that somebody else has signed, or nobody, will wait.\n".to_owned()
-        }
-        _ => format!("Its publisher signed {}, too.\n", others.join(", ")),
-    });
-    Ok(())
-}
-
 /// A file calls itself what it likes: whoever adds it says that it shall take another one's place.
 fn replaces(
     options: &Options,
     name: &PluginName,
+    from: &Origin,
     agreed: Option<&Locked>,
     place: &Path,
     grants: &Grants,
 ) -> anyhow::Result<()> {
-    let again =
-        agreed.is_some_and(|agreed| agreed.source.as_deref() == Some(&*options.file.display().to_string()));
+    let source = agreed.and_then(|agreed| agreed.source.as_deref());
+    let again = source.is_some_and(|source| from.is_from(source));
     if options.name.is_some() || again || same(&options.file, place) || (agreed.is_none() && !place.exists())
     {
         return Ok(());
@@ -380,8 +352,8 @@ fn ask(permission: Permission) -> anyhow::Result<Vec<Grant>> {
 }
 
 /// Puts the component where it serves, in one step.
-fn put(bytes: &[u8], from: &Path, to: &Path) -> anyhow::Result<()> {
-    if same(from, to) {
+fn put(bytes: &[u8], from: Option<&Path>, to: &Path) -> anyhow::Result<()> {
+    if from.is_some_and(|from| same(from, to)) {
         return Ok(());
     }
     let place = || to.display().to_string();
