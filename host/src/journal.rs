@@ -72,6 +72,15 @@ pub enum Scope {
     User(crate::id::UserId),
     /// A session's.
     Session(SessionId),
+    /// What was written in an encrypted room and stays there, in the place of the plugin's own or a person's.
+    Sealed {
+        /// Where.
+        room: RoomId,
+        /// Whose; the plugin's own, where it is nobody's.
+        user: Option<crate::id::UserId>,
+        /// The keys that were deleted there, and are elsewhere still.
+        gone: bool,
+    },
 }
 
 /// A value with the count of writes that made it, by which a commit sees whether it has changed. A key that is

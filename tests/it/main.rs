@@ -13,6 +13,7 @@ mod guests;
 mod host;
 mod model;
 mod person;
+mod registry;
 mod stage;
 mod synapse;
 mod tools;
@@ -30,6 +31,8 @@ mod http;
 mod files;
 // Who made it, and whether that matters.
 mod publishers;
+// Where it was pulled from.
+mod oci;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;

@@ -3,6 +3,7 @@
 mod build;
 mod chat;
 mod log;
+mod oci;
 mod plugin;
 mod run;
 

@@ -5,6 +5,8 @@ mod edit;
 mod inspect;
 mod key;
 mod list;
+mod offer;
+mod push;
 mod remove;
 mod sign;
 mod verify;
@@ -23,7 +25,7 @@ pub enum Plugin {
     /// Show in plain words what a component asks for, exports and imports
     #[command(after_help = "Example: parlour plugin inspect echo.wasm")]
     Inspect {
-        /// A component, such as echo.wasm, or a folder with a plugin.toml and one
+        /// A component, such as echo.wasm, a folder with a plugin.toml and one, or `oci://REGISTRY/REPOSITORY:TAG`
         file: PathBuf,
     },
     /// Show what a plugin asks for, agree or not, and put it into the plugin folder
@@ -53,6 +55,11 @@ pub enum Plugin {
     /// Check that a plugin is as its publisher made it, and show who that is
     #[command(after_help = "Example: parlour plugin verify weather.wasm")]
     Verify(verify::Options),
+    /// Put a plugin into an OCI registry, where `parlour plugin add` finds it
+    ///
+    /// Who you are there is what `docker login` wrote down. It prints the reference that names this very plugin.
+    #[command(after_help = "Example: parlour plugin push weather.wasm oci://ghcr.io/me/weather:1.0")]
+    Push(push::Options),
 }
 
 /// The settings that are read and changed.
@@ -73,6 +80,7 @@ pub fn plugin(command: Plugin) -> anyhow::Result<()> {
         Plugin::Keygen { file } => key::make(file),
         Plugin::Sign(options) => sign::sign(&options),
         Plugin::Verify(options) => verify::verify(&options),
+        Plugin::Push(options) => push::push(&options),
     }
 }
 

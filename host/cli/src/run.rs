@@ -86,6 +86,10 @@ fn plugins(mut builder: HostBuilder, file: &Path, settings: &Settings) -> anyhow
     for (name, plugin) in &settings.plugins {
         builder = builder.plugin_settings(name.clone(), plugin.clone());
         if let Some(source) = &plugin.source {
+            if let Some((_, reference)) = source.to_string_lossy().split_once("oci://") {
+                let place = format!("{}: plugins.{name}.source", file.display());
+                bail!("{place}: oci://{reference} is no file; `parlour plugin add` brings it");
+            }
             if !source.exists() {
                 bail!("{}: plugins.{name}.source: there is no {}", file.display(), source.display());
             }

@@ -103,9 +103,30 @@ impl Host for State {
     }
 }
 
+/// Where a scope's values are. In an encrypted room, what was written there lies above what was written in clear: a
+/// plugin's memory splits, so that nothing of what is said there is read elsewhere.
+struct Layers {
+    /// In an encrypted room: the values that were written there, and the keys that were deleted there.
+    sealed: Option<[Namespace; 2]>,
+    clear: Namespace,
+    /// What is written stays in the room. Otherwise somebody has agreed that it leaves.
+    seals: bool,
+}
+
 impl State {
     async fn read(&mut self, scope: Scope, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        let at = (self.namespace(scope)?, valid(key)?);
+        let Layers { sealed, clear, .. } = self.layers(scope)?;
+        if let Some([sealed, gone]) = sealed {
+            let here = self.read_at(sealed, key).await?;
+            if here.is_some() || self.read_at(gone, key).await?.is_some() {
+                return Ok(here);
+            }
+        }
+        self.read_at(clear, key).await
+    }
+
+    async fn read_at(&mut self, namespace: Namespace, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        let at = (namespace, valid(key)?);
         if let Some(written) = self.work.writes.get(&at) {
             return Ok(written.clone());
         }
@@ -121,7 +142,30 @@ impl State {
     }
 
     async fn write(&mut self, scope: Scope, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
-        let at = (self.namespace(scope)?, valid(key)?);
+        let Layers { sealed, clear, seals } = self.layers(scope)?;
+        let Some([sealed, gone]) = sealed else { return self.write_at(clear, key, value).await };
+        if !seals {
+            // What is above would hide it.
+            for above in [sealed, gone] {
+                if self.read_at(above.clone(), key).await?.is_some() {
+                    self.write_at(above, key, None).await?;
+                }
+            }
+            return self.write_at(clear, key, value).await;
+        }
+        if value.is_none() && self.read_at(clear, key).await?.is_some() {
+            self.write_at(gone, key, Some(vec![])).await?;
+        }
+        self.write_at(sealed, key, value).await
+    }
+
+    async fn write_at(
+        &mut self,
+        namespace: Namespace,
+        key: &str,
+        value: Option<Vec<u8>>,
+    ) -> Result<(), Error> {
+        let at = (namespace, valid(key)?);
         let size = value.as_ref().map_or(0, Vec::len);
         if size > VALUE {
             return Err(error(ErrorKind::TooLarge, "a value has at most 256 KiB"));
@@ -182,7 +226,28 @@ impl State {
     }
 
     async fn list(&mut self, scope: Scope, query: KeyQuery) -> Result<Vec<String>, Error> {
-        let namespace = self.namespace(scope)?;
+        let Layers { sealed, clear, .. } = self.layers(scope)?;
+        let Some([sealed, gone]) = sealed else { return self.list_at(clear, query).await };
+        let here = self.list_at(sealed, query.clone()).await?;
+        let all = KeyQuery { limit: u32::MAX, ..query.clone() };
+        let gone: BTreeSet<String> = self.list_at(gone, all).await?.into_iter().collect();
+        let limit = query.limit as usize;
+        let mut keys: BTreeSet<String> = here.into_iter().collect();
+        let mut page = query;
+        loop {
+            let found = self.list_at(clear.clone(), page.clone()).await?;
+            let last = found.last().filter(|_| found.len() == limit).cloned();
+            let hidden = found.iter().any(|key| gone.contains(key));
+            keys.extend(found.into_iter().filter(|key| !gone.contains(key)));
+            match last {
+                // Of a page of which nothing was hidden, no more is needed.
+                Some(last) if hidden => page.after = Some(last),
+                _ => return Ok(keys.into_iter().take(limit).collect()),
+            }
+        }
+    }
+
+    async fn list_at(&mut self, namespace: Namespace, query: KeyQuery) -> Result<Vec<String>, Error> {
         let source = self.handling()?.kv.clone();
         // What this handler deleted may stand among the first, so that many more are asked for.
         let ours: Vec<(String, bool)> = self
@@ -222,16 +287,26 @@ impl State {
         Ok(sum)
     }
 
-    fn namespace(&mut self, scope: Scope) -> Result<Namespace, Error> {
+    fn layers(&mut self, scope: Scope) -> Result<Layers, Error> {
         self.may(|permissions| permissions.holds(Permission::Kv))?;
         let handling = self.handling()?;
-        let scope = match scope {
-            Scope::Plugin => journal::Scope::Plugin,
-            Scope::Room => journal::Scope::Room(handling.event.room.id.clone()),
-            Scope::User => journal::Scope::User(handling.event.sender.id.clone()),
-            Scope::Session => journal::Scope::Session(handling.session.clone()),
+        let (agent, plugin) = (handling.agent.clone(), handling.plugin.clone());
+        let of = |scope| Namespace { agent: agent.clone(), plugin: plugin.clone(), scope };
+        let room = &handling.event.room;
+        let sender = &handling.event.sender.id;
+        // A room's values and a session's are in one room by themselves.
+        let (clear, user) = match scope {
+            Scope::Plugin => (journal::Scope::Plugin, Some(None)),
+            Scope::Room => (journal::Scope::Room(room.id.clone()), None),
+            Scope::User => (journal::Scope::User(sender.clone()), Some(Some(sender.clone()))),
+            Scope::Session => (journal::Scope::Session(handling.session.clone()), None),
         };
-        Ok(Namespace { agent: handling.agent.clone(), plugin: handling.plugin.clone(), scope })
+        let sealed = user.filter(|_| room.encrypted).map(|user| {
+            [false, true]
+                .map(|gone| of(journal::Scope::Sealed { room: room.id.clone(), user: user.clone(), gone }))
+        });
+        let seals = handling.permissions.carries(Permission::Kv).is_err();
+        Ok(Layers { sealed, clear: of(clear), seals })
     }
 }
 

@@ -8,15 +8,13 @@ use std::{
 
 use anyhow::{Context, anyhow};
 use parlour::{
-    engine::{
-        admission::{self, CONTRACT, Refused, Surface},
-        limits::Limits,
-    },
+    engine::admission::{self, CONTRACT, Refused, Surface},
     manifest::{AskHttp, Asks, Manifest, Permission},
     origin::Method,
     settings::CallLimits,
-    source::Source,
 };
+
+use super::offer;
 
 /// What an interface means for the person who reads it.
 fn meaning(interface: &str) -> &'static str {
@@ -55,13 +53,12 @@ fn wasi(name: &str) -> &'static str {
 /// # Errors
 /// One line, where this host cannot load it.
 pub fn inspect(file: &Path) -> anyhow::Result<()> {
-    let refused = |refused: Refused| anyhow!("{}: {refused}", file.display());
-    let source = Source::folder(file).unwrap_or_else(|| Source::file(file));
-    let bytes = source.load(Limits::default().component).map_err(anyhow::Error::msg)?;
+    let (bytes, from) = offer::read(file)?;
+    let refused = |refused: Refused| anyhow!("{from}: {refused}");
     let surface = admission::surface(&bytes).map_err(refused)?;
     let mut report = format!(
         "{}  {} KiB\n{}{}",
-        file.display(),
+        from.source(),
         bytes.len().div_ceil(1024),
         summary(&surface),
         describe(&surface)

@@ -5,14 +5,15 @@ use std::{io::Write as _, path::PathBuf};
 use anyhow::{anyhow, bail};
 use clap::Args;
 use parlour::{
-    engine::{admission, limits::Limits},
+    engine::admission,
     signature::{self, Publisher},
-    source::Source,
 };
+
+use super::offer;
 
 #[derive(Args)]
 pub struct Options {
-    /// A component, such as weather.wasm, or a folder with a plugin.toml and one
+    /// A component, such as weather.wasm, a folder with a plugin.toml and one, or `oci://REGISTRY/REPOSITORY:TAG`
     file: PathBuf,
     /// Who must have signed it, such as ed25519:uVhN…; by default anybody may have
     #[arg(long, value_name = "KEY")]
@@ -21,9 +22,8 @@ pub struct Options {
 
 /// Checks it, and prints who signed it.
 pub fn verify(options: &Options) -> anyhow::Result<()> {
-    let place = options.file.display();
-    let source = Source::folder(&options.file).unwrap_or_else(|| Source::file(&options.file));
-    let bytes = source.load(Limits::default().component).map_err(anyhow::Error::msg)?;
+    let (bytes, from) = offer::read(&options.file)?;
+    let place = from.source();
     let surface = admission::surface(&bytes).map_err(|refused| anyhow!("{place}: {refused}"))?;
     let wanted = signature::wanted(options.publisher, None);
     signature::required(surface.publisher, wanted).map_err(|refused| anyhow!("{place}: {refused}"))?;

@@ -111,5 +111,11 @@ fn scope(scope: &Scope) -> Cow<'static, str> {
         Scope::Room(room) => Cow::Owned(format!("room:{room}")),
         Scope::User(user) => Cow::Owned(format!("user:{user}")),
         Scope::Session(session) => Cow::Owned(format!("session:{session}")),
+        // Neither a room's id nor a person's has a space.
+        Scope::Sealed { room, user, gone } => {
+            let what = if *gone { "gone" } else { "sealed" };
+            let user = user.as_ref().map_or("", |user| user.as_str());
+            Cow::Owned(format!("{what}:{room} {user}"))
+        }
     }
 }
