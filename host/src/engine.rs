@@ -402,7 +402,8 @@ impl Engine {
     }
 
     fn store(&self, plugin: &Plugin, handling: Option<Handling>) -> Store<State> {
-        let log = Log::new(plugin.listing.plugin.clone(), self.notices.clone());
+        let sealed = handling.as_ref().is_some_and(|handling| handling.event.room.encrypted);
+        let log = Log::new(plugin.listing.plugin.clone(), self.notices.clone(), sealed);
         let mut table = wasmtime::component::ResourceTable::new();
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();

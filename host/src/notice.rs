@@ -15,6 +15,15 @@ use crate::{
 /// A notice is at most so long.
 const LINE: usize = 8 * 1024;
 
+/// What a plugin says, which may be what somebody said to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words {
+    /// The words.
+    pub text: String,
+    /// They were said of an event in an encrypted room, and belong into no log that others read.
+    pub sealed: bool,
+}
+
 /// Something an operator wants to know.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -78,6 +87,8 @@ pub enum Notice {
         agent: AgentName,
         /// What happened.
         fault: String,
+        /// What the plugin said of it, where it was the plugin's own error.
+        said: Option<Words>,
     },
     /// A plugin could not handle an event yet; it is called again, for a while.
     PluginWaits {
@@ -86,7 +97,7 @@ pub enum Notice {
         /// For which agent.
         agent: AgentName,
         /// What it said.
-        reason: String,
+        reason: Words,
     },
     /// A plugin faulted again and again at somebody's events, and rests.
     PluginSuspended {
@@ -125,7 +136,7 @@ pub enum Notice {
         /// How grave.
         level: Level,
         /// What it says: one line, without control characters.
-        text: String,
+        text: Words,
     },
     /// An effect was given up.
     NotSent {
@@ -174,8 +185,38 @@ impl Notice {
     }
 }
 
+impl Notice {
+    /// What a plugin says in it of an encrypted room.
+    #[must_use]
+    pub fn is_sealed(&self) -> bool {
+        match self {
+            Self::PluginFaulted { said, .. } => said.as_ref().is_some_and(|said| said.sealed),
+            Self::PluginWaits { reason: words, .. } | Self::PluginLog { text: words, .. } => words.sealed,
+            _ => false,
+        }
+    }
+
+    /// The same line without what is said in encrypted rooms; none where nothing is left.
+    #[must_use]
+    pub fn public(&self) -> Option<String> {
+        const KEPT: &str = "(said in an encrypted room)";
+        let kept = || Words { text: KEPT.into(), sealed: false };
+        let mut notice = self.clone();
+        match &mut notice {
+            Self::PluginLog { text, .. } if text.sealed => return None,
+            Self::PluginFaulted { said: Some(words), .. } | Self::PluginWaits { reason: words, .. }
+                if words.sealed =>
+            {
+                *words = kept();
+            }
+            _ => {}
+        }
+        Some(notice.to_string())
+    }
+}
+
 impl fmt::Display for Notice {
-    /// One line. What plugins, files and servers say is in it, so that it is escaped.
+    /// One line, with all that is said in it. What plugins, files and servers say is in it, so that it is escaped.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut line = String::new();
         self.write(&mut line)?;
@@ -201,13 +242,15 @@ impl Notice {
                 let after = if *kept { "; the version before it goes on" } else { "" };
                 write!(f, "{file}: refused: {reason}{after}")
             }
-            Self::PluginFaulted { plugin, agent, fault } => {
-                write!(f, "plugin {plugin} faulted for agent {agent}: {fault}")
+            Self::PluginFaulted { plugin, agent, fault, said } => {
+                write!(f, "plugin {plugin} faulted for agent {agent}: {fault}")?;
+                said.as_ref().map_or(Ok(()), |said| write!(f, ": {}", said.text))
             }
             Self::PluginWaits { plugin, agent, reason } => {
                 write!(
                     f,
-                    "plugin {plugin} waits for agent {agent}: {reason}; it is called again for up to 15 minutes"
+                    "plugin {plugin} waits for agent {agent}: {}; it is called again for up to 15 minutes",
+                    reason.text
                 )
             }
             Self::PluginSuspended { plugin, whom, rest } => {
@@ -220,7 +263,7 @@ impl Notice {
             Self::PluginResumed { plugin, whom } => write!(f, "plugin {plugin}: serves {whom} again"),
             Self::PluginDenied { plugin, denied } => write!(f, "plugin {plugin}: denied: {denied}"),
             Self::PluginFiles { plugin, reason } => write!(f, "plugin {plugin}: its folder: {reason}"),
-            Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {text}"),
+            Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {}", text.text),
             Self::NotSent { agent, reason } => write!(f, "agent {agent}: not sent: {reason}"),
             Self::Journal { reason } => write!(f, "journal: {reason}; trying again"),
         }
@@ -244,13 +287,16 @@ impl Notices {
 }
 
 impl Default for Notices {
-    /// To `tracing`, under the target `parlour`.
+    /// To `tracing`, under the target `parlour`, without what is said in encrypted rooms.
     fn default() -> Self {
-        Self::new(|notice| match notice.level() {
-            Level::Error => tracing::error!(target: "parlour", "{notice}"),
-            Level::Warn => tracing::warn!(target: "parlour", "{notice}"),
-            Level::Info => tracing::info!(target: "parlour", "{notice}"),
-            Level::Debug => tracing::debug!(target: "parlour", "{notice}"),
+        Self::new(|notice| {
+            let Some(line) = notice.public() else { return };
+            match notice.level() {
+                Level::Error => tracing::error!(target: "parlour", "{line}"),
+                Level::Warn => tracing::warn!(target: "parlour", "{line}"),
+                Level::Info => tracing::info!(target: "parlour", "{line}"),
+                Level::Debug => tracing::debug!(target: "parlour", "{line}"),
+            }
         })
     }
 }
@@ -270,7 +316,7 @@ mod tests {
         let fault = "it crashed: \u{1b}[2J\nplugin echo: loaded\u{202e}".to_owned();
         let (plugin, agent) = (PluginName::parse("evil").unwrap(), AgentName::parse("helper").unwrap());
         assert_eq!(
-            Notice::PluginFaulted { plugin, agent, fault }.to_string(),
+            Notice::PluginFaulted { plugin, agent, fault, said: None }.to_string(),
             "plugin evil faulted for agent helper: it crashed: \\u{1b}[2J\\nplugin echo: loaded\\u{202e}"
         );
     }

@@ -15,7 +15,9 @@ async fn stage() -> Stage {
 
 fn faults(stage: &Stage) -> Vec<String> {
     let fault = |notice| match notice {
-        Notice::PluginFaulted { fault, .. } => Some(fault),
+        Notice::PluginFaulted { fault, said, .. } => {
+            Some(said.map_or(fault.clone(), |said| format!("{fault}: {}", said.text)))
+        }
         _ => None,
     };
     stage.notices().into_iter().filter_map(fault).collect()

@@ -27,6 +27,8 @@ mod capabilities;
 mod permissions;
 // Where their requests may go, and what the host puts on them.
 mod http;
+// What is said in an encrypted room stays there.
+mod labels;
 // Which files they see.
 mod files;
 // Who made it, and whether that matters.

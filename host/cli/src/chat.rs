@@ -73,6 +73,7 @@ async fn serve(options: Options) -> anyhow::Result<()> {
         notice
             if notice.level() >= if serves.load(Ordering::Relaxed) { Level::Info } else { Level::Warn } =>
         {
+            // Nobody else reads this terminal.
             noticed.note(&notice.to_string());
         }
         _ => {}

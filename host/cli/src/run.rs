@@ -49,7 +49,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
 
 async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
     let data = Data::open(&settings.data).with_context(|| format!("{}: data", file.display()))?;
+    let sealed = data.folder.join("sealed.log");
+    let notices = crate::log::sealing(sealed.clone()).with_context(|| sealed.display().to_string())?;
     let mut builder = Host::builder()
+        .notices(notices.clone())
         .journal(Sqlite::open(data.folder.join("journal.db")).map_err(|error| anyhow!("{error}"))?)
         .cache(data.folder.join("compiled"))
         .lock(crate::plugin::lock_of(file), data.folder.join("plugins"))

@@ -16,7 +16,7 @@ use crate::{
     effect::{Effect, EffectId, MessageRef, Target},
     engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Spent, Work},
     journal::{Commit, Error, Outcome, Read, Write},
-    notice::Notice,
+    notice::{Notice, Words},
 };
 
 /// A handler whose reads were overtaken runs again, so often; the others in its way have got on meanwhile.
@@ -57,7 +57,7 @@ impl Running {
             {
                 if again == FIRST_AGAIN {
                     let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
-                    let reason = error.message.clone();
+                    let reason = words(&delivery, error.message.clone());
                     self.shared.notices.say(Notice::PluginWaits { plugin, agent, reason });
                 }
                 again = (again * 2).min(LAST_AGAIN);
@@ -76,7 +76,7 @@ impl Running {
                 Ok(()) => return Asked::Handled,
                 Err(Error::Conflict) if conflicts < CONFLICTS => conflicts += 1,
                 Err(Error::Conflict) => {
-                    self.faulted(&delivery, "what it reads changes faster than it runs".into());
+                    self.faulted(&delivery, "what it reads changes faster than it runs".into(), None);
                     let line = "too much is going on here; please try again".into();
                     let conclusion = delivery.badly(Outcome::Faulted, line, &shown);
                     // It has read nothing, so that nothing can have changed.
@@ -154,7 +154,7 @@ impl Running {
             }
             Some(End::Error(GuestError { kind, message, .. })) => {
                 if kind == GuestErrorKind::Failed {
-                    self.faulted(delivery, format!("its own error: {message}"));
+                    self.faulted(delivery, "its own error".into(), Some(message));
                     delivery.badly(Outcome::Faulted, DID_NOT_WORK.into(), shown)
                 } else {
                     let line = message.lines().next().filter(|line| !line.trim().is_empty());
@@ -162,7 +162,7 @@ impl Running {
                 }
             }
             Some(End::Fault(fault)) => {
-                self.faulted(delivery, fault.to_string());
+                self.faulted(delivery, fault.to_string(), None);
                 delivery.badly(Outcome::Faulted, format!("stopped: {fault}"), shown)
             }
             None => delivery.badly(Outcome::Cancelled, STOPPED.into(), shown),
@@ -286,8 +286,14 @@ impl Running {
         }
     }
 
-    fn faulted(&self, delivery: &Delivery<'_>, fault: String) {
+    fn faulted(&self, delivery: &Delivery<'_>, fault: String, said: Option<String>) {
+        let said = said.map(|said| words(delivery, said));
         let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
-        self.shared.notices.say(Notice::PluginFaulted { plugin, agent, fault });
+        self.shared.notices.say(Notice::PluginFaulted { plugin, agent, fault, said });
     }
+}
+
+/// What a plugin says of an event.
+fn words(delivery: &Delivery<'_>, text: String) -> Words {
+    Words { text, sealed: delivery.waiting.event.room.encrypted }
 }

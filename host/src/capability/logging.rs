@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     id::PluginName,
-    notice::{Level, Notice, Notices},
+    notice::{Level, Notice, Notices, Words},
     text::escaped,
 };
 
@@ -29,6 +29,8 @@ const LINE: usize = 1024;
 pub struct Log {
     plugin: PluginName,
     notices: Notices,
+    /// It is about an encrypted room.
+    sealed: bool,
     left: Arc<Mutex<Left>>,
 }
 
@@ -40,8 +42,13 @@ struct Left {
 
 impl Log {
     /// A plugin's log for one call.
-    pub fn new(plugin: PluginName, notices: Notices) -> Self {
-        Self { plugin, notices, left: Arc::new(Mutex::new(Left { lines: LINES, partial: Vec::new() })) }
+    pub fn new(plugin: PluginName, notices: Notices, sealed: bool) -> Self {
+        Self {
+            plugin,
+            notices,
+            sealed,
+            left: Arc::new(Mutex::new(Left { lines: LINES, partial: Vec::new() })),
+        }
     }
 
     fn say(&self, level: Level, text: &str) {
@@ -50,7 +57,8 @@ impl Log {
             let Some(lines) = left.lines.checked_sub(1) else { return };
             left.lines = lines;
         }
-        self.notices.say(Notice::PluginLog { plugin: self.plugin.clone(), level, text: escaped(text, LINE) });
+        let text = Words { text: escaped(text, LINE), sealed: self.sealed };
+        self.notices.say(Notice::PluginLog { plugin: self.plugin.clone(), level, text });
     }
 
     /// Says what was printed last and not ended by a newline.

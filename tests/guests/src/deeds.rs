@@ -18,6 +18,7 @@ impl Commands for Deeds {
             rest("count", "Counts its calls"),
             rest("remember", "Remembers a text for this session"),
             rest("recall", "Says what it remembers here"),
+            rest("store", "plugin|user set|get|delete|list KEY VALUE"),
             rest("room", "Writes to a room"),
             rest("direct", "Writes to a person"),
             rest("home", "Writes to the home"),
@@ -57,6 +58,26 @@ impl Commands for Deeds {
             "recall" => {
                 let text = kv::get(kv::Scope::Session, "text")?.unwrap_or_else(|| b"nothing".to_vec());
                 outbox::say(String::from_utf8_lossy(&text))?;
+            }
+            "store" => {
+                let mut words = call.rest.split(' ');
+                let scope = if words.next() == Some("user") { kv::Scope::User } else { kv::Scope::Plugin };
+                let (what, key) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+                match what {
+                    "set" => kv::set(scope, key, words.next().unwrap_or_default().as_bytes())?,
+                    "delete" => kv::delete(scope, key)?,
+                    "list" => {
+                        let limit = key.parse().unwrap_or_default();
+                        outbox::say(format!("[{}]", kv::keys(scope, "", None, limit)?.join(" ")))?;
+                    }
+                    _ => {
+                        let value = kv::get(scope, key)?.unwrap_or_else(|| b"nothing".to_vec());
+                        outbox::say(String::from_utf8_lossy(&value))?;
+                    }
+                }
+                if ["set", "delete"].contains(&what) {
+                    outbox::say("done")?;
+                }
             }
             "room" => {
                 let (room, text) = call.rest.split_once(' ').unwrap_or((&call.rest, ""));
