@@ -11,11 +11,11 @@
 // The harness.
 mod guests;
 mod host;
+mod installed;
 mod model;
 mod person;
 mod stage;
 mod synapse;
-mod tools;
 
 // What an agent says and does, in rooms in memory.
 mod transcripts;
