@@ -11,6 +11,8 @@ pub mod llm;
 pub mod logging;
 pub mod outbox;
 pub mod progress;
+pub mod toolbox;
+mod work;
 
 use std::{
     collections::BTreeMap,
@@ -22,11 +24,10 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::{
     command::Command,
-    effect::{Effect, Place},
+    effect::Place,
     event::{Event, Kind},
     grant::{Denied, Permissions},
     id::{AgentName, DeliveryId, EventId, PluginName, SessionId, UserId},
-    journal,
     settings::Role,
 };
 
@@ -39,6 +40,7 @@ pub mod bindings {
             "parlour:plugin/kv": async | trappable,
             "parlour:plugin/llm": async | trappable,
             "parlour:plugin/outbox": async | trappable,
+            "parlour:plugin/toolbox": async | trappable,
             default: trappable,
         },
         exports: { default: async },
@@ -48,8 +50,10 @@ pub mod bindings {
 }
 
 pub use bindings::parlour::plugin::types;
+pub use work::Work;
 
 /// What is being handled, as every capability sees it.
+#[derive(Clone)]
 pub struct Handling {
     /// Whose event.
     pub agent: AgentName,
@@ -87,8 +91,14 @@ pub struct Handling {
     pub messages: Arc<dyn outbox::Messages>,
     /// How often the delivery has asked the language model, over all its attempts.
     pub requests: Arc<AtomicU32>,
-    /// Where drafts go.
-    pub drafts: Arc<dyn progress::Sink>,
+    /// Where drafts go; nowhere in a tool.
+    pub drafts: Option<Arc<dyn progress::Sink>>,
+    /// Tools of the agent's plugins.
+    pub tools: Arc<dyn toolbox::Tools>,
+    /// How many tools the delivery has called, over all its attempts.
+    pub called: Arc<AtomicU32>,
+    /// In a tool: the plugins that wait for this one, the outermost first.
+    pub callers: Vec<PluginName>,
 }
 
 impl Handling {
@@ -107,21 +117,6 @@ impl Handling {
         let answered = message.reply_to.as_ref().map(|quoted| &quoted.id);
         self.event.id == *id || message.thread.as_ref() == Some(id) || answered == Some(id)
     }
-}
-
-/// What a handler has done so far: committed if it returns ok, dropped otherwise.
-#[derive(Default)]
-pub struct Work {
-    /// What it queued.
-    pub effects: Vec<Effect>,
-    /// What it wrote, by namespace and key; none deletes.
-    pub writes: BTreeMap<(journal::Namespace, String), Option<Vec<u8>>>,
-    /// What it read of what was there before.
-    pub reads: kv::Reads,
-    before: kv::Before,
-    /// Answers of the language model that are open.
-    answering: usize,
-    written: usize,
 }
 
 /// What belongs to one instance.
@@ -175,7 +170,7 @@ pub fn error(kind: types::ErrorKind, message: impl Into<String>) -> types::Error
 /// Everything that a plugin may import: ours, and WASI with nothing behind it.
 pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtime::Result<()> {
     use bindings::{
-        parlour::plugin::{directory, kv, llm, outbox, progress},
+        parlour::plugin::{directory, kv, llm, outbox, progress, toolbox},
         wasi::{config::store, logging::logging},
     };
     use wasmtime::component::HasSelf;
@@ -187,6 +182,7 @@ pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtim
     progress::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     llm::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     directory::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    toolbox::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
 }

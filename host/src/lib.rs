@@ -35,6 +35,7 @@ mod mistake;
 pub mod notice;
 pub mod settings;
 pub mod text;
+pub mod tool;
 
 // What is decided.
 pub mod addressing;

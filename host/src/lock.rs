@@ -19,7 +19,7 @@ use crate::{
     grant::KV,
     id::PluginName,
     manifest::{Asks, Permission},
-    mistake,
+    mistake, tool,
 };
 
 /// What stands above the entries.
@@ -50,7 +50,7 @@ pub struct Locked {
     /// Where it came from, where `parlour plugin add` brought it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub source: Option<String>,
-    /// What it heard of: `commands`, `messages`, `members`.
+    /// What it heard of: `commands`, `messages`, `members`, `tools`.
     #[serde(default)]
     pub handles: BTreeSet<String>,
     /// What it asked for.
@@ -67,6 +67,8 @@ pub enum Beyond {
     Hears(&'static str),
     /// It asks to remember more than it did before.
     Remembers,
+    /// It asks for tools that it did not ask for before.
+    Calls,
     /// It is older than what was agreed to.
     Older {
         /// Its version.
@@ -85,8 +87,10 @@ impl fmt::Display for Beyond {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Asks(permission) => write!(f, "it now asks to {} (`{permission}`)", permission.meaning()),
+            Self::Hears("tools") => f.write_str("it now has tools, which hear what other plugins give them"),
             Self::Hears(what) => write!(f, "it now hears of {what}"),
             Self::Remembers => f.write_str("it now asks to remember more (`kv`)"),
+            Self::Calls => f.write_str("it now asks to call other tools (`tools`)"),
             Self::Older { offered, agreed } => {
                 write!(f, "it is version {offered}, and {agreed} was agreed to")
             }
@@ -104,7 +108,7 @@ impl Locked {
         }
         let asked = offered.asks.iter().map(|(permission, _)| permission);
         let asks = asked.filter(|permission| !self.asks.has(*permission)).map(Beyond::Asks);
-        let hears = ["messages", "members"].into_iter();
+        let hears = ["messages", "members", "tools"].into_iter();
         let new = |what: &&str| offered.handles.contains(*what) && !self.handles.contains(*what);
         let hears = hears.filter(new).map(Beyond::Hears);
         let kv = |of: &Self| of.asks.kv.clone().unwrap_or_default();
@@ -114,6 +118,14 @@ impl Locked {
             |now: Option<u64>, before: Option<u64>, usual| now.unwrap_or(usual) > before.unwrap_or(usual);
         let remembers = more(now.bytes, before.bytes, KV.bytes) || more(now.keys, before.keys, KV.keys);
         let remembers = remembers.then_some(Beyond::Remembers);
+        let calls = match (&self.asks.tools, &offered.asks.tools) {
+            // Where none is named, all are meant.
+            (Some(before), Some(now)) if !before.names.is_empty() => {
+                let new = |name: &String| !tool::is_among(name, &before.names);
+                (now.names.is_empty() || now.names.iter().any(new)).then_some(Beyond::Calls)
+            }
+            _ => None,
+        };
         let older = match (&offered.version, &self.version) {
             (Some(offered), Some(agreed)) if offered < agreed => {
                 Some(Beyond::Older { offered: offered.clone(), agreed: agreed.clone() })
@@ -121,7 +133,7 @@ impl Locked {
             (None, Some(agreed)) => Some(Beyond::Unversioned { agreed: agreed.clone() }),
             _ => None,
         };
-        asks.chain(hears).chain(remembers).chain(older).collect()
+        asks.chain(hears).chain(remembers).chain(calls).chain(older).collect()
     }
 }
 
@@ -196,7 +208,7 @@ impl LockFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::{Ask, AskKv};
+    use crate::manifest::{Ask, AskKv, AskTools};
 
     fn locked(digest: &str, version: Option<&str>, llm: bool) -> Locked {
         let ask = Some(Ask { reason: "because".into() });
@@ -229,6 +241,20 @@ mod tests {
         let mut hoards = locked("b", Some("1.2.0"), false);
         hoards.asks.kv = Some(AskKv { bytes: Some(KV.bytes + 1), ..AskKv::default() });
         assert!(beyond(&hoards).ends_with("it now asks to remember more (`kv`)"));
+        let tools = |digest: &str, names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let asks = Asks { tools: Some(AskTools { names, ..AskTools::default() }), ..Asks::default() };
+            Locked { asks, ..locked(digest, None, false) }
+        };
+        for (before, now, more) in [
+            (&["weather.forecast"][..], &["weather.*"][..], true),
+            (&["weather.*"], &["weather.forecast", "weather.*"], false),
+            (&["weather.*"], &[], true),
+            (&[], &["weather.*"], false),
+        ] {
+            let beyond = tools("a", before).beyond(&tools("b", now));
+            assert_eq!(!beyond.is_empty(), more, "{before:?} {now:?}: {beyond:?}");
+        }
         assert!(locked("a", None, true).beyond(&locked("b", None, false)).is_empty());
     }
 

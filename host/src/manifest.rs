@@ -4,7 +4,7 @@
 //! grants nothing. In a component it stands in a custom section of its own, so that a plugin is one file
 //! ([`crate::package`]).
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
 use semver::Version;
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,7 @@ pub enum Interface {
     Commands,
     Messages,
     Members,
+    Tools,
 }
 
 impl Interface {
@@ -67,6 +68,7 @@ impl Interface {
             Self::Commands => "commands",
             Self::Messages => "messages",
             Self::Members => "members",
+            Self::Tools => "tools",
         }
     }
 }
@@ -99,6 +101,9 @@ pub struct Asks {
     /// Ask the language model.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub llm: Option<Ask>,
+    /// Call tools of other plugins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<AskTools>,
 }
 
 /// One thing that a plugin asks for.
@@ -124,6 +129,17 @@ pub struct AskKv {
     pub keys: Option<u64>,
 }
 
+/// `asks.tools`: which tools it wants to call.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AskTools {
+    /// Why, in a sentence, for whoever grants it.
+    pub reason: String,
+    /// `weather.forecast`, or `weather.*`; any, where it names none.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub names: BTreeSet<String>,
+}
+
 /// What can be asked for and granted, by the name that it has in `plugin.toml` and `parlour.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "as the fields of `Asks`")]
@@ -136,6 +152,7 @@ pub enum Permission {
     Rooms,
     People,
     Llm,
+    Tools,
 }
 
 impl Permission {
@@ -157,6 +174,7 @@ impl Permission {
             Self::Rooms => "write to other rooms that the agent is in",
             Self::People => "write to people in direct chats",
             Self::Llm => "ask the language model",
+            Self::Tools => "call tools of other plugins",
         }
     }
 }
@@ -172,6 +190,7 @@ impl fmt::Display for Permission {
             Self::Rooms => "rooms",
             Self::People => "people",
             Self::Llm => "llm",
+            Self::Tools => "tools",
         })
     }
 }
@@ -197,6 +216,7 @@ impl Asks {
             (Permission::Rooms, why(self.rooms.as_ref())),
             (Permission::People, why(self.people.as_ref())),
             (Permission::Llm, why(self.llm.as_ref())),
+            (Permission::Tools, self.tools.as_ref().map(|tools| tools.reason.as_str())),
         ];
         asks.into_iter().filter_map(|(permission, reason)| Some((permission, reason?)))
     }
@@ -243,6 +263,12 @@ impl Manifest {
         if kv.is_some_and(|kv| (kv.bytes.is_some() || kv.keys.is_some()) && kv.reason.trim().is_empty()) {
             return Err("asks.kv needs a `reason` for its `bytes` and `keys`".into());
         }
+        let mut names = self.asks.tools.iter().flat_map(|tools| &tools.names);
+        if let Some(name) = names.find(|name| !crate::tool::is_pattern(name)) {
+            return Err(format!(
+                "asks.tools.names: {name:?} is neither a tool such as weather.forecast nor weather.*"
+            ));
+        }
         for (permission, reason) in self.asks.iter() {
             one_line(&format!("asks.{permission}.reason"), reason)?;
             if reason.trim().is_empty() && !permission.is_free() {
@@ -288,7 +314,7 @@ fn depth(text: &str) -> usize {
 }
 
 /// Whether a schema refers to something: what that costs, nobody can tell.
-fn refers(schema: &serde_json::Value) -> bool {
+pub(crate) fn refers(schema: &serde_json::Value) -> bool {
     match schema {
         serde_json::Value::Object(object) => {
             object.iter().any(|(key, value)| key == "$ref" || key == "$dynamicRef" || refers(value))
@@ -337,6 +363,11 @@ mod tests {
         check(&format!("{HEAD}[asks.rockets]"), "unknown setting `rockets`");
         check(&format!("{HEAD}[asks.llm]"), "asks.llm needs a `reason`");
         check(&format!("{HEAD}[asks.kv]\nreason = \"a\\nb\""), "asks.kv.reason is one line");
+        check(&format!("{HEAD}[asks.tools]"), "asks.tools needs a `reason`");
+        check(
+            &format!("{HEAD}[asks.tools]\nnames = [\"roll\"]"),
+            "asks.tools.names: \"roll\" is neither a tool",
+        );
         check(&format!("{HEAD}[config]\ntype = \"rocket\""), "config is no JSON Schema");
         check(&format!("{HEAD}[config]\n\"$ref\" = \"#\""), "config is a schema without $ref");
         check(&format!("{HEAD}[asks.llm]\nreason = \"a\u{200b}b\""), "asks.llm.reason is one line");

@@ -18,7 +18,10 @@ use serde::Deserialize;
 pub use parse::{SettingsError, load, parse};
 pub use secret::SecretText;
 
-use crate::id::{AgentName, PluginName, RoomId, UserId};
+use crate::{
+    id::{AgentName, PluginName, RoomId, UserId},
+    tool,
+};
 
 /// `parlour.toml`.
 #[derive(Debug, Clone, Deserialize)]
@@ -268,6 +271,8 @@ pub struct Grants {
     pub rooms: BTreeSet<String>,
     /// Write to these people in a direct chat: ids, `"*:example.org"`, or `"*"`.
     pub people: BTreeSet<String>,
+    /// Call these tools of other plugins: `weather.forecast`, `weather.*`, or `"*"`.
+    pub tools: BTreeSet<String>,
     /// How much it may remember, where that is not the usual.
     pub kv: Kv,
 }
@@ -283,7 +288,7 @@ pub struct Kv {
 }
 
 impl Grants {
-    /// What is written where a room or a person should be, if something is.
+    /// What is written where a room, a person or a tool should be, if something is.
     fn nonsense(&self) -> Option<String> {
         let room = |text: &&String| *text != "*" && RoomId::parse(text).is_err();
         let person = |text: &&String| *text != "*" && !text.starts_with("*:") && UserId::parse(text).is_err();
@@ -294,7 +299,14 @@ impl Grants {
             let text = self.people.iter().find(person)?;
             Some(format!("people: {text:?} is neither a user id, nor \"*:example.org\", nor \"*\""))
         };
-        rooms.or_else(people)
+        let tool = |text: &&String| *text != "*" && !tool::is_pattern(text);
+        let tools = || {
+            let text = self.tools.iter().find(tool)?;
+            Some(format!(
+                "tools: {text:?} is neither a tool such as weather.forecast, nor weather.*, nor \"*\""
+            ))
+        };
+        rooms.or_else(people).or_else(tools)
     }
 
     /// Whether a room may be written to.

@@ -23,6 +23,8 @@ mod transcripts;
 mod capabilities;
 // What it asks for, and what of that is granted.
 mod permissions;
+// What one plugin has and another calls.
+mod tools;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;

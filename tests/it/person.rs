@@ -29,9 +29,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{oneshot, watch};
 
+use crate::installed;
 use crate::synapse::api::PASSWORD;
 use crate::synapse::{Api, NewRoom, Synapse, tail, temporary, unique};
-use crate::installed;
 
 mod say;
 pub mod seen;

@@ -20,6 +20,7 @@ use parlour::{
     manifest::{Asks, Permission},
     settings::{Grants, Settings},
     source::Source,
+    tool::is_pattern,
 };
 
 use super::{Config, edit, inspect};
@@ -33,7 +34,7 @@ pub struct Options {
     /// What it is called here; by default as it calls itself
     #[arg(long)]
     name: Option<PluginName>,
-    /// Grant this: home, llm, kv (what it asks for), rooms=!ID or people=@ID; may be given again
+    /// Grant this: home, llm, kv (what it asks for), rooms=!ID, people=@ID or tools=PLUGIN.TOOL; may be given again
     #[arg(long, value_name = "WHAT")]
     grant: Vec<Grant>,
     /// Do not grant this, and do not ask
@@ -48,7 +49,7 @@ pub struct Options {
 #[derive(Clone)]
 struct Grant {
     permission: Permission,
-    /// A room or a person.
+    /// A room, a person or a tool.
     whom: Option<String>,
 }
 
@@ -64,8 +65,14 @@ impl std::str::FromStr for Grant {
     }
 }
 
-const NEED_A_GRANT: [Permission; 5] =
-    [Permission::Kv, Permission::Home, Permission::Rooms, Permission::People, Permission::Llm];
+const NEED_A_GRANT: [Permission; 6] = [
+    Permission::Kv,
+    Permission::Home,
+    Permission::Rooms,
+    Permission::People,
+    Permission::Llm,
+    Permission::Tools,
+];
 
 /// Shows it, asks, and puts it where it serves.
 pub fn add(options: &Options) -> anyhow::Result<()> {
@@ -254,6 +261,7 @@ fn has(grants: &Grants, permission: Permission) -> bool {
         Permission::Llm => grants.llm,
         Permission::Rooms => !grants.rooms.is_empty(),
         Permission::People => !grants.people.is_empty(),
+        Permission::Tools => !grants.tools.is_empty(),
         Permission::Outbox | Permission::Kv | Permission::Progress | Permission::Directory => true,
     }
 }
@@ -262,6 +270,7 @@ fn example(permission: Permission) -> &'static str {
     match permission {
         Permission::Rooms => "=!abc:example.org",
         Permission::People => "=@alice:example.org",
+        Permission::Tools => "=weather.forecast",
         _ => "",
     }
 }
@@ -274,6 +283,7 @@ fn check(grant: &Grant) -> anyhow::Result<()> {
         Permission::People => {
             whom.is_some_and(|user| user == "*" || user.starts_with("*:") || UserId::parse(user).is_ok())
         }
+        Permission::Tools => whom.is_some_and(|tool| tool == "*" || is_pattern(tool)),
         _ => whom.is_none(),
     };
     ensure!(
@@ -308,7 +318,7 @@ fn ask(permission: Permission) -> anyhow::Result<Vec<Grant>> {
     if example(permission).is_empty() {
         return Ok(vec![Grant { permission, whom: None }]);
     }
-    let which = Text::new("Which? Ids with spaces between, or * for all").prompt()?;
+    let which = Text::new("Which? With spaces between, or * for all").prompt()?;
     let grants = which.split_whitespace().map(|whom| Grant { permission, whom: Some(whom.to_owned()) });
     Ok(grants.collect())
 }
