@@ -3,10 +3,12 @@
 mod deliver;
 mod delivery;
 mod handle;
+mod health;
 mod intake;
 mod invitation;
 mod ledger;
 mod serving;
+mod toolbox;
 mod typing;
 
 use std::{
@@ -15,10 +17,9 @@ use std::{
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use self::{serving::Serving, typing::Typing};
+use self::{serving::Servings, toolbox::Toolbox, typing::Typing};
 use crate::{
     addressing,
     capability::llm,
@@ -118,7 +119,8 @@ pub(crate) struct Running {
     agent: Agent,
     shared: Shared,
     identity: OnceLock<Identity>,
-    serving: ArcSwap<Serving>,
+    servings: Arc<Servings>,
+    toolbox: Arc<Toolbox>,
     lanes: Lanes,
     outbox: Arc<Outbox>,
     typing: Arc<Typing>,
@@ -143,13 +145,21 @@ impl Running {
     pub fn new(agent: Agent, shared: Shared, closing: &CancellationToken) -> Arc<Self> {
         let closing = closing.child_token();
         let (name, chat) = (agent.name.clone(), agent.chat.clone());
-        let outbox =
-            Outbox::new(name, chat.clone(), shared.journal.clone(), shared.notices.clone(), closing.clone());
+        let outbox = Outbox::new(
+            name.clone(),
+            chat.clone(),
+            shared.journal.clone(),
+            shared.notices.clone(),
+            closing.clone(),
+        );
+        let servings = Arc::new(Servings::new(name, agent.plugins.clone(), &shared));
+        let toolbox = Toolbox::new(servings.clone(), agent.grants.clone(), &shared);
         Arc::new(Self {
             agent,
             shared,
             identity: OnceLock::new(),
-            serving: ArcSwap::default(),
+            servings,
+            toolbox: Arc::new(toolbox),
             lanes: Lanes::default(),
             outbox: Arc::new(outbox),
             typing: Typing::new(chat),
@@ -181,7 +191,7 @@ impl Running {
             .notices
             .say(Notice::AgentReady { agent: self.agent.name.clone(), text: format!("serves as {user}") });
         // What is wrong with the plugins' commands is said now, and not at the first event.
-        drop(self.serving());
+        drop(self.servings.now());
         self.resume().await;
         let finished = loop {
             let batch = tokio::select! {

@@ -14,6 +14,8 @@ pub mod logging;
 pub mod outbox;
 pub mod progress;
 mod secrets;
+pub mod toolbox;
+mod work;
 
 use std::{
     collections::BTreeMap,
@@ -25,11 +27,10 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use crate::{
     command::Command,
-    effect::{Effect, Place},
+    effect::Place,
     event::{Event, Kind},
     grant::{Denied, Permissions},
     id::{AgentName, DeliveryId, EventId, PluginName, SessionId, UserId},
-    journal,
     manifest::Permission,
     secret::Secrets,
     settings::Role,
@@ -44,6 +45,7 @@ pub mod bindings {
             "parlour:plugin/kv": async | trappable,
             "parlour:plugin/llm": async | trappable,
             "parlour:plugin/outbox": async | trappable,
+            "parlour:plugin/toolbox": async | trappable,
             default: trappable,
         },
         exports: { default: async },
@@ -53,8 +55,10 @@ pub mod bindings {
 }
 
 pub use bindings::parlour::plugin::types;
+pub use work::Work;
 
 /// What is being handled, as every capability sees it.
+#[derive(Clone)]
 pub struct Handling {
     /// Whose event.
     pub agent: AgentName,
@@ -92,8 +96,12 @@ pub struct Handling {
     pub messages: Arc<dyn outbox::Messages>,
     /// What the delivery has used up, over all its attempts.
     pub spent: Arc<Spent>,
-    /// Where drafts go.
-    pub drafts: Arc<dyn progress::Sink>,
+    /// Where drafts go; nowhere in a tool.
+    pub drafts: Option<Arc<dyn progress::Sink>>,
+    /// Tools of the agent's plugins.
+    pub tools: Arc<dyn toolbox::Tools>,
+    /// In a tool: the plugins that wait for this one, the outermost first.
+    pub callers: Vec<PluginName>,
 }
 
 impl Handling {
@@ -121,21 +129,8 @@ pub struct Spent {
     pub llm: AtomicU32,
     /// HTTP requests.
     pub http: AtomicU32,
-}
-
-/// What a handler has done so far: committed if it returns ok, dropped otherwise.
-#[derive(Default)]
-pub struct Work {
-    /// What it queued.
-    pub effects: Vec<Effect>,
-    /// What it wrote, by namespace and key; none deletes.
-    pub writes: BTreeMap<(journal::Namespace, String), Option<Vec<u8>>>,
-    /// What it read of what was there before.
-    pub reads: kv::Reads,
-    before: kv::Before,
-    /// Answers of the language model that are open.
-    answering: usize,
-    written: usize,
+    /// Calls of tools.
+    pub tools: AtomicU32,
 }
 
 /// What belongs to one instance.
@@ -207,7 +202,7 @@ pub fn error(kind: types::ErrorKind, message: impl Into<String>) -> types::Error
 /// Everything that a plugin may import: ours, and WASI with nothing behind it.
 pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtime::Result<()> {
     use bindings::{
-        parlour::plugin::{directory, kv, llm, outbox, progress, secrets},
+        parlour::plugin::{directory, kv, llm, outbox, progress, secrets, toolbox},
         wasi::{config::store, logging::logging},
     };
     use wasmtime::component::HasSelf;
@@ -222,6 +217,7 @@ pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtim
     llm::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     secrets::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     directory::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    toolbox::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
 }

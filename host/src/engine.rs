@@ -18,12 +18,14 @@ use std::{
 };
 
 use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
     Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
     component::{Component, InstancePre, Linker},
 };
 use wasmtime_wasi::WasiCtx;
 
+pub(crate) use self::convert::OF_A_TOOL;
 use self::{
     admission::{Candidate, Refused, Surface},
     background::{Background, HEAD, Panicked},
@@ -35,13 +37,13 @@ pub use crate::capability::{Handling, Spent, State, Work};
 use crate::{
     capability::{
         self,
-        bindings::exports::parlour::plugin::{commands, members, messages},
+        bindings::exports::parlour::plugin::{commands, members, messages, tools},
         files::{Budgets, Files},
         http::{Http, client::Clients},
         logging::Log,
         types,
     },
-    command::Argument,
+    command::{Argument, Command},
     config,
     grant::{Denied, Permissions},
     id::{PluginName, UserId},
@@ -50,6 +52,7 @@ use crate::{
     secret::Secrets,
     settings,
     suspension::Suspension,
+    tool::Tool,
 };
 
 /// A deep recursion ends here; guests' own stacks are in their memory.
@@ -71,6 +74,8 @@ pub struct Engine {
     cache: Option<Cache>,
     limits: Limits,
     slots: Semaphore,
+    /// Of tools: their callers hold slots of their own, and nobody waits for those while they hold one.
+    tool_slots: Arc<Semaphore>,
     ticker: Ticker,
     background: Background,
     /// How plugins' requests leave.
@@ -86,6 +91,7 @@ pub struct Plugin {
     commands: Option<commands::GuestIndices>,
     messages: Option<messages::GuestIndices>,
     members: Option<members::GuestIndices>,
+    tools: Option<tools::GuestIndices>,
     /// What it may do.
     pub permissions: Arc<Permissions>,
     config: Arc<BTreeMap<String, String>>,
@@ -94,6 +100,7 @@ pub struct Plugin {
     /// What a call of it may take.
     limits: Limits,
     slots: Semaphore,
+    tool_slots: Arc<Semaphore>,
     /// What it was denied before: each is said once.
     denied: Mutex<BTreeMap<Denied, u64>>,
     /// How it has been doing for each person: nobody can switch it off for others.
@@ -129,6 +136,13 @@ pub enum Call {
     Message,
     /// Somebody came or went.
     Member,
+    /// One of its tools.
+    Tool {
+        /// Which, by the name that the plugin gives it.
+        name: String,
+        /// A JSON object that its schema allows.
+        arguments: String,
+    },
 }
 
 /// How a call ended.
@@ -138,10 +152,22 @@ pub enum End {
     Handled,
     /// Ok, and the next plugin shall have it too.
     Pass,
+    /// What a tool answered.
+    Answer(String),
     /// The guest's own error.
     Error(GuestError),
     /// It was ended.
     Fault(Fault),
+}
+
+/// How a call of a tool ended. The work is the caller's, with what the tool has added.
+pub enum Called {
+    /// As it did.
+    Ended(End, Work),
+    /// There was no room for it.
+    Busy(Work),
+    /// The host itself failed, and what the caller has done is lost.
+    Lost,
 }
 
 /// An error that a guest returned, as plain data.
@@ -153,6 +179,8 @@ pub struct GuestError {
     pub message: String,
     /// When to try again.
     pub retry_after: Option<Duration>,
+    /// The guest's own word for it.
+    pub word: types::ErrorKind,
 }
 
 /// What to do about a guest's error.
@@ -217,7 +245,8 @@ impl Engine {
         let background = Background::start()?;
         let slots = Semaphore::new(limits.instances);
         let clients = Arc::new(clients);
-        Ok(Self { inner, linker, cache, limits, slots, ticker, background, clients, notices })
+        let tool_slots = Arc::new(Semaphore::new(limits.tools));
+        Ok(Self { inner, linker, cache, limits, slots, tool_slots, ticker, background, clients, notices })
     }
 
     /// Makes a plugin of a component: compiles (or finds it compiled), links, and asks it what it
@@ -258,12 +287,18 @@ impl Engine {
             .then(|| members::GuestIndices::new(&instance))
             .transpose()
             .map_err(shape)?;
+        let tools = surface
+            .handles("tools")
+            .then(|| tools::GuestIndices::new(&instance))
+            .transpose()
+            .map_err(shape)?;
         let listing = Listing {
             plugin,
             digest,
             commands: vec![],
             messages: messages.is_some(),
             members: members.is_some(),
+            tools: vec![],
         };
         let mut loaded = Plugin {
             listing: Arc::new(listing),
@@ -271,18 +306,21 @@ impl Engine {
             commands,
             messages,
             members,
+            tools,
             permissions: Arc::new(permissions),
             config: Arc::new(config),
             secrets: Arc::new(secrets),
             budgets: Budgets::default(),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
+            tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
             denied: Mutex::default(),
             suspensions: Mutex::default(),
         };
-        let commands = self.list(&loaded).await?;
+        let (commands, tools) = self.list(&loaded).await?;
         if let Some(listing) = Arc::get_mut(&mut loaded.listing) {
             listing.commands = commands;
+            listing.tools = tools;
         }
         Ok(loaded)
     }
@@ -290,25 +328,63 @@ impl Engine {
     /// Calls a plugin, in an instance of its own. Dropping the future ends the guest at once.
     pub async fn call(self: &Arc<Self>, plugin: &Arc<Plugin>, call: Call, handling: Handling) -> (End, Work) {
         let meter = Meter::new(plugin.limits.cpu);
-        let running = self.clone().run(plugin.clone(), call, handling, meter.clone());
+        let mut work = Work::default();
+        work.begin(&handling.plugin);
+        let (engine, plugin, metered) = (self.clone(), plugin.clone(), meter.clone());
+        let running = async move {
+            let _slots = engine.slots(&plugin).await;
+            engine.run(&plugin, call, handling, work, metered).await
+        };
         let ended = self.background.run(running, || meter.used() < HEAD).await;
         ended.unwrap_or_else(|Panicked| {
             (End::Fault(Fault::Trap("the host itself failed".into())), Work::default())
         })
     }
 
-    async fn run(
-        self: Arc<Self>,
-        plugin: Arc<Plugin>,
+    /// Calls a tool of a plugin, for another one that waits and whose work goes along; as [`Self::call`] otherwise.
+    ///
+    /// It is a task of its own, so that its time is not its caller's. It waits for room no longer than [`ROOM`]: tools
+    /// that wait for tools may hold all there is.
+    pub async fn call_tool(
+        self: &Arc<Self>,
+        plugin: &Arc<Plugin>,
         call: Call,
         handling: Handling,
+        work: Work,
+    ) -> Called {
+        let room = async {
+            let of_plugin = plugin.tool_slots.clone().acquire_owned().await.ok()?;
+            Some((of_plugin, self.tool_slots.clone().acquire_owned().await.ok()?))
+        };
+        let Ok(Some(room)) = tokio::time::timeout(ROOM, room).await else { return Called::Busy(work) };
+        let (engine, plugin) = (self.clone(), plugin.clone());
+        let task = async move {
+            let meter = Meter::new(plugin.limits.cpu);
+            let (of, metered) = (engine.clone(), meter.clone());
+            let running = async move {
+                let _room = room;
+                of.run(&plugin, call, handling, work, metered).await
+            };
+            engine.background.run(running, || meter.used() < HEAD).await
+        };
+        match AbortOnDropHandle::new(tokio::spawn(task)).await {
+            Ok(Ok((end, work))) => Called::Ended(end, work),
+            Ok(Err(Panicked)) | Err(_) => Called::Lost,
+        }
+    }
+
+    async fn run(
+        &self,
+        plugin: &Plugin,
+        call: Call,
+        handling: Handling,
+        work: Work,
         meter: Arc<Meter>,
     ) -> (End, Work) {
-        let _slots = self.slots(&plugin).await;
-        let mut store = self.store(&plugin, Some(handling));
+        let mut store = self.store(plugin, Some(handling), work);
         charge(&mut store, meter.clone());
         let _ticking = self.ticker.tick();
-        let run = run(&plugin, &call, &mut store);
+        let run = run(plugin, &call, &mut store);
         let wall = plugin.limits.wall;
         let ended = tokio::time::timeout(wall, meter.measure(run)).await;
         store.data().log.finish();
@@ -321,14 +397,14 @@ impl Engine {
         for (denied, times) in state.http.denied() {
             *state.denied.entry(denied).or_default() += times;
         }
-        self.count(&plugin, std::mem::take(&mut state.denied));
+        self.count(plugin, std::mem::take(&mut state.denied));
         (end, std::mem::take(&mut state.work))
     }
 
-    /// Asks a plugin for its commands, with nothing granted; loading the other exports checks their types.
-    async fn list(&self, plugin: &Plugin) -> Result<Vec<Arc<crate::command::Command>>, Refused> {
+    /// Asks a plugin for its commands and tools, with nothing granted; loading the other exports checks their types.
+    async fn list(&self, plugin: &Plugin) -> Result<(Vec<Arc<Command>>, Vec<Arc<Tool>>), Refused> {
         let _slots = self.slots(plugin).await;
-        let mut store = self.store(plugin, None);
+        let mut store = self.store(plugin, None, Work::default());
         let meter = Meter::new(plugin.limits.cpu);
         charge(&mut store, meter.clone());
         let listing = async {
@@ -339,14 +415,21 @@ impl Engine {
             if let Some(members) = &plugin.members {
                 members.load(&mut store, &instance)?;
             }
-            match &plugin.commands {
-                Some(commands) => commands.load(&mut store, &instance)?.call_list_commands(&mut store).await,
-                None => Ok(vec![]),
-            }
+            let commands = match &plugin.commands {
+                Some(commands) => {
+                    commands.load(&mut store, &instance)?.call_list_commands(&mut store).await?
+                }
+                None => vec![],
+            };
+            let tools = match &plugin.tools {
+                Some(tools) => tools.load(&mut store, &instance)?.call_list_tools(&mut store).await?,
+                None => vec![],
+            };
+            wasmtime::Result::Ok((commands, tools))
         };
         let _ticking = self.ticker.tick();
         let listed = tokio::time::timeout(LISTING, meter.measure(listing)).await;
-        let listed = match listed {
+        let (commands, tools) = match listed {
             Err(_) => return Err(Refused::Slow(LISTING)),
             Ok(Err(error)) => {
                 store.data().log.finish();
@@ -358,7 +441,8 @@ impl Engine {
             }
             Ok(Ok(listed)) => listed,
         };
-        convert::commands(listed).map_err(Refused::Declaration)
+        let commands = convert::commands(commands).map_err(Refused::Declaration)?;
+        Ok((commands, convert::tools(tools).map_err(Refused::Declaration)?))
     }
 
     /// Counts what was denied, and says what is new.
@@ -401,7 +485,7 @@ impl Engine {
         Ok(component)
     }
 
-    fn store(&self, plugin: &Plugin, handling: Option<Handling>) -> Store<State> {
+    fn store(&self, plugin: &Plugin, handling: Option<Handling>, work: Work) -> Store<State> {
         let sealed = handling.as_ref().is_some_and(|handling| handling.event.room.encrypted);
         let log = Log::new(plugin.listing.plugin.clone(), self.notices.clone(), sealed);
         let mut table = wasmtime::component::ResourceTable::new();
@@ -425,7 +509,7 @@ impl Engine {
             http,
             files,
             secrets: plugin.secrets.clone(),
-            work: Work::default(),
+            work,
             config: plugin.config.clone(),
             denied: BTreeMap::new(),
             log,
@@ -464,6 +548,8 @@ fn charge(store: &mut Store<State>, meter: Arc<Meter>) {
 
 /// How long a plugin may take to say what it has, compiling apart.
 const LISTING: Duration = Duration::from_secs(10);
+/// How long a tool waits for room: longer than most of them run, and shorter than a person waits.
+pub const ROOM: Duration = Duration::from_secs(5);
 
 async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime::Result<End> {
     let instance = plugin.instance.instantiate_async(&mut *store).await?;
@@ -473,12 +559,12 @@ async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime
         Call::Command { name, rest, arguments } => {
             let invocation = convert::invocation(handling, name, rest, arguments);
             let guest = plugin.commands.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
-            guest.call_run(store, &invocation).await?.map(|()| End::Handled)
+            guest.call_run(&mut *store, &invocation).await?.map(|()| End::Handled)
         }
         Call::Message => {
             let message = convert::message(handling);
             let guest = plugin.messages.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
-            guest.call_on_message(store, &message).await?.map(|outcome| match outcome {
+            guest.call_on_message(&mut *store, &message).await?.map(|outcome| match outcome {
                 messages::Outcome::Handled => End::Handled,
                 messages::Outcome::Pass => End::Pass,
             })
@@ -486,10 +572,16 @@ async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime
         Call::Member => {
             let change = convert::member_change(handling);
             let guest = plugin.members.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
-            guest.call_on_member(store, &change).await?.map(|()| End::Pass)
+            guest.call_on_member(&mut *store, &change).await?.map(|()| End::Pass)
+        }
+        Call::Tool { name, arguments } => {
+            let call = convert::tool_call(handling, name, arguments);
+            let guest = plugin.tools.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
+            guest.call_call(&mut *store, &call).await?.map(|result| End::Answer(result.text))
         }
     };
-    Ok(ended.unwrap_or_else(|error: types::Error| End::Error(convert::guest_error(error))))
+    let of_a_tool = store.data().work.tool_failed;
+    Ok(ended.unwrap_or_else(|error: types::Error| End::Error(convert::guest_error(error, of_a_tool))))
 }
 
 fn features() -> Config {
@@ -504,7 +596,7 @@ fn features() -> Config {
 
 fn pooling(limits: &Limits) -> wasmtime::Result<wasmtime::Engine> {
     let mut pool = PoolingAllocationConfig::default();
-    let instances = u32::try_from(limits.instances).unwrap_or(u32::MAX);
+    let instances = u32::try_from(limits.instances + limits.tools).unwrap_or(u32::MAX);
     pool.total_component_instances(instances).total_stacks(instances);
     pool.total_core_instances(instances.saturating_mul(CORE_INSTANCES))
         .total_memories(instances.saturating_mul(MEMORIES))

@@ -8,6 +8,7 @@ use crate::{
     manifest::{Asks, Permission},
     origin::{HttpGrant, Target, address},
     settings::Grants,
+    tool,
 };
 
 /// What a plugin may remember for each agent, where nobody asks for more and nobody says less: a small database,
@@ -94,6 +95,12 @@ impl Permissions {
         Self { asks: self.asks.clone(), grants }
     }
 
+    /// Whether something is asked for at all.
+    #[must_use]
+    pub fn asks(&self, permission: Permission) -> bool {
+        self.asks.has(permission)
+    }
+
     /// What is asked and not granted at all.
     pub fn missing(&self) -> impl Iterator<Item = Permission> {
         self.asks.iter().map(|(asked, _)| asked).filter(|asked| self.holds(*asked).is_err())
@@ -120,6 +127,7 @@ impl Permissions {
             Permission::People => !self.grants.people.is_empty(),
             Permission::Http => !self.grants.http.is_empty(),
             Permission::Files => self.grants.files.is_some(),
+            Permission::Tools => !self.grants.tools.is_empty(),
         };
         if granted { Ok(()) } else { Err(Denied::NotGranted(permission)) }
     }
@@ -212,6 +220,21 @@ impl Permissions {
         self.asks.secrets.contains_key(name)
     }
 
+    /// Whether a tool may be called, by its full name; it need not exist.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn tool(&self, name: &str) -> Result<(), Denied> {
+        self.holds(Permission::Tools)?;
+        let asked = self
+            .asks
+            .tools
+            .as_ref()
+            .is_some_and(|asked| asked.names.is_empty() || tool::is_among(name, &asked.names));
+        let granted = tool::is_among(name, &self.grants.tools);
+        if asked && granted { Ok(()) } else { Err(Denied::Outside(Permission::Tools)) }
+    }
+
     /// Whether a person may be written to.
     ///
     /// # Errors
@@ -226,7 +249,7 @@ impl Permissions {
 mod tests {
     use super::*;
     use crate::{
-        manifest::{Ask, AskKv},
+        manifest::{Ask, AskKv, AskTools},
         settings::Kv,
     };
 
@@ -247,6 +270,23 @@ mod tests {
         let elsewhere = Grants { rooms: ["!b:example.org".into()].into(), ..grants };
         let permissions = Permissions::new(asks, elsewhere);
         assert_eq!(permissions.room(&room), Err(Denied::Outside(Permission::Rooms)));
+    }
+
+    #[test]
+    fn a_tool_is_named_by_the_plugin_and_by_the_operator() {
+        let may = |asked: &[&str], granted: &[&str], name: &str| {
+            let set = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+            let tools = AskTools { names: set(asked), ..AskTools::default() };
+            let asks = Asks { tools: Some(tools), ..Asks::default() };
+            Permissions::new(asks, Grants { tools: set(granted), ..Grants::default() }).tool(name).is_ok()
+        };
+        assert!(may(&[], &["*"], "weather.forecast"));
+        assert!(may(&["weather.*"], &["weather.forecast"], "weather.forecast"));
+        assert!(!may(&["weather.*"], &["*"], "files.read"), "it was not asked for");
+        assert!(!may(&[], &["weather.*"], "weather-2.forecast"));
+        assert!(!may(&[], &["weather.forecast"], "weather.history"));
+        assert!(!may(&[], &[], "weather.forecast"));
+        assert!(!may(&[], &["weather.*"], "weather"));
     }
 
     #[test]

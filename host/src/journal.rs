@@ -165,8 +165,8 @@ pub struct Contribution {
     pub plugin: Option<PluginName>,
     /// How it ended.
     pub outcome: Outcome,
-    /// What has to go out, in order; the place in this list is the effect's ordinal.
-    pub effects: Vec<Effect>,
+    /// What has to go out, each with its ordinal: one count for all contributions of a delivery.
+    pub effects: Vec<(u32, Effect)>,
     /// What to remember.
     pub writes: Vec<Write>,
     /// What the handler read, to be checked.
@@ -184,8 +184,29 @@ pub struct Commit {
     pub delivery: DeliveryId,
     /// What was done.
     pub contribution: Contribution,
+    /// What the tools did that it called, in the order of the calls: all of it stands or falls together. Their plugins
+    /// may still be asked about the event themselves.
+    pub tools: Vec<Contribution>,
     /// Nobody else will be asked: the event has ended, and its text can go.
     pub ends_event: bool,
+}
+
+impl Commit {
+    /// The delivery's own contribution, and those of tools.
+    fn contributions(&self) -> impl Iterator<Item = &Contribution> {
+        std::iter::once(&self.contribution).chain(&self.tools)
+    }
+
+    /// All effects in the order of their ordinals, and whose they are.
+    fn effects(&self) -> Vec<(u32, Option<&PluginName>, &Effect)> {
+        let each = self.contributions().flat_map(|contribution| {
+            let effects = contribution.effects.iter();
+            effects.map(|(ordinal, effect)| (*ordinal, contribution.plugin.as_ref(), effect))
+        });
+        let mut effects: Vec<_> = each.collect();
+        effects.sort_by_key(|(ordinal, ..)| *ordinal);
+        effects
+    }
 }
 
 /// An effect that was committed and not yet sent.

@@ -37,6 +37,7 @@ pub mod origin;
 pub mod settings;
 pub mod signature;
 pub mod text;
+pub mod tool;
 
 // What is decided.
 pub mod addressing;

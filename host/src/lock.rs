@@ -22,6 +22,7 @@ use crate::{
     mistake,
     origin::Pattern,
     signature::Publisher,
+    tool,
 };
 
 /// What stands above the entries.
@@ -55,7 +56,7 @@ pub struct Locked {
     /// Who signed it, where somebody did: seen for the first time, and held to from then on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub publisher: Option<Publisher>,
-    /// What it heard of: `commands`, `messages`, `members`.
+    /// What it heard of: `commands`, `messages`, `members`, `tools`.
     #[serde(default)]
     pub handles: BTreeSet<String>,
     /// What it asked for.
@@ -80,6 +81,8 @@ pub enum Beyond {
     Writes,
     /// It asks for another secret, or for one to go elsewhere.
     Secret(String),
+    /// It asks for tools that it did not ask for before.
+    Calls,
     /// It is older than what was agreed to.
     Older {
         /// Its version.
@@ -110,12 +113,14 @@ impl fmt::Display for Beyond {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Asks(permission) => write!(f, "it now asks to {} (`{permission}`)", permission.meaning()),
+            Self::Hears("tools") => f.write_str("it now has tools, which hear what other plugins give them"),
             Self::Hears(what) => write!(f, "it now hears of {what}"),
             Self::Remembers => f.write_str("it now asks to remember more (`kv`)"),
             Self::Reaches(host) => write!(f, "it now asks for {host} (`http`)"),
             Self::Methods => f.write_str("it now asks for other methods (`http`)"),
             Self::Writes => f.write_str("it now asks to write more files (`files`)"),
             Self::Secret(name) => write!(f, "it now asks for the secret {name} (`secrets`)"),
+            Self::Calls => f.write_str("it now asks to call other tools (`tools`)"),
             Self::Older { offered, agreed } => {
                 write!(f, "it is version {offered}, and {agreed} was agreed to")
             }
@@ -137,7 +142,7 @@ impl Locked {
         }
         let asked = offered.asks.iter().map(|(permission, _)| permission);
         let asks = asked.filter(|permission| !self.asks.has(*permission)).map(Beyond::Asks);
-        let hears = ["messages", "members"].into_iter();
+        let hears = ["messages", "members", "tools"].into_iter();
         let new = |what: &&str| offered.handles.contains(*what) && !self.handles.contains(*what);
         let hears = hears.filter(new).map(Beyond::Hears);
         let kv = |of: &Self| of.asks.kv.clone().unwrap_or_default();
@@ -171,6 +176,14 @@ impl Locked {
             self.asks.secrets.get(*name).is_none_or(|agreed| agreed.audience != asked.audience)
         });
         let secrets = secrets.map(|(name, _)| Beyond::Secret(name.clone()));
+        let calls = match (&self.asks.tools, &offered.asks.tools) {
+            // Where none is named, all are meant.
+            (Some(before), Some(now)) if !before.names.is_empty() => {
+                let new = |name: &String| !tool::is_among(name, &before.names);
+                (now.names.is_empty() || now.names.iter().any(new)).then_some(Beyond::Calls)
+            }
+            _ => None,
+        };
         let older = match (&offered.version, &self.version) {
             (Some(offered), Some(agreed)) if offered < agreed => {
                 Some(Beyond::Older { offered: offered.clone(), agreed: agreed.clone() })
@@ -190,6 +203,7 @@ impl Locked {
             .chain(methods)
             .chain(writes)
             .chain(secrets)
+            .chain(calls)
             .chain(older)
             .chain(publisher)
             .collect()
@@ -268,7 +282,7 @@ impl LockFile {
 mod tests {
     use super::*;
     use crate::{
-        manifest::{Ask, AskKv},
+        manifest::{Ask, AskKv, AskTools},
         signature::Key,
     };
 
@@ -303,6 +317,20 @@ mod tests {
         let mut hoards = locked("b", Some("1.2.0"), false);
         hoards.asks.kv = Some(AskKv { bytes: Some(KV.bytes + 1), ..AskKv::default() });
         assert!(beyond(&hoards).ends_with("it now asks to remember more (`kv`)"));
+        let tools = |digest: &str, names: &[&str]| {
+            let names = names.iter().map(|name| (*name).to_owned()).collect();
+            let asks = Asks { tools: Some(AskTools { names, ..AskTools::default() }), ..Asks::default() };
+            Locked { asks, ..locked(digest, None, false) }
+        };
+        for (before, now, more) in [
+            (&["weather.forecast"][..], &["weather.*"][..], true),
+            (&["weather.*"], &["weather.forecast", "weather.*"], false),
+            (&["weather.*"], &[], true),
+            (&[], &["weather.*"], false),
+        ] {
+            let beyond = tools("a", before).beyond(&tools("b", now));
+            assert_eq!(!beyond.is_empty(), more, "{before:?} {now:?}: {beyond:?}");
+        }
         assert!(locked("a", None, true).beyond(&locked("b", None, false)).is_empty());
     }
 

@@ -18,7 +18,7 @@ use crate::{
     mistake,
     origin::{Method, Pattern, Target, has_method},
     settings::CallLimits,
-    text,
+    text, tool,
 };
 
 /// How deep its tables are at the most.
@@ -66,6 +66,7 @@ pub enum Interface {
     Commands,
     Messages,
     Members,
+    Tools,
 }
 
 impl Interface {
@@ -76,6 +77,7 @@ impl Interface {
             Self::Commands => "commands",
             Self::Messages => "messages",
             Self::Members => "members",
+            Self::Tools => "tools",
         }
     }
 }
@@ -117,6 +119,9 @@ pub struct Asks {
     /// Secrets that the host puts on requests; the plugin never sees one. By name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, AskSecret>,
+    /// Call tools of other plugins.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<AskTools>,
 }
 
 /// One thing that a plugin asks for.
@@ -188,6 +193,17 @@ pub struct AskSecret {
     pub audience: Pattern,
 }
 
+/// `asks.tools`: which tools it wants to call.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AskTools {
+    /// Why, in a sentence, for whoever grants it.
+    pub reason: String,
+    /// `weather.forecast`, or `weather.*`; any, where it names none.
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    pub names: BTreeSet<String>,
+}
+
 /// What can be asked for and granted, by the name that it has in `plugin.toml` and `parlour.toml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[expect(missing_docs, reason = "as the fields of `Asks`")]
@@ -203,6 +219,7 @@ pub enum Permission {
     Http,
     Files,
     Secrets,
+    Tools,
 }
 
 impl Permission {
@@ -227,6 +244,7 @@ impl Permission {
             Self::Http => "send HTTP requests",
             Self::Files => "see the files of a folder",
             Self::Secrets => "have secrets put on its requests, without seeing them",
+            Self::Tools => "call tools of other plugins",
         }
     }
 }
@@ -245,6 +263,7 @@ impl fmt::Display for Permission {
             Self::Http => "http",
             Self::Files => "files",
             Self::Secrets => "secrets",
+            Self::Tools => "tools",
         })
     }
 }
@@ -273,6 +292,7 @@ impl Asks {
             (Permission::Http, self.http.as_ref().map(|http| http.reason.as_str())),
             (Permission::Files, self.files.as_ref().map(|files| files.reason.as_str())),
             (Permission::Secrets, (!self.secrets.is_empty()).then_some("")),
+            (Permission::Tools, self.tools.as_ref().map(|tools| tools.reason.as_str())),
         ];
         asks.into_iter().filter_map(|(permission, reason)| Some((permission, reason?)))
     }
@@ -318,6 +338,12 @@ impl Manifest {
         let kv = self.asks.kv.as_ref();
         if kv.is_some_and(|kv| (kv.bytes.is_some() || kv.keys.is_some()) && kv.reason.trim().is_empty()) {
             return Err("asks.kv needs a `reason` for its `bytes` and `keys`".into());
+        }
+        let mut names = self.asks.tools.iter().flat_map(|tools| &tools.names);
+        if let Some(name) = names.find(|name| !tool::is_pattern(name)) {
+            return Err(format!(
+                "asks.tools.names: {name:?} is neither a tool such as weather.forecast nor weather.*"
+            ));
         }
         for (permission, reason) in self.asks.iter() {
             one_line(&format!("asks.{permission}.reason"), reason)?;
@@ -381,7 +407,7 @@ fn depth(text: &str) -> usize {
 }
 
 /// Whether a schema refers to something: what that costs, nobody can tell.
-fn refers(schema: &serde_json::Value) -> bool {
+pub(crate) fn refers(schema: &serde_json::Value) -> bool {
     match schema {
         serde_json::Value::Object(object) => {
             object.iter().any(|(key, value)| key == "$ref" || key == "$dynamicRef" || refers(value))
@@ -430,6 +456,11 @@ mod tests {
         check(&format!("{HEAD}[asks.rockets]"), "unknown setting `rockets`");
         check(&format!("{HEAD}[asks.llm]"), "asks.llm needs a `reason`");
         check(&format!("{HEAD}[asks.kv]\nreason = \"a\\nb\""), "asks.kv.reason is one line");
+        check(&format!("{HEAD}[asks.tools]"), "asks.tools needs a `reason`");
+        check(
+            &format!("{HEAD}[asks.tools]\nnames = [\"roll\"]"),
+            "asks.tools.names: \"roll\" is neither a tool",
+        );
         check(&format!("{HEAD}[config]\ntype = \"rocket\""), "config is no JSON Schema");
         check(&format!("{HEAD}[config]\n\"$ref\" = \"#\""), "config is a schema without $ref");
         check(&format!("{HEAD}[asks.llm]\nreason = \"a\u{200b}b\""), "asks.llm.reason is one line");

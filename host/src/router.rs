@@ -2,12 +2,16 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use sha2::{Digest, Sha256};
+
 use crate::{
     addressing::{Addressed, Typed},
     command::{Argument, Command},
     event::{Event, Kind},
+    grant::Permissions,
     id::PluginName,
     settings::Role,
+    tool::Tool,
 };
 
 /// What one version of a plugin has.
@@ -23,6 +27,19 @@ pub struct Listing {
     pub messages: bool,
     /// It exports `members`.
     pub members: bool,
+    /// Its tools, if it exports `tools`.
+    pub tools: Vec<Arc<Tool>>,
+}
+
+/// A tool that one of an agent's plugins has.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Its full name, `weather.forecast`.
+    pub name: String,
+    /// The plugin, as it is now.
+    pub listing: Arc<Listing>,
+    /// The tool.
+    pub tool: Arc<Tool>,
 }
 
 /// What an agent's plugins have, in the order in which they are asked.
@@ -33,6 +50,8 @@ pub struct Catalogue {
     commands: BTreeMap<String, (PluginName, Arc<Command>)>,
     /// Commands that a later plugin has too, which stay with the first: the plugin and the command.
     pub shadowed: Vec<(PluginName, String)>,
+    /// By full name.
+    tools: BTreeMap<String, Offer>,
 }
 
 /// Where an event goes.
@@ -80,7 +99,42 @@ impl Catalogue {
                 }
             }
         }
-        Self { listings, commands, shadowed }
+        let offers = listings.iter().flat_map(|listing| {
+            listing.tools.iter().map(|tool| {
+                let name = format!("{}.{}", listing.plugin, tool.name);
+                (name.clone(), Offer { name, listing: listing.clone(), tool: tool.clone() })
+            })
+        });
+        let tools = offers.collect();
+        Self { listings, commands, shadowed, tools }
+    }
+
+    /// A tool by its full name.
+    #[must_use]
+    pub fn tool(&self, name: &str) -> Option<&Offer> {
+        self.tools.get(name)
+    }
+
+    /// The tools that a plugin sees, by name: what it may call, and none of its own. The number stays the same as long
+    /// as they do.
+    #[must_use]
+    pub fn toolbox(&self, of: &PluginName, permissions: &Permissions) -> (u32, Vec<&Offer>) {
+        let tools = self.tools.values();
+        let seen: Vec<&Offer> = tools
+            .filter(|offer| offer.listing.plugin != *of && permissions.tool(&offer.name).is_ok())
+            .collect();
+        let mut digest = Sha256::new();
+        for Offer { name, listing, tool } in &seen {
+            let title = tool.title.as_deref().unwrap_or_default();
+            for part in [name, &listing.digest, title, &tool.description, &tool.parameters] {
+                digest.update(part);
+                digest.update([0]);
+            }
+            digest.update([u8::from(tool.read_only)]);
+        }
+        let generation =
+            digest.finalize().iter().take(4).fold(0, |number, byte| number << 8 | u32::from(*byte));
+        (generation, seen)
     }
 
     /// Whether a command is there.

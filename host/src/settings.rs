@@ -22,6 +22,7 @@ use crate::{
     id::{AgentName, PluginName, RoomId, UserId},
     origin::HttpGrant,
     signature::{self, Publisher},
+    tool,
 };
 
 /// `parlour.toml`.
@@ -305,6 +306,8 @@ pub struct Grants {
     pub files: Option<Files>,
     /// Carry out of encrypted rooms what is said there: by whatever else is granted here.
     pub encrypted: bool,
+    /// Call these tools of other plugins: `weather.forecast`, `weather.*`, or `"*"`.
+    pub tools: BTreeSet<String>,
     /// How much it may remember, where that is not the usual.
     pub kv: Kv,
 }
@@ -333,7 +336,7 @@ pub struct Kv {
 }
 
 impl Grants {
-    /// What is written where a room or a person should be, if something is.
+    /// What is written where a room, a person or a tool should be, if something is.
     fn nonsense(&self) -> Option<String> {
         let room = |text: &&String| *text != "*" && RoomId::parse(text).is_err();
         let person = |text: &&String| *text != "*" && !text.starts_with("*:") && UserId::parse(text).is_err();
@@ -344,7 +347,14 @@ impl Grants {
             let text = self.people.iter().find(person)?;
             Some(format!("people: {text:?} is neither a user id, nor \"*:example.org\", nor \"*\""))
         };
-        rooms.or_else(people)
+        let tool = |text: &&String| *text != "*" && !tool::is_pattern(text);
+        let tools = || {
+            let text = self.tools.iter().find(tool)?;
+            Some(format!(
+                "tools: {text:?} is neither a tool such as weather.forecast, nor weather.*, nor \"*\""
+            ))
+        };
+        rooms.or_else(people).or_else(tools)
     }
 
     /// Whether a room may be written to.

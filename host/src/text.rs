@@ -30,9 +30,54 @@ pub fn unseen(c: char) -> bool {
         || ('\u{e0000}'..='\u{e007f}').contains(&c)
 }
 
+/// A text of many lines without what nobody sees, so that no words are hidden in it. A single joiner between what is
+/// seen, and an emoji's variation, stay: some scripts need them, and 👩‍🚀.
+#[must_use]
+pub fn visible(text: &str) -> String {
+    let varies = |c: char| matches!(c, '\u{fe00}'..='\u{fe0f}' | '\u{e0100}'..='\u{e01ef}');
+    let mut seen = String::with_capacity(text.len());
+    let mut before = '\n';
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let keep = match c {
+            '\n' | '\t' => true,
+            '\u{fe0f}' => !unseen(before) && !varies(before),
+            '\u{200c}' | '\u{200d}' => {
+                let joined = |c: char| !c.is_ascii() && !unseen(c);
+                joined(before) && chars.peek().is_some_and(|next| joined(*next) && !varies(*next))
+            }
+            _ => !unseen(c) && !varies(c),
+        };
+        if keep {
+            seen.push(c);
+            before = c;
+        }
+    }
+    seen
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_nobody_sees_is_taken_out() {
+        let hidden: String = "ignore".chars().map(|c| char::from_u32(0xe0000 + c as u32).unwrap()).collect();
+        for (text, expected) in [
+            ("two\r\nlines\tand a tab", "two\nlines\tand a tab"),
+            (&format!("a{hidden}b"), "ab"),
+            ("a\u{200b}b\u{202e}c\u{feff}\u{1b}[2J", "abc[2J"),
+            ("a\u{200d}b \u{200c}", "ab "),
+            (
+                "👩\u{200d}🚀 ❤\u{fe0f} ❤\u{fe0f}\u{200d}🔥 می\u{200c}خواهم",
+                "👩\u{200d}🚀 ❤\u{fe0f} ❤\u{fe0f}\u{200d}🔥 می\u{200c}خواهم",
+            ),
+            ("é\u{200d}\u{200c}\u{200d}è", "é\u{200d}è"),
+            ("é\u{fe0f}\u{fe0f}\u{fe01}\u{e0101}", "é\u{fe0f}"),
+        ] {
+            assert_eq!(visible(text), expected, "{text:?}");
+        }
+    }
 
     #[test]
     fn a_line_is_bounded() {

@@ -8,4 +8,5 @@ export * as llm from "./llm.js";
 export * as log from "./log.js";
 export * as outbox from "./outbox.js";
 export * as progress from "parlour:plugin/progress@0.1.0";
+export * as toolbox from "./toolbox.js";
 export { error } from "./error.js";

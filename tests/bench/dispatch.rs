@@ -8,9 +8,9 @@
 
 mod bare;
 mod dispatch_chat;
-#[path = "../it/tools.rs"]
+#[path = "../it/installed.rs"]
 #[expect(dead_code, reason = "the tests need more tools")]
-mod tools;
+mod installed;
 
 use std::{
     path::Path,
@@ -64,8 +64,8 @@ fn components() -> Result<Vec<Language>> {
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let languages = [
         ("Rust", "plugins/echo", None),
-        ("JavaScript", "tests/bench/javascript", Some(tools::node_modules()?.join(".bin"))),
-        ("Python", "tests/bench/python", tools::componentize_py()?.parent().map(Path::to_owned)),
+        ("JavaScript", "tests/bench/javascript", Some(installed::node_modules()?.join(".bin"))),
+        ("Python", "tests/bench/python", installed::componentize_py()?.parent().map(Path::to_owned)),
     ];
     let folder = tempfile::tempdir()?;
     let mut components = Vec::new();

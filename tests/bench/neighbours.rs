@@ -6,9 +6,9 @@
 #[path = "../it/guests.rs"]
 #[expect(dead_code, clippy::unwrap_used, reason = "they are the tests', which need more of them")]
 mod guests;
-#[path = "../it/tools.rs"]
+#[path = "../it/installed.rs"]
 #[expect(dead_code, reason = "the tests need more tools")]
-mod tools;
+mod installed;
 
 use std::time::{Duration, Instant};
 

@@ -7,7 +7,7 @@ use std::{
     sync::{Arc, Mutex, OnceLock, PoisonError},
 };
 
-use crate::tools;
+use crate::installed;
 
 /// The checkout.
 pub fn checkout() -> PathBuf {
@@ -141,8 +141,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 /// `parlour build`, with the tools of the other languages on its path.
 pub fn build_command(folder: &Path, out: &Path) -> Command {
-    let python = tools::componentize_py().unwrap_or_else(|error| panic!("{error:#}"));
-    let node = tools::node_modules().unwrap_or_else(|error| panic!("{error:#}"));
+    let python = installed::componentize_py().unwrap_or_else(|error| panic!("{error:#}"));
+    let node = installed::node_modules().unwrap_or_else(|error| panic!("{error:#}"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let ours = [python.parent().unwrap().to_owned(), node.join(".bin")];
     let path = std::env::join_paths(ours.into_iter().chain(std::env::split_paths(&path))).unwrap();

@@ -63,14 +63,116 @@ class Commands(exports.Commands):
 "#;
 
 fn drawing(language: &str, main: &str, source: &str) -> std::sync::Arc<[u8]> {
+    plugin(language, main, source, "\"commands\"")
+}
+
+fn plugin(language: &str, main: &str, source: &str, handles: &str) -> std::sync::Arc<[u8]> {
     let folder = tempfile::tempdir().unwrap();
     let manifest = format!(
-        "name = \"draw-{language}\"\nversion = \"0.1.0\"\ndescription = \"Draws\"\nmain = \"{main}\"\nhandles = [\"commands\"]\n"
+        "name = \"in-{language}\"\nversion = \"0.1.0\"\ndescription = \"\"\nmain = \"{main}\"\nhandles = [{handles}]\n\
+         [asks.outbox]\n[asks.tools]\nreason = \"To be tried\"\n"
     );
     std::fs::write(folder.path().join("plugin.toml"), manifest).unwrap();
     std::fs::write(folder.path().join(main), source).unwrap();
     crate::guests::built(folder.path())
 }
+
+/// Each calls a tool in Rust, and has one that is called from Rust.
+#[tokio::test]
+async fn every_language_calls_tools_of_others_and_has_some() {
+    let javascript = plugin("javascript", "plugin.js", LOUD_JAVASCRIPT, "\"commands\", \"tools\"");
+    let python = plugin("python", "plugin.py", LOUD_PYTHON, "\"commands\", \"tools\"");
+    for (language, loud) in [("javascript", javascript), ("python", python)] {
+        let tools = || granted(Grants { tools: ["*".to_owned()].into(), ..Grants::default() });
+        let stage = Stage::start(&[("handy", guest("handy")), ("loud", loud)], |builder| {
+            let builder = builder.plugin_settings("handy".parse().unwrap(), tools());
+            builder.plugin_settings("loud".parse().unwrap(), tools())
+        })
+        .await;
+        assert_eq!(stage.ask(r#"/use loud.shout {"text":"hé!"}"#).await, "HÉ!", "{language}");
+        let refused = "ErrorKind::Denied (tool): loud.shout: say something";
+        assert_eq!(stage.ask(r#"/use loud.shout {"text":""}"#).await, refused, "{language}");
+        let unfit = stage.ask("/use loud.shout").await;
+        assert!(
+            unfit.contains("loud.shout: arguments: \"text\" is a required property"),
+            "{language}: {unfit}"
+        );
+        assert_eq!(stage.ask("/ask hello").await, "handy.answer says hello", "{language}");
+        assert_eq!(stage.ask("/refused").await, "denied, tool", "{language}");
+        let there = stage.ask("/there").await;
+        assert!(there.starts_with("handy.answer ") && !there.contains("loud."), "{language}: {there}");
+    }
+}
+
+const LOUD_JAVASCRIPT: &str = r#"
+import { error, outbox, toolbox } from "parlour-plugin";
+
+const text = { name: "text", description: "What", schema: '{"type":"string"}', required: true };
+const command = (name, ...parameters) => ({ name, description: name, parameters, role: "user" });
+
+export const commands = {
+  listCommands: () => [command("ask", text), command("refused"), command("there")],
+  run({ name, rest }) {
+    if (name === "there") outbox.say(toolbox.tools().map((tool) => tool.name).join(" "));
+    if (name === "ask") {
+      const { tool, untrusted } = toolbox.call("handy.answer", { text: rest });
+      outbox.say(`${tool} says ${untrusted}`);
+    }
+    if (name === "refused") {
+      try {
+        toolbox.call("handy.refuse");
+      } catch (caught) {
+        outbox.say(`${caught.payload.kind}, ${caught.payload.code}`);
+      }
+    }
+  },
+};
+
+const parameters = JSON.stringify({ type: "object", properties: { text: { type: "string" } }, required: ["text"] });
+
+export const tools = {
+  listTools: () => [{ name: "shout", description: "Shouts", parameters, readOnly: true }],
+  call(call) {
+    const { text } = JSON.parse(call.arguments);
+    if (text === "") throw error("denied", "say something");
+    return { text: text.toUpperCase() };
+  },
+};
+"#;
+
+const LOUD_PYTHON: &str = r#"
+import json
+from parlour_plugin import outbox, toolbox
+from parlour_plugin.types import Err, ErrorKind, command, error, parameter, tool
+from wit_world import exports
+from wit_world.exports.tools import ToolCall, ToolResult
+
+class Commands(exports.Commands):
+    def list_commands(self):
+        return [command("ask", "Asks", parameter("text", "What")), command("refused", "Is"), command("there", "Is")]
+
+    def run(self, call) -> None:
+        if call.name == "there":
+            outbox.say(" ".join(tool.name for tool in toolbox.tools()))
+        if call.name == "ask":
+            output = toolbox.call("handy.answer", text=call.rest)
+            outbox.say(f"{output.tool} says {output.untrusted}")
+        if call.name == "refused":
+            try:
+                toolbox.call("handy.refuse")
+            except Err as refused:
+                outbox.say(f"{refused.value.kind.name.lower()}, {refused.value.code}")
+
+class Tools(exports.Tools):
+    def list_tools(self):
+        return [tool("shout", "Shouts", {"text": {"type": "string"}}, required=["text"], read_only=True)]
+
+    def call(self, call: ToolCall) -> ToolResult:
+        text = json.loads(call.arguments)["text"]
+        if not text:
+            raise error(ErrorKind.DENIED, "say something")
+        return ToolResult(text.upper(), None)
+"#;
 
 #[tokio::test]
 async fn assistant_in_python_says_that_there_is_no_model() {

@@ -11,12 +11,12 @@
 // The harness.
 mod guests;
 mod host;
+mod installed;
 mod model;
 mod person;
 mod registry;
 mod stage;
 mod synapse;
-mod tools;
 mod web;
 
 // What an agent says and does, in rooms in memory.
@@ -35,6 +35,8 @@ mod files;
 mod publishers;
 // Where it was pulled from.
 mod oci;
+// What one plugin has and another calls.
+mod tools;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;

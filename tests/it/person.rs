@@ -29,9 +29,9 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::sync::{oneshot, watch};
 
+use crate::installed;
 use crate::synapse::api::PASSWORD;
 use crate::synapse::{Api, NewRoom, Synapse, tail, temporary, unique};
-use crate::tools;
 
 mod say;
 pub mod seen;
@@ -81,7 +81,7 @@ impl Person {
 
     /// Another device of an account that exists.
     pub async fn login(synapse: &Synapse, user: &str, password: &str) -> Result<Person> {
-        let python = tokio::task::spawn_blocking(tools::nio).await??;
+        let python = tokio::task::spawn_blocking(installed::nio).await??;
         let folder = temporary("parlour-person-")?;
         let program = folder.path().join("person.py");
         fs::write(&program, include_str!("../people/person.py"))?;

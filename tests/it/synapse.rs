@@ -17,7 +17,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
-use crate::tools;
+use crate::installed;
 
 pub mod api;
 mod config;
@@ -66,7 +66,7 @@ impl Synapse {
 
     /// A server of this test's own.
     pub async fn start(options: Options) -> Result<Synapse> {
-        let python = tokio::task::spawn_blocking(tools::synapse).await??;
+        let python = tokio::task::spawn_blocking(installed::synapse).await??;
         let folder = temporary("parlour-synapse-")?;
         let port = free_port()?;
         config::write(folder.path(), port, &options).context("writing Synapse's settings")?;

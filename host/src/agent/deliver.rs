@@ -8,6 +8,7 @@ use std::{
 use super::{
     AGAIN, Running,
     delivery::{Asked, Conclusion, Delivery, STOPPED, Shown, place},
+    health,
     ledger::FromJournal,
     lock,
 };
@@ -15,8 +16,8 @@ use crate::{
     draft::{Destination, Drafts},
     effect::{Effect, EffectId, MessageRef, Target},
     engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Spent, Work},
-    journal::{Commit, Error, Outcome, Read, Write},
-    notice::{Notice, Words},
+    journal::{Commit, Error, Outcome},
+    notice::Notice,
 };
 
 /// A handler whose reads were overtaken runs again, so often; the others in its way have got on meanwhile.
@@ -57,7 +58,7 @@ impl Running {
             {
                 if again == FIRST_AGAIN {
                     let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
-                    let reason = words(&delivery, error.message.clone());
+                    let reason = health::words(&delivery.waiting.event, error.message.clone());
                     self.shared.notices.say(Notice::PluginWaits { plugin, agent, reason });
                 }
                 again = (again * 2).min(LAST_AGAIN);
@@ -68,19 +69,23 @@ impl Running {
                 }
                 continue;
             }
-            self.judge_health(&delivery, plugin, end.as_ref());
-            let (conclusion, reads) = self.conclude(&delivery, end, work, &shown).await;
-            let (passed, said) = (conclusion.passed, !conclusion.effects.is_empty());
-            match self.commit(delivery.commit(conclusion, reads)).await {
+            if let Some(end) = &end {
+                health::report(&self.shared.notices, plugin, &self.agent.name, &delivery.waiting.event, end);
+                health::judge(&self.shared.notices, plugin, sender, end);
+            }
+            let conclusion = self.conclude(&delivery, end, work, &shown).await;
+            let (passed, said) = (conclusion.passed, conclusion.says());
+            match self.commit(delivery.commit(conclusion)).await {
                 Ok(()) if passed => return Asked::Passed { said },
                 Ok(()) => return Asked::Handled,
                 Err(Error::Conflict) if conflicts < CONFLICTS => conflicts += 1,
                 Err(Error::Conflict) => {
-                    self.faulted(&delivery, "what it reads changes faster than it runs".into(), None);
+                    let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
+                    let fault = "what it reads changes faster than it runs".into();
+                    self.shared.notices.say(Notice::PluginFaulted { plugin, agent, fault, said: None });
                     let line = "too much is going on here; please try again".into();
                     let conclusion = delivery.badly(Outcome::Faulted, line, &shown);
-                    // It has read nothing, so that nothing can have changed.
-                    return match self.commit(delivery.commit(conclusion, vec![])).await {
+                    return match self.commit(delivery.commit(conclusion)).await {
                         Ok(()) if delivery.goes_on() => Asked::Passed { said: true },
                         Ok(()) => Asked::Handled,
                         Err(_) => Asked::Interrupted,
@@ -98,9 +103,9 @@ impl Running {
         let shown = Shown { drafted: false, text: None };
         let conclusion = delivery.badly(Outcome::Refused, line, &shown);
         // A message that is not addressed to the agent gets no such line, and may be another plugin's.
-        let passed = conclusion.passed || conclusion.effects.is_empty();
+        let passed = conclusion.passed || !conclusion.says();
         let conclusion = Conclusion { passed, ..conclusion };
-        match self.commit(delivery.commit(conclusion, vec![])).await {
+        match self.commit(delivery.commit(conclusion)).await {
             Ok(()) if passed => Asked::Passed { said: false },
             Ok(()) => Asked::Handled,
             Err(_) => Asked::Interrupted,
@@ -134,40 +139,34 @@ impl Running {
         Some(ended.map_or_else(|| (None, Work::default()), |(end, work)| (Some(end), work)))
     }
 
-    /// What is to be committed, and on what condition.
+    /// What is to be committed.
     async fn conclude(
         &self,
         delivery: &Delivery<'_>,
         end: Option<End>,
         work: Work,
         shown: &Shown,
-    ) -> (Conclusion, Vec<Read>) {
-        let conclusion = match end {
-            Some(End::Handled | End::Pass) => {
-                let effects = self.settled(delivery, work.effects, shown.drafted).await;
-                let writes = work.writes.into_iter();
-                let writes =
-                    writes.map(|((namespace, key), value)| Write { namespace, key, value }).collect();
+    ) -> Conclusion {
+        match end {
+            Some(End::Handled | End::Pass | End::Answer(_)) => {
                 let passed = matches!(end, Some(End::Pass));
-                let conclusion = Conclusion { outcome: Outcome::Done, effects, writes, passed };
-                return (conclusion, work.reads.into_journal());
+                let Some((own, tools)) = work.into_contributions() else {
+                    return delivery.badly(Outcome::Faulted, DID_NOT_WORK.into(), shown);
+                };
+                let conclusion = Conclusion { own, tools, passed };
+                self.settled(delivery, conclusion, shown.drafted).await
             }
             Some(End::Error(GuestError { kind, message, .. })) => {
                 if kind == GuestErrorKind::Failed {
-                    self.faulted(delivery, "its own error".into(), Some(message));
                     delivery.badly(Outcome::Faulted, DID_NOT_WORK.into(), shown)
                 } else {
                     let line = message.lines().next().filter(|line| !line.trim().is_empty());
                     delivery.badly(Outcome::Refused, line.unwrap_or(DID_NOT_WORK).to_owned(), shown)
                 }
             }
-            Some(End::Fault(fault)) => {
-                self.faulted(delivery, fault.to_string(), None);
-                delivery.badly(Outcome::Faulted, format!("stopped: {fault}"), shown)
-            }
+            Some(End::Fault(fault)) => delivery.badly(Outcome::Faulted, format!("stopped: {fault}"), shown),
             None => delivery.badly(Outcome::Cancelled, STOPPED.into(), shown),
-        };
-        (conclusion, vec![])
+        }
     }
 
     /// Commits, however often the storage fails, and sends what is to be sent.
@@ -215,15 +214,14 @@ impl Running {
             session: waiting.session.clone(),
             home,
             commands: delivery.serving.catalogue.commands(delivery.role).cloned().collect(),
-            permissions: match self.agent.grants.get(&delivery.plugin) {
-                Some(grants) => Arc::new(plugin.permissions.with(grants.clone())),
-                None => plugin.permissions.clone(),
-            },
+            permissions: self.toolbox.permissions(plugin),
             kv: journal.clone(),
             messages: journal,
             llm: self.shared.llm.clone(),
-            drafts,
+            drafts: Some(drafts),
             spent,
+            tools: self.toolbox.clone(),
+            callers: vec![],
         }
     }
 
@@ -244,10 +242,10 @@ impl Running {
         self.journalled(|| self.shared.journal.drafted(agent, id)).await.is_some()
     }
 
-    /// A handler's effects, with its draft in mind: the first message takes its place, or it is removed.
-    async fn settled(&self, delivery: &Delivery<'_>, mut effects: Vec<Effect>, drafted: bool) -> Vec<Effect> {
+    /// With its draft in mind: the first message takes its place, or it is removed.
+    async fn settled(&self, delivery: &Delivery<'_>, mut done: Conclusion, drafted: bool) -> Conclusion {
         let mut taken = false;
-        for effect in &mut effects {
+        for (_, effect) in &mut done.own.effects {
             if let Effect::Send { takes_draft, .. } = effect {
                 *takes_draft &= drafted;
                 taken |= *takes_draft;
@@ -259,41 +257,11 @@ impl Running {
                 // Its event may not be known yet: the answer was lost, or the host ended before it came.
                 let message = MessageRef::Effect(EffectId { delivery: id.clone(), ordinal: None });
                 let to = Target::Place(place(&delivery.waiting.event));
-                effects.push(Effect::Redact { to, message, reason: None });
+                let all = std::iter::once(&done.own).chain(&done.tools);
+                let next = all.flat_map(|of| &of.effects).map(|(ordinal, _)| ordinal + 1).max().unwrap_or(0);
+                done.own.effects.push((next, Effect::Redact { to, message, reason: None }));
             }
         }
-        effects
+        done
     }
-
-    /// Suspends a plugin that faults again and again, and says so once.
-    fn judge_health(&self, delivery: &Delivery<'_>, plugin: &Plugin, end: Option<&End>) {
-        let (name, sender) = (&delivery.plugin, &delivery.waiting.event.sender.id);
-        let now = Instant::now();
-        let news = match end {
-            // Somebody has stopped it: nothing is known.
-            None => None,
-            Some(End::Fault(_) | End::Error(GuestError { kind: GuestErrorKind::Failed, .. })) => {
-                let rest = plugin.suspension(sender, |of| of.faulted(now));
-                rest.map(|rest| Notice::PluginSuspended { plugin: name.clone(), whom: sender.clone(), rest })
-            }
-            Some(_) => {
-                let resumed = plugin.suspension(sender, |of| of.ended_well(now));
-                resumed.then(|| Notice::PluginResumed { plugin: name.clone(), whom: sender.clone() })
-            }
-        };
-        if let Some(news) = news {
-            self.shared.notices.say(news);
-        }
-    }
-
-    fn faulted(&self, delivery: &Delivery<'_>, fault: String, said: Option<String>) {
-        let said = said.map(|said| words(delivery, said));
-        let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
-        self.shared.notices.say(Notice::PluginFaulted { plugin, agent, fault, said });
-    }
-}
-
-/// What a plugin says of an event.
-fn words(delivery: &Delivery<'_>, text: String) -> Words {
-    Words { text, sealed: delivery.waiting.event.room.encrypted }
 }

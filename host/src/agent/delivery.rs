@@ -11,7 +11,7 @@ use crate::{
     engine::Call,
     event::{Event, Kind},
     id::{AgentName, DeliveryId, PluginName},
-    journal::{Commit, Contribution, Outcome, Read, Write},
+    journal::{Commit, Contribution, Outcome},
     lane::Waiting,
     settings::Role,
 };
@@ -46,11 +46,19 @@ pub struct Shown {
 
 /// How a delivery ends.
 pub struct Conclusion {
-    pub outcome: Outcome,
-    pub effects: Vec<Effect>,
-    pub writes: Vec<Write>,
+    /// What the plugin itself did.
+    pub own: Contribution,
+    /// What the tools did that it called.
+    pub tools: Vec<Contribution>,
     /// The next plugin is asked.
     pub passed: bool,
+}
+
+impl Conclusion {
+    /// Whether anything is done that a person may notice.
+    pub fn says(&self) -> bool {
+        !self.own.effects.is_empty() || self.tools.iter().any(|tool| !tool.effects.is_empty())
+    }
 }
 
 /// Whether the next plugin shall be asked.
@@ -66,14 +74,14 @@ pub enum Asked {
 
 impl Delivery<'_> {
     /// For the journal.
-    pub fn commit(&self, conclusion: Conclusion, reads: Vec<Read>) -> Commit {
-        let Conclusion { outcome, effects, writes, passed } = conclusion;
-        let plugin = Some(self.plugin.clone());
+    pub fn commit(&self, conclusion: Conclusion) -> Commit {
+        let Conclusion { own, tools, passed } = conclusion;
         Commit {
             agent: self.agent.clone(),
             sequence: self.waiting.sequence,
             delivery: self.id.clone(),
-            contribution: Contribution { plugin, outcome, effects, writes, reads },
+            contribution: own,
+            tools,
             ends_event: self.last || !passed,
         }
     }
@@ -81,7 +89,11 @@ impl Delivery<'_> {
     /// Of a delivery that did not end well nothing is kept, and the person is told.
     pub fn badly(&self, outcome: Outcome, line: String, shown: &Shown) -> Conclusion {
         let passed = self.goes_on() && outcome != Outcome::Cancelled;
-        Conclusion { outcome, effects: self.lines(line, shown), writes: vec![], passed }
+        let effects = (0..).zip(self.lines(line, shown)).collect();
+        let plugin = Some(self.plugin.clone());
+        // It has read nothing, so that nothing can have changed.
+        let own = Contribution { plugin, outcome, effects, writes: vec![], reads: vec![] };
+        Conclusion { own, tools: vec![], passed }
     }
 
     /// Every plugin hears of a member, whatever becomes of the others.
@@ -100,7 +112,7 @@ impl Delivery<'_> {
             {
                 capitalised(&line)
             }
-            Call::Message | Call::Member => return vec![],
+            Call::Message | Call::Member | Call::Tool { .. } => return vec![],
         };
         let text = match &shown.text {
             Some(partial) => below(partial, &line),

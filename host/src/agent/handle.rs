@@ -28,7 +28,7 @@ impl Running {
         // Who invites an admin is none.
         let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
         let addressed = self.addressed(&waiting.event);
-        let serving = self.serving();
+        let serving = self.servings.now();
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
         let (plugins, call) = match route {
             Route::Stop => return self.end(waiting).await,
@@ -101,13 +101,19 @@ impl Running {
 
     async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>) {
         let delivery = delivery_id(&self.agent.name, &waiting.event, None);
-        let contribution =
-            Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
+        let contribution = Contribution {
+            plugin: None,
+            outcome: Outcome::Done,
+            effects: (0..).zip(effects).collect(),
+            writes: vec![],
+            reads: vec![],
+        };
         let commit = Commit {
             agent: self.agent.name.clone(),
             sequence: waiting.sequence,
             delivery,
             contribution,
+            tools: vec![],
             ends_event: true,
         };
         // The host reads nothing that could have changed.

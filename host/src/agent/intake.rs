@@ -67,7 +67,7 @@ impl Running {
     fn judge(&self, event: Event) -> Arrival {
         let addressed = self.addressed(&event);
         let known =
-            addressed.command.as_ref().is_some_and(|typed| self.serving().catalogue.knows(&typed.name));
+            addressed.command.as_ref().is_some_and(|typed| self.servings.now().catalogue.knows(&typed.name));
         let verdict = gate::authorize(self.policy(&lock(&self.shared.accounts)), &event, &addressed, known);
         let session = session::of(&event, &self.agent.behaviour);
         Arrival { event, verdict, session }

@@ -5,22 +5,46 @@ use std::{
     sync::Arc,
 };
 
-use super::Running;
-use crate::{engine::Plugin, id::PluginName, router::Catalogue};
+use arc_swap::ArcSwap;
+
+use super::Shared;
+use crate::{
+    engine::Plugin,
+    id::{AgentName, PluginName},
+    notice::{Notice, Notices},
+    registry::Registry,
+    router::Catalogue,
+};
 
 /// What an agent's plugins have, at one moment.
 #[derive(Default)]
 pub(super) struct Serving {
     generation: Option<u64>,
-    pub catalogue: Catalogue,
+    pub catalogue: Arc<Catalogue>,
     pub plugins: HashMap<PluginName, Arc<Plugin>>,
 }
 
-impl Running {
-    /// What the plugins of this agent have now.
-    pub(super) fn serving(&self) -> Arc<Serving> {
-        let loaded = self.shared.registry.loaded();
-        let serving = self.serving.load_full();
+/// What an agent's plugins have, whenever somebody asks.
+pub(super) struct Servings {
+    agent: AgentName,
+    /// Which plugins serve it, as the settings say.
+    listed: Vec<String>,
+    registry: Arc<Registry>,
+    notices: Notices,
+    last: ArcSwap<Serving>,
+}
+
+impl Servings {
+    /// Nothing has been asked yet.
+    pub fn new(agent: AgentName, listed: Vec<String>, shared: &Shared) -> Self {
+        let (registry, notices) = (shared.registry.clone(), shared.notices.clone());
+        Self { agent, listed, registry, notices, last: ArcSwap::default() }
+    }
+
+    /// What they have now.
+    pub fn now(&self) -> Arc<Serving> {
+        let loaded = self.registry.loaded();
+        let serving = self.last.load_full();
         if serving.generation == Some(loaded.generation) {
             return serving;
         }
@@ -34,17 +58,19 @@ impl Running {
         }
         let catalogue = Catalogue::new(listings);
         for (plugin, command) in &catalogue.shadowed {
-            self.say(format!("/{command} of plugin {plugin} is not used: another plugin before it has one"));
+            let text = format!("/{command} of plugin {plugin} is not used: another plugin before it has one");
+            self.notices.say(Notice::Agent { agent: self.agent.clone(), text });
         }
+        let catalogue = Arc::new(catalogue);
         let serving = Arc::new(Serving { generation: Some(loaded.generation), catalogue, plugins });
-        self.serving.store(serving.clone());
+        self.last.store(serving.clone());
         serving
     }
 
     fn ordered<'a>(&self, loaded: impl Iterator<Item = &'a PluginName>) -> Vec<PluginName> {
-        let named = |name: &PluginName| self.agent.plugins.iter().any(|listed| listed == name.as_str());
+        let named = |name: &PluginName| self.listed.iter().any(|listed| listed == name.as_str());
         let others: Vec<PluginName> = loaded.filter(|name| !named(name)).cloned().collect();
-        let listed = self.agent.plugins.iter().flat_map(|listed| {
+        let listed = self.listed.iter().flat_map(|listed| {
             if listed == "*" { others.clone() } else { PluginName::parse(listed).into_iter().collect() }
         });
         let mut seen = BTreeSet::new();

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use async_trait::async_trait;
 
 use super::{
-    State,
+    Handling, State, Work,
     bindings::parlour::plugin::kv::{Host, Scope},
     error,
     types::{Error, ErrorKind},
@@ -36,10 +36,10 @@ pub trait Source: Send + Sync {
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, journal::Error>;
 }
 
-/// How much a plugin remembered before this handler, as far as it had to be looked at.
+/// How much plugins remembered before this handler, as far as it had to be looked at.
 #[derive(Default)]
 pub struct Before {
-    usage: Option<Usage>,
+    usage: BTreeMap<PluginName, Usage>,
     /// Bytes of key and value that writes replace, where the quota is near.
     replaced: BTreeMap<(Namespace, String), Option<u64>>,
 }
@@ -127,7 +127,7 @@ impl State {
 
     async fn read_at(&mut self, namespace: Namespace, key: &str) -> Result<Option<Vec<u8>>, Error> {
         let at = (namespace, valid(key)?);
-        if let Some(written) = self.work.writes.get(&at) {
+        if let Some(written) = self.work.get(&at) {
             return Ok(written.clone());
         }
         if !self.work.reads.keys.contains_key(&at) {
@@ -174,55 +174,16 @@ impl State {
         if self.work.written + cost > WRITES {
             return Err(error(ErrorKind::TooLarge, "one delivery writes at most 4 MiB"));
         }
-        let before = self.work.writes.insert(at.clone(), value);
-        if let Err(full) = self.fits(cost).await {
-            match before {
-                Some(before) => self.work.writes.insert(at, before),
-                None => self.work.writes.remove(&at),
-            };
+        let written = self.work.set(at.clone(), value);
+        let mut before = std::mem::take(&mut self.work.before);
+        let fits = fits(self.handling()?, &self.work, &mut before, cost).await;
+        self.work.before = before;
+        if let Err(full) = fits {
+            self.work.unset(at, written);
             return Err(full);
         }
         self.work.written += cost;
         Ok(())
-    }
-
-    /// Whether what is written fits the plugin's quota; where it does not grow, it always does. Handlers that run side
-    /// by side do not see each other's writes: together they may go beyond by what each may write.
-    async fn fits(&mut self, cost: usize) -> Result<(), Error> {
-        let handling = self.handling()?;
-        let (quota, source) = (handling.permissions.quota(), handling.kv.clone());
-        let usage = if let Some(usage) = self.work.before.usage {
-            usage
-        } else {
-            let usage = source.usage(&handling.agent, &handling.plugin).await;
-            *self.work.before.usage.insert(usage.map_err(|failed| unavailable(&failed))?)
-        };
-        // As if all of it were new.
-        let most = (self.work.written + cost) as u64;
-        if usage.bytes + most <= quota.bytes && usage.keys + self.work.writes.len() as u64 <= quota.keys {
-            return Ok(());
-        }
-        let mut after = usage;
-        for (at, value) in &self.work.writes {
-            let replaced = if let Some(replaced) = self.work.before.replaced.get(at) {
-                *replaced
-            } else {
-                let stored = source.get(&at.0, &at.1).await.map_err(|failed| unavailable(&failed))?;
-                let replaced = stored.map(|stored| (at.1.len() + stored.value.len()) as u64);
-                self.work.before.replaced.insert(at.clone(), replaced);
-                replaced
-            };
-            let written = value.as_ref().map(|value| (at.1.len() + value.len()) as u64);
-            after.bytes = (after.bytes + written.unwrap_or(0)).saturating_sub(replaced.unwrap_or(0));
-            after.keys =
-                (after.keys + u64::from(written.is_some())).saturating_sub(u64::from(replaced.is_some()));
-        }
-        let fits = |now: u64, before: u64, quota: u64| now <= quota || now <= before;
-        if fits(after.bytes, usage.bytes, quota.bytes) && fits(after.keys, usage.keys, quota.keys) {
-            return Ok(());
-        }
-        let line = format!("this plugin remembers at most {} bytes and {} keys", quota.bytes, quota.keys);
-        Err(error(ErrorKind::TooLarge, line))
     }
 
     async fn list(&mut self, scope: Scope, query: KeyQuery) -> Result<Vec<String>, Error> {
@@ -252,7 +213,7 @@ impl State {
         // What this handler deleted may stand among the first, so that many more are asked for.
         let ours: Vec<(String, bool)> = self
             .work
-            .writes
+            .writes_of(&namespace.plugin)
             .iter()
             .filter(|((of, key), _)| *of == namespace && selects(&query, key))
             .map(|((_, key), value)| (key.clone(), value.is_some()))
@@ -308,6 +269,45 @@ impl State {
         let seals = handling.permissions.carries(Permission::Kv).is_err();
         Ok(Layers { sealed, clear: of(clear), seals })
     }
+}
+
+/// Whether what is written fits the plugin's quota; where it does not grow, it always does. Handlers that run side
+/// by side do not see each other's writes: together they may go beyond by what each may write.
+async fn fits(handling: &Handling, work: &Work, before: &mut Before, cost: usize) -> Result<(), Error> {
+    let (quota, source) = (handling.permissions.quota(), &handling.kv);
+    let usage = if let Some(usage) = before.usage.get(&handling.plugin) {
+        *usage
+    } else {
+        let usage = source.usage(&handling.agent, &handling.plugin).await;
+        let usage = usage.map_err(|failed| unavailable(&failed))?;
+        *before.usage.entry(handling.plugin.clone()).or_insert(usage)
+    };
+    let writes = work.writes_of(&handling.plugin);
+    // As if all of it were new.
+    let most = (work.written + cost) as u64;
+    if usage.bytes + most <= quota.bytes && usage.keys + writes.len() as u64 <= quota.keys {
+        return Ok(());
+    }
+    let mut after = usage;
+    for (at, value) in writes {
+        let replaced = if let Some(replaced) = before.replaced.get(at) {
+            *replaced
+        } else {
+            let stored = source.get(&at.0, &at.1).await.map_err(|failed| unavailable(&failed))?;
+            let replaced = stored.map(|stored| (at.1.len() + stored.value.len()) as u64);
+            *before.replaced.entry(at.clone()).or_insert(replaced)
+        };
+        let written = value.as_ref().map(|value| (at.1.len() + value.len()) as u64);
+        after.bytes = (after.bytes + written.unwrap_or(0)).saturating_sub(replaced.unwrap_or(0));
+        after.keys =
+            (after.keys + u64::from(written.is_some())).saturating_sub(u64::from(replaced.is_some()));
+    }
+    let fits = |now: u64, before: u64, quota: u64| now <= quota || now <= before;
+    if fits(after.bytes, usage.bytes, quota.bytes) && fits(after.keys, usage.keys, quota.keys) {
+        return Ok(());
+    }
+    let line = format!("this plugin remembers at most {} bytes and {} keys", quota.bytes, quota.keys);
+    Err(error(ErrorKind::TooLarge, line))
 }
 
 fn selects(query: &KeyQuery, key: &str) -> bool {

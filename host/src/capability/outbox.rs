@@ -84,12 +84,10 @@ impl State {
         let body = checked(body)?;
         let here = matches!(to, Target::Here);
         let to = self.resolve(to)?;
+        // The draft is the handler's, and not that of a tool that it calls.
         let takes_draft = here
-            && !self
-                .work
-                .effects
-                .iter()
-                .any(|effect| matches!(effect, Effect::Send { takes_draft: true, .. }));
+            && self.handling()?.callers.is_empty()
+            && self.work.newest(|effect| matches!(effect, Effect::Send { takes_draft: true, .. })).is_none();
         self.queue(Effect::Send { to, body, reply_to: None, name: None, takes_draft })
     }
 
@@ -182,17 +180,13 @@ impl State {
 
     fn queue(&mut self, effect: Effect) -> Result<u32, Error> {
         self.handling()?;
-        let ordinal = self.work.effects.len();
-        if ordinal >= EFFECTS {
-            return Err(error(ErrorKind::TooLarge, "100 effects are the most for one delivery"));
-        }
-        self.work.effects.push(effect);
-        Ok(u32::try_from(ordinal).unwrap_or(u32::MAX))
+        let many = || error(ErrorKind::TooLarge, "100 effects are the most for one delivery");
+        self.work.queue(effect, EFFECTS).ok_or_else(many)
     }
 
     fn sent(&mut self, ordinal: u32) -> Result<&mut Effect, Error> {
         self.handling()?;
-        self.work.effects.get_mut(ordinal as usize).ok_or_else(|| not_a_message(ordinal))
+        self.work.queued(ordinal).ok_or_else(|| not_a_message(ordinal))
     }
 
     fn resolve(&mut self, to: Target) -> Result<effect::Target, Error> {
@@ -229,8 +223,11 @@ impl State {
     /// be meant: an id of the guest's own making would carry words out, since relations travel in clear.
     async fn about(&mut self, message: MessageRef) -> Result<About, Error> {
         match message {
-            MessageRef::Queued(ordinal) => match self.work.effects.get(ordinal as usize) {
-                Some(Effect::Send { to, .. }) => Ok(self.queued(ordinal, to)?),
+            MessageRef::Queued(ordinal) => match self.work.queued(ordinal) {
+                Some(Effect::Send { to, .. }) => {
+                    let to = to.clone();
+                    self.queued(ordinal, to)
+                }
                 _ => Err(not_a_message(ordinal)),
             },
             MessageRef::Event(id) => {
@@ -242,9 +239,9 @@ impl State {
         }
     }
 
-    fn queued(&self, ordinal: u32, to: &effect::Target) -> Result<About, Error> {
+    fn queued(&self, ordinal: u32, to: effect::Target) -> Result<About, Error> {
         let id = EffectId { delivery: self.handling()?.delivery.clone(), ordinal: Some(ordinal) };
-        Ok(About { to: to.clone(), message: effect::MessageRef::Effect(id), own: true })
+        Ok(About { to, message: effect::MessageRef::Effect(id), own: true })
     }
 
     async fn event(&mut self, id: EventId) -> Result<About, Error> {
@@ -267,13 +264,9 @@ impl State {
     async fn key(&mut self, key: String) -> Result<About, Error> {
         let ours = self
             .work
-            .effects
-            .iter()
-            .rposition(|effect| matches!(effect, Effect::Send { name: Some(name), .. } if *name == key));
-        if let Some(ordinal) = ours
-            && let Effect::Send { to, .. } = &self.work.effects[ordinal]
-        {
-            return self.queued(u32::try_from(ordinal).unwrap_or(u32::MAX), to);
+            .newest(|effect| matches!(effect, Effect::Send { name: Some(name), .. } if *name == key));
+        if let Some((ordinal, Effect::Send { to, .. })) = ours {
+            return self.queued(ordinal, to.clone());
         }
         let handling = self.handling()?;
         let named = handling.messages.named(&handling.agent, &handling.plugin, &key).await;

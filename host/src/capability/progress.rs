@@ -3,8 +3,9 @@
 use super::{
     State,
     bindings::parlour::plugin::progress::Host,
+    error,
     outbox::{checked, is_blank},
-    types::{Body, Error},
+    types::{Body, Error, ErrorKind},
 };
 use crate::{effect, manifest::Permission};
 
@@ -24,8 +25,10 @@ impl State {
     fn show(&mut self, body: Body) -> Result<(), Error> {
         self.may(|permissions| permissions.holds(Permission::Progress))?;
         // The first words of a model are often white space: there is nothing to show yet.
+        let drafts = self.handling()?.drafts.clone();
+        let drafts = drafts.ok_or_else(|| error(ErrorKind::Unsupported, "a tool has no draft of its own"))?;
         if !is_blank(&body) {
-            self.handling()?.drafts.show(checked(body)?);
+            drafts.show(checked(body)?);
         }
         Ok(())
     }

@@ -19,9 +19,9 @@ pub const CONTRACT: &str = "parlour:plugin";
 pub const VERSION: &str = "0.1.0";
 
 /// What of the contract a plugin exports.
-const HANDLES: [&str; 3] = ["commands", "messages", "members"];
+const HANDLES: [&str; 4] = ["commands", "messages", "members", "tools"];
 /// What of the contract a plugin imports.
-const IMPORTS: [&str; 7] = ["types", "outbox", "kv", "progress", "llm", "directory", "secrets"];
+const IMPORTS: [&str; 8] = ["types", "outbox", "kv", "progress", "llm", "directory", "secrets", "toolbox"];
 /// The standard packages that are linked; what is behind them is what was granted.
 const WASI: [&str; 9] = [
     "wasi:cli",
@@ -83,7 +83,7 @@ pub enum Refused {
     #[error("it was made for {CONTRACT}@{0}; this host speaks {VERSION}")]
     Version(String),
     /// It exports nothing that this host calls.
-    #[error("it exports none of {CONTRACT}'s commands, messages and members")]
+    #[error("it exports none of {CONTRACT}'s commands, messages, members and tools")]
     NothingHandled,
     /// It wants what this host does not have.
     #[error("it imports what this host does not have: {}", .0.join(", "))]
@@ -92,7 +92,7 @@ pub enum Refused {
     #[error("it does not fit the contract: {0}")]
     Shape(String),
     /// It failed when it was asked what it has.
-    #[error("it failed when it was asked for its commands: {0}")]
+    #[error("it failed when it was asked what it has: {0}")]
     Listing(String),
     /// It was too slow then, or the machine.
     #[error("it took longer than {} s to say what it has", .0.as_secs_f64())]

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{GuestError, GuestErrorKind, Handling};
 use crate::{
     capability::{
-        bindings::exports::parlour::plugin::{commands, members},
+        bindings::exports::parlour::plugin::{commands, members, tools},
         directory::role,
         types,
     },
@@ -13,12 +13,16 @@ use crate::{
     event::{AttachmentKind, DeviceTrust, Kind, Membership, Message},
     id::UserId,
     settings::Role,
+    tool::Tool,
 };
 
 /// What a guest's error may say to a person or a log.
 const MESSAGE: usize = 4 * 1024;
-/// Most commands that one plugin has.
+/// Most commands that one plugin has, and most tools.
 const COMMANDS: usize = 64;
+const TOOLS: usize = 64;
+/// In an error's `code`: it comes from a tool, or is about one.
+pub const OF_A_TOOL: &str = "tool";
 
 /// An invocation of a command.
 pub fn invocation(
@@ -86,6 +90,17 @@ pub fn member_change(handling: &Handling) -> members::MemberChange {
             Membership::Knocked => members::Membership::Knocked,
         },
         sent: timestamp(event.sent),
+        extra: None,
+    }
+}
+
+/// What a tool is called with.
+pub fn tool_call(handling: &Handling, name: &str, arguments: &str) -> tools::ToolCall {
+    tools::ToolCall {
+        name: name.to_owned(),
+        arguments: arguments.to_owned(),
+        conversation: conversation(handling),
+        sender: sender(handling),
         extra: None,
     }
 }
@@ -192,10 +207,30 @@ pub fn commands(declared: Vec<types::Command>) -> Result<Vec<Arc<Command>>, Stri
     Ok(commands)
 }
 
-/// A guest's error as plain data.
-pub fn guest_error(error: types::Error) -> GuestError {
+/// The tools that a plugin declares, checked.
+pub fn tools(declared: Vec<types::Tool>) -> Result<Vec<Arc<Tool>>, String> {
+    if declared.len() > TOOLS {
+        return Err(format!("it declares {} tools; {TOOLS} are the most", declared.len()));
+    }
+    let mut tools: Vec<Arc<Tool>> = Vec::with_capacity(declared.len());
+    for types::Tool { name, title, description, parameters, read_only, .. } in declared {
+        let tool = Tool::new(name, title, description, parameters, read_only)?;
+        if tools.iter().any(|known| known.name == tool.name) {
+            return Err(format!("it declares tool {:?} twice", tool.name));
+        }
+        tools.push(Arc::new(tool));
+    }
+    Ok(tools)
+}
+
+/// A guest's error as plain data. That of a tool which it passes on is no failure of its own, where one has failed.
+pub fn guest_error(error: types::Error, a_tool_failed: bool) -> GuestError {
     use types::ErrorKind;
+    let passed_on = a_tool_failed && error.code.as_deref() == Some(OF_A_TOOL);
     let kind = match error.kind {
+        _ if passed_on && !matches!(error.kind, ErrorKind::Unavailable | ErrorKind::RateLimited) => {
+            GuestErrorKind::Refused
+        }
         ErrorKind::Invalid
         | ErrorKind::Denied
         | ErrorKind::NotFound
@@ -218,6 +253,7 @@ pub fn guest_error(error: types::Error) -> GuestError {
     GuestError {
         kind,
         message,
+        word: error.kind,
         retry_after: error.retry_after.map(|after| Duration::from_millis(after.into())),
     }
 }

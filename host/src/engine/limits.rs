@@ -33,6 +33,9 @@ pub struct Limits {
     pub instances: usize,
     /// Instances at the same time, of one plugin: a busy one leaves room for the others.
     pub instances_per_plugin: usize,
+    /// Instances of tools at the same time, beside those: whoever calls a tool holds an instance until it has ended. Of
+    /// one plugin's tools as many run as of its other instances.
+    pub tools: usize,
 }
 
 impl Default for Limits {
@@ -45,6 +48,7 @@ impl Default for Limits {
             host_call: 8 * 1024 * 1024,
             instances: 256,
             instances_per_plugin: 64,
+            tools: 128,
         }
     }
 }

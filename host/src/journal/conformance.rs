@@ -53,6 +53,8 @@ mod keeps {
         }
         commits {
             a_plugin_that_ended_is_not_asked_again
+            what_tools_did_is_part_of_the_commit_and_their_own
+            what_a_tool_read_is_checked_too
             the_host_can_end_an_event
             an_event_ends_however_a_delivery_ends
             a_delivery_is_committed_once
@@ -192,11 +194,26 @@ pub(super) fn ends(sequence: Sequence, id: &str) -> Commit {
         writes: Vec::new(),
         reads: Vec::new(),
     };
-    Commit { agent: agent(), sequence, delivery: delivery(id), contribution, ends_event: true }
+    let delivery = delivery(id);
+    Commit { agent: agent(), sequence, delivery, contribution, tools: Vec::new(), ends_event: true }
 }
 
 pub(super) fn says(mut commit: Commit, effects: impl IntoIterator<Item = Effect>) -> Commit {
-    commit.contribution.effects.extend(effects);
+    let next: u32 = commit.effects().len().try_into().unwrap();
+    commit.contribution.effects.extend((next..).zip(effects));
+    commit
+}
+
+/// A tool of this plugin has done its part.
+fn helps(mut commit: Commit, of: &str, effects: impl IntoIterator<Item = Effect>) -> Commit {
+    let next: u32 = commit.effects().len().try_into().unwrap();
+    commit.tools.push(Contribution {
+        plugin: Some(plugin(of)),
+        outcome: Outcome::Done,
+        effects: (next..).zip(effects).collect(),
+        writes: Vec::new(),
+        reads: Vec::new(),
+    });
     commit
 }
 

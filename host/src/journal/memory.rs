@@ -220,50 +220,51 @@ impl Journal for Memory {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
-        let Commit { agent: name, sequence, delivery, contribution, ends_event } = commit;
+        let Commit { agent: name, sequence, delivery, ends_event, .. } = &commit;
         let mut guard = self.ledger();
         let ledger = &mut *guard;
-        match ledger.agents.get(&name) {
-            Some(agent) if agent.committed.contains(&delivery) => return Ok(Vec::new()),
-            Some(agent) if agent.received.binary_search(&sequence).is_ok() => {}
-            _ => return Err(super::never_received(&name, sequence)),
+        match ledger.agents.get(name) {
+            Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
+            Some(agent) if agent.received.binary_search(sequence).is_ok() => {}
+            _ => return Err(super::never_received(name, *sequence)),
         }
-        if !contribution.reads.iter().all(|read| ledger.unchanged(read)) {
+        let mut reads = commit.contributions().flat_map(|contribution| &contribution.reads);
+        if !reads.all(|read| ledger.unchanged(read)) {
             return Err(Error::Conflict);
         }
 
         ledger.commit += 1;
         let version = ledger.commit;
-        for write in contribution.writes {
-            ledger.write(write, version);
+        for write in commit.contributions().flat_map(|contribution| &contribution.writes) {
+            ledger.write(write.clone(), version);
         }
-        let agent = ledger.agents.get_mut(&name).expect("its event was found above");
-        let mut queued = Vec::with_capacity(contribution.effects.len());
+        let agent = ledger.agents.get_mut(name).expect("its event was found above");
+        let mut queued = Vec::new();
         let mut takes_draft = false;
-        for (ordinal, effect) in (0..).zip(contribution.effects) {
+        for (ordinal, plugin, effect) in commit.effects() {
             if let Effect::SetHome(place) = effect {
-                agent.home = Some(place);
+                agent.home = Some(place.clone());
                 continue;
             }
-            takes_draft |= super::takes_draft(&effect);
+            takes_draft |= super::takes_draft(effect);
             ledger.row += 1;
             let id = EffectId { delivery: delivery.clone(), ordinal: Some(ordinal) };
-            let effect = Queued { row: ledger.row, id, plugin: contribution.plugin.clone(), effect };
+            let effect = Queued { row: ledger.row, id, plugin: plugin.cloned(), effect: effect.clone() };
             agent.unsent.insert(effect.row, effect.clone());
             queued.push(effect);
         }
         if !takes_draft {
-            agent.drafts.remove(&delivery);
+            agent.drafts.remove(delivery);
         }
-        if ends_event {
-            agent.end(sequence);
-        } else if let Some(plugin) = contribution.plugin
-            && let Some(waiting) = agent.pending.get_mut(&sequence)
-            && !waiting.ended.contains(&plugin)
+        if *ends_event {
+            agent.end(*sequence);
+        } else if let Some(plugin) = &commit.contribution.plugin
+            && let Some(waiting) = agent.pending.get_mut(sequence)
+            && !waiting.ended.contains(plugin)
         {
-            waiting.ended.push(plugin);
+            waiting.ended.push(plugin.clone());
         }
-        agent.committed.insert(delivery);
+        agent.committed.insert(delivery.clone());
         Ok(queued)
     }
 

@@ -85,8 +85,8 @@ impl Journal for Sqlite {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
-        let effects = commit::Effects::of(&commit.contribution).map_err(|it| it.0)?;
-        self.thread.write(move |db| commit::commit(db, commit, effects)).await
+        let effects = commit::Effects::of(&commit).map_err(|it| it.0)?;
+        self.thread.write(move |db| commit::commit(db, &commit, effects)).await
     }
 
     async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error> {

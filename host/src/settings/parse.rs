@@ -232,6 +232,7 @@ mod tests {
                 "plugins.a.grants: rooms: \"nonsense\" is neither",
             ),
             ("[plugins.a.grants]\npeople = [\"bob\"]", "plugins.a.grants: people: \"bob\" is neither"),
+            ("[plugins.a.grants]\ntools = [\"weather\"]", "plugins.a.grants: tools: \"weather\" is neither"),
             ("[agents.A]\nplugins = []", "\"A\" is not a name of lower-case letters"),
         ] {
             let error = parsed(text).unwrap_err();

@@ -1,9 +1,11 @@
 """What the interfaces share, and short names for what plugins write most."""
 
+import json
+
 from componentize_py_types import Err
 from wit_world.imports.types import *
 from wit_world.imports.types import Body_Markdown, Body_Notice, Body_Plain
-from wit_world.imports.types import Command, Error, ErrorKind, Parameter, Role
+from wit_world.imports.types import Command, Error, ErrorKind, Parameter, Role, Tool
 
 TEXT = '{"type":"string"}'
 
@@ -25,3 +27,9 @@ def command(name: str, description: str, *parameters: Parameter, role: Role = Ro
 def parameter(name: str, description: str, schema: str = TEXT, required: bool = True) -> Parameter:
     """A parameter; a last one of type string takes the rest of the line."""
     return Parameter(name, description, schema, required, None)
+
+
+def tool(name: str, description: str, properties: dict, required: list[str] = [], read_only: bool = False) -> Tool:
+    """A tool that takes these properties, each with its JSON Schema, and no others."""
+    parameters = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+    return Tool(name, None, description, json.dumps(parameters), read_only, None)

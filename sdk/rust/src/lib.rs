@@ -1,7 +1,7 @@
 //! Write plugins for [Parlour](https://crates.io/crates/parlour-cli) in Rust.
 //!
-//! A plugin is a type without state that implements one or more of [`Commands`], [`Messages`] and
-//! [`Members`], and names them in [`export!`]. This one is complete:
+//! A plugin is a type without state that implements one or more of [`Commands`], [`Messages`],
+//! [`Members`] and [`Tools`], and names them in [`export!`]. This one is complete:
 //!
 //! ```
 //! use parlour_plugin::prelude::*;
@@ -43,6 +43,8 @@ pub mod outbox;
 pub mod prelude;
 pub mod random;
 pub mod secrets;
+mod tool;
+pub mod toolbox;
 
 /// What a plugin that has commands implements.
 pub use bindings::commands::exports::parlour::plugin::commands::Guest as Commands;
@@ -54,11 +56,15 @@ pub use bindings::members::exports::parlour::plugin::members::{MemberChange, Mem
 pub use bindings::messages::exports::parlour::plugin::messages::Guest as Messages;
 pub use bindings::messages::exports::parlour::plugin::messages::Outcome;
 
+/// What a plugin that has tools for other plugins implements.
+pub use bindings::tools::exports::parlour::plugin::tools::Guest as Tools;
+pub use bindings::tools::exports::parlour::plugin::tools::{ToolCall, ToolResult};
+
 pub use bindings::imports::parlour::plugin::directory;
 pub use bindings::imports::parlour::plugin::progress;
 pub use bindings::imports::parlour::plugin::types;
 pub use bindings::imports::parlour::plugin::types::{
-    Body, Command, Conversation, Error, ErrorKind, Message, Parameter, Role, Sender,
+    Body, Command, Conversation, Error, ErrorKind, Message, Parameter, Role, Sender, Tool,
 };
 
 /// Makes a component of this crate that exports the named interfaces, and only those: the host looks at what
@@ -94,9 +100,12 @@ macro_rules! __export_one {
     (members $plugin:ident) => {
         $crate::bindings::members::members!($plugin with_types_in $crate::bindings::members);
     };
+    (tools $plugin:ident) => {
+        $crate::bindings::tools::tools!($plugin with_types_in $crate::bindings::tools);
+    };
     ($other:ident $plugin:ident) => {
         ::core::compile_error!(::core::concat!(
-            "a plugin exports `commands`, `messages` or `members`, not `",
+            "a plugin exports `commands`, `messages`, `members` or `tools`, not `",
             ::core::stringify!($other),
             "`"
         ));

@@ -3,6 +3,6 @@
 pub use crate::types::Attachment;
 pub use crate::{
     Body, Command, Commands, Conversation, Error, ErrorKind, Invocation, MemberChange, Members, Membership,
-    Message, Messages, Outcome, Parameter, Role, Sender, config, directory, kv, llm, log, outbox, progress,
-    random,
+    Message, Messages, Outcome, Parameter, Role, Sender, Tool, ToolCall, ToolResult, Tools, config,
+    directory, kv, llm, log, outbox, progress, random, toolbox,
 };

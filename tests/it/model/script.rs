@@ -54,6 +54,23 @@ impl Reply {
         Reply::Steps(pieces.chain([last]).collect())
     }
 
+    /// Calls of functions, by name and arguments; each comes in pieces, as endpoints send them.
+    pub fn calls(calls: &[(&str, &str)]) -> Reply {
+        let delta = |delta: Value| Step::Delta(json!({ "tool_calls": [delta] }));
+        let mut steps = Vec::new();
+        for (index, (name, arguments)) in calls.iter().enumerate() {
+            let (one, other) = arguments.split_at(arguments.len() / 2);
+            let id = format!("call_{index}");
+            let function = json!({ "name": name, "arguments": "" });
+            steps.push(delta(json!({ "index": index, "id": id, "type": "function", "function": function })));
+            for part in [one, other] {
+                steps.push(delta(json!({ "index": index, "function": { "arguments": part } })));
+            }
+        }
+        steps.push(Step::Finish("tool_calls"));
+        Reply::Steps(steps)
+    }
+
     /// A stream that is none.
     pub fn garbage() -> Reply {
         let raw = "data: {\"choices\": [{\"del\n\n\u{1}\u{2} <html>\n\n";

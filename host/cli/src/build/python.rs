@@ -18,7 +18,7 @@ const COMPONENTIZE_PY: Tool = Tool {
 
 pub const LIBRARY: Files = embedded!("../../../../sdk/python/parlour_plugin/":
     "__init__.py", "config.py", "directory.py", "kv.py", "llm.py", "log.py", "outbox.py", "progress.py",
-    "types.py",
+    "toolbox.py", "types.py",
 );
 
 /// Builds the sources that were copied to `workshop`.

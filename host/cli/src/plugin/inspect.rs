@@ -22,6 +22,8 @@ fn meaning(interface: &str) -> &'static str {
         "commands" => "has commands that people type",
         "messages" => "answers messages that are no commands",
         "members" => "is told who comes and goes",
+        "tools" => "has tools that other plugins may call",
+        "toolbox" => "calls tools of other plugins",
         "outbox" => "sends, edits and removes messages, reacts, and names a home",
         "kv" => "remembers things of its own",
         "progress" => "shows a draft while it works",
@@ -112,7 +114,11 @@ fn describe(surface: &Surface) -> String {
         match admission::ours(name) {
             Some(("types", _)) => {}
             Some((interface, version)) => {
-                let asked = asks.iter().any(|(permission, _)| permission.to_string() == interface);
+                let named = |permission: Permission| match permission {
+                    Permission::Tools => interface == "toolbox",
+                    permission => permission.to_string() == interface,
+                };
+                let asked = asks.iter().any(|(permission, _)| named(permission));
                 let denied = if asked { "" } else { "  (not asked for: denied)" };
                 lines.push(format!("  {interface:<12}{}{}{denied}", meaning(interface), of(version)));
             }
@@ -174,6 +180,10 @@ fn asked(asks: &Asks) -> Vec<String> {
             let wants = wants.into_iter().filter_map(|(count, what)| Some(format!("{} {what}", count?)));
             let wants: Vec<String> = wants.collect();
             lines.extend((!wants.is_empty()).then(|| format!("              up to {}", wants.join(" and "))));
+        }
+        if let Some(tools) = asks.tools.as_ref().filter(|_| permission == Permission::Tools) {
+            let names: Vec<&str> = tools.names.iter().map(String::as_str).collect();
+            lines.extend((!names.is_empty()).then(|| format!("              {}", names.join(", "))));
         }
     }
     if lines.len() == 1 {

@@ -1,7 +1,7 @@
 //! All of it or nothing, once, and only if what was read still holds.
 
 use super::*;
-use crate::journal::{Error, KeyQuery};
+use crate::journal::{Error, KeyQuery, Named, Sent};
 
 pub(super) async fn a_plugin_that_ended_is_not_asked_again(journal: Ledger) {
     let sequence = arrive(&*journal, "$1").await;
@@ -15,6 +15,56 @@ pub(super) async fn a_plugin_that_ended_is_not_asked_again(journal: Ledger) {
     assert_eq!(found[0].ended, [plugin("echo"), plugin("assistant")]);
     assert_eq!(found[1].sequence, another);
     assert!(found[1].ended.is_empty());
+}
+
+pub(super) async fn what_tools_did_is_part_of_the_commit_and_their_own(journal: Ledger) {
+    let sequence = arrive(&*journal, "$1").await;
+    let commit =
+        helps(says(ends(sequence, "d1"), [message("before")]), "roll", [named("n"), message("rolled")]);
+    let mut commit = says(commit, [named("n")]);
+    let theirs = Namespace { plugin: plugin("roll"), ..own() };
+    let write = Write { namespace: theirs.clone(), key: "k".into(), value: Some(b"1".to_vec()) };
+    commit.tools[0].writes.push(write);
+    // The tool's plugin may be asked about the event, too.
+    let queued = journal.commit(Commit { ends_event: false, ..commit }).await.unwrap();
+    assert_eq!(journal.pending(&agent(), None, None, 10).await.unwrap()[0].ended, [plugin("echo")]);
+    assert_eq!(journal.unsent(&agent()).await.unwrap(), queued);
+    let of: Vec<_> = queued.iter().map(|it| (it.id.ordinal.unwrap(), it.plugin.clone().unwrap())).collect();
+    assert_eq!(of, [(0, "echo"), (1, "roll"), (2, "roll"), (3, "echo")].map(|(n, name)| (n, plugin(name))));
+    assert_eq!(journal.get(&theirs, "k").await.unwrap().unwrap().value, b"1");
+    assert_eq!(journal.get(&own(), "k").await.unwrap(), None);
+
+    // One name, of two plugins: waiting, and sent.
+    for sent in [false, true] {
+        for (at, of) in [(1, "roll"), (3, "echo")] {
+            if sent {
+                let accepted = Sent::Accepted { event: event(&format!("${of}")), room: room("!room") };
+                journal.sent(&agent(), queued[at].row, &accepted).await.unwrap();
+                let known = journal.known(&agent(), &event(&format!("${of}"))).await.unwrap().unwrap();
+                assert_eq!(known.by, Some(plugin(of)));
+            }
+            match journal.named(&agent(), &plugin(of), "n").await.unwrap().unwrap() {
+                Named::Waiting { id, .. } => assert!(!sent && id == queued[at].id, "{of}"),
+                Named::Sent { event, .. } => assert!(sent && event.as_str() == format!("${of}"), "{of}"),
+            }
+        }
+    }
+}
+
+pub(super) async fn what_a_tool_read_is_checked_too(journal: Ledger) {
+    remember(&*journal, "0", [set("k", "1")]).await;
+    let stale = read(&*journal, "k").await;
+    remember(&*journal, "1", [set("k", "2")]).await;
+    let sequence = arrive(&*journal, "$2").await;
+    let mut commit = helps(says(ends(sequence, "d2"), [message("x")]), "roll", [message("rolled")]);
+    commit.tools[0].reads.push(stale);
+    commit.tools[0].writes.push(set("new", "1"));
+    assert!(matches!(journal.commit(commit.clone()).await, Err(Error::Conflict)));
+    assert!(journal.unsent(&agent()).await.unwrap().is_empty());
+    assert_eq!(journal.get(&own(), "new").await.unwrap(), None);
+    assert_eq!(pending(&*journal).await, ["$2"]);
+    commit.tools[0].reads = vec![read(&*journal, "k").await];
+    assert_eq!(journal.commit(commit).await.unwrap().len(), 2);
 }
 
 pub(super) async fn the_host_can_end_an_event(journal: Ledger) {

@@ -57,6 +57,8 @@ enum Manner {
 struct Does {
     effects: Vec<usize>,
     writes: Vec<(usize, Option<u8>)>,
+    /// The last effect and the last write are those of a tool of this plugin.
+    tool: Option<usize>,
     /// How many of the newest reads it rests on.
     reads: usize,
 }
@@ -69,8 +71,9 @@ const KEYS: [&str; 4] = ["a", "a/b", "a/c", "b"];
 fn calls() -> impl Strategy<Value = Vec<Call>> {
     let agent = 0..AGENTS;
     let manner = prop_oneof![Just(Manner::Allowed), Just(Manner::Refused), Just(Manner::Encrypted)];
-    let does = (vec(0..5_usize, 0..4), vec((0..KEYS.len(), option::of(0..3_u8)), 0..3), 0..3_usize)
-        .prop_map(|(effects, writes, reads)| Does { effects, writes, reads });
+    let writes = vec((0..KEYS.len(), option::of(0..3_u8)), 0..3);
+    let does = (vec(0..5_usize, 0..4), writes, option::of(0..PLUGINS.len()), 0..3_usize)
+        .prop_map(|(effects, writes, tool, reads)| Does { effects, writes, tool, reads });
     let receive = (agent.clone(), vec((0..8_usize, 0..2_usize, manner), 0..4))
         .prop_map(|(agent, arrivals)| Call::Receive { agent, arrivals });
     let commit = (agent.clone(), 0..8_i64, 0..DELIVERIES, option::of(0..PLUGINS.len()), does, any::<bool>())
@@ -163,10 +166,10 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                 Some(effect) => effect.clone(),
                 None => Effect::SetHome(home(&format!("!{delivery}"), None)),
             });
-            let contribution = Contribution {
+            let mut contribution = Contribution {
                 plugin: plugin.map(|it| self::plugin(PLUGINS[it])),
                 outcome: Outcome::Done,
-                effects: effects.collect(),
+                effects: (0..).zip(effects).collect(),
                 writes: does
                     .writes
                     .iter()
@@ -178,6 +181,13 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                     .collect(),
                 reads: looked.iter().rev().take(does.reads).cloned().collect(),
             };
+            let tools = does.tool.map(|of| Contribution {
+                plugin: Some(self::plugin(PLUGINS[of])),
+                outcome: Outcome::Done,
+                effects: contribution.effects.pop().into_iter().collect(),
+                writes: contribution.writes.pop().into_iter().collect(),
+                reads: Vec::new(),
+            });
             told(
                 journal
                     .commit(Commit {
@@ -185,6 +195,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                         sequence: Sequence(*sequence),
                         delivery: base(*delivery),
                         contribution,
+                        tools: tools.into_iter().collect(),
                         ends_event: *ends,
                     })
                     .await,

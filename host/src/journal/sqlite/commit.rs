@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{Commit, Contribution, Error, Outcome, Queued, never_received, takes_draft},
+    super::{Commit, Error, Outcome, Queued, never_received, takes_draft},
     Failed, kv, number,
 };
 use crate::{
@@ -11,18 +11,19 @@ use crate::{
     id::{EventId, PluginName},
 };
 
-/// The effects of a contribution as JSON, made by the caller.
+/// The effects of a commit as JSON, in order, made by the caller.
 pub(super) struct Effects(Vec<String>);
 
 impl Effects {
-    pub(super) fn of(contribution: &Contribution) -> Result<Self, Failed> {
-        Ok(Self(contribution.effects.iter().map(serde_json::to_string).collect::<Result<_, _>>()?))
+    pub(super) fn of(commit: &Commit) -> Result<Self, Failed> {
+        let effects = commit.effects().into_iter();
+        Ok(Self(effects.map(|(.., effect)| serde_json::to_string(effect)).collect::<Result<_, _>>()?))
     }
 }
 
-pub(super) fn commit(db: &Connection, commit: Commit, effects: Effects) -> Result<Vec<Queued>, Failed> {
-    let Commit { agent: name, sequence, delivery, contribution, ends_event } = commit;
-    let agent = number(db, &name)?;
+pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Result<Vec<Queued>, Failed> {
+    let Commit { agent: name, sequence, delivery, contribution, ends_event, .. } = commit;
+    let agent = number(db, name)?;
     let committed = db
         .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
         .exists(params![agent, delivery.as_str()])?;
@@ -46,35 +47,36 @@ pub(super) fn commit(db: &Connection, commit: Commit, effects: Effects) -> Resul
             |row| row.get(0),
         )
         .optional()?;
-    let row: i64 = row.ok_or_else(|| never_received(&name, sequence))?;
-    for read in &contribution.reads {
+    let row: i64 = row.ok_or_else(|| never_received(name, *sequence))?;
+    for read in commit.contributions().flat_map(|contribution| &contribution.reads) {
         if !kv::unchanged(db, read)? {
             return Err(Error::Conflict.into());
         }
     }
-    for write in &contribution.writes {
+    for write in commit.contributions().flat_map(|contribution| &contribution.writes) {
         kv::write(db, write, row)?;
     }
 
-    let mut queued = Vec::with_capacity(contribution.effects.len());
-    for (ordinal, (effect, json)) in (0..).zip(contribution.effects.into_iter().zip(effects.0)) {
-        if let Effect::SetHome(place) = &effect {
+    let mut queued = Vec::with_capacity(effects.0.len());
+    for ((ordinal, plugin, effect), json) in commit.effects().into_iter().zip(effects.0) {
+        if let Effect::SetHome(place) = effect {
             set_home(db, agent, place)?;
             continue;
         }
+        let of_a_tool = plugin.filter(|_| plugin != contribution.plugin.as_ref()).map(PluginName::as_str);
         let row = db
             .prepare_cached(
-                "INSERT INTO unsent (agent, contribution, ordinal, effect) VALUES (?1, ?2, ?3, ?4)",
+                "INSERT INTO unsent (agent, contribution, ordinal, effect, plugin) VALUES (?1, ?2, ?3, ?4, ?5)",
             )?
-            .insert(params![agent, row, ordinal, json])?;
+            .insert(params![agent, row, ordinal, json, of_a_tool])?;
         let id = EffectId { delivery: delivery.clone(), ordinal: Some(ordinal) };
-        queued.push(Queued { row, id, plugin: contribution.plugin.clone(), effect });
+        queued.push(Queued { row, id, plugin: plugin.cloned(), effect: effect.clone() });
     }
     if !queued.iter().any(|queued| takes_draft(&queued.effect)) {
         db.prepare_cached("DELETE FROM draft WHERE agent = ?1 AND delivery = ?2")?
             .execute(params![agent, delivery.as_str()])?;
     }
-    if ends_event {
+    if *ends_event {
         db.prepare_cached("DELETE FROM pending WHERE sequence = ?1")?.execute([sequence.0])?;
     }
     Ok(queued)

@@ -14,7 +14,7 @@ use crate::{
 pub(super) fn unsent(db: &Connection, agent: &AgentName) -> Result<Vec<Queued>, Failed> {
     let queued = db
         .prepare_cached(
-            "SELECT unsent.row, delivery, ordinal, plugin, effect
+            "SELECT unsent.row, delivery, ordinal, coalesce(unsent.plugin, contribution.plugin), effect
              FROM unsent JOIN contribution ON contribution.row = unsent.contribution
              WHERE unsent.agent = (SELECT id FROM agent WHERE name = ?1) ORDER BY unsent.row",
         )?
@@ -34,20 +34,22 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
     let agent = number(db, agent)?;
     let taken = db
         .prepare_cached(
-            "DELETE FROM unsent WHERE row = ?1 AND agent = ?2 RETURNING contribution, ordinal, effect",
+            "DELETE FROM unsent WHERE row = ?1 AND agent = ?2 RETURNING contribution, ordinal, effect, plugin",
         )?
         .query_row([row, agent], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?, json::<Effect>(row, 2)?))
+            let of_a_tool: Option<String> = row.get(3)?;
+            Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?, json::<Effect>(row, 2)?, of_a_tool))
         })
         .optional()?;
-    let Some((contribution, ordinal, effect)) = taken else { return Ok(()) };
+    let Some((contribution, ordinal, effect, of_a_tool)) = taken else { return Ok(()) };
     let (event, room, given_up) = match sent {
         Sent::Accepted { event, room } => (Some(event.as_str()), Some(room.as_str()), None),
         Sent::GivenUp(reason) => (None, None, Some(reason)),
     };
     db.prepare_cached(
-        "INSERT INTO sent (contribution, ordinal, event, room, given_up)
-         SELECT ?1, ?2, ?3, iif(?4 AND plugin IS NOT NULL, ?5, NULL), ?6 FROM contribution WHERE row = ?1",
+        "INSERT INTO sent (contribution, ordinal, event, room, given_up, plugin)
+         SELECT ?1, ?2, ?3, iif(?4 AND coalesce(?7, plugin) IS NOT NULL, ?5, NULL), ?6, ?7
+         FROM contribution WHERE row = ?1",
     )?
     .execute(params![
         contribution,
@@ -55,7 +57,8 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
         event,
         matches!(effect, Effect::Send { .. }),
         room,
-        given_up
+        given_up,
+        of_a_tool
     ])?;
     if takes_draft(&effect) {
         db.prepare_cached(
@@ -67,12 +70,13 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
     if let (Some(event), Some(room), Effect::Send { name: Some(name), .. }) = (event, room, effect) {
         db.prepare_cached(
             "INSERT INTO named (agent, plugin, name, row, event, room)
-             SELECT ?1, plugin, ?2, ?3, ?4, ?5 FROM contribution WHERE row = ?6 AND plugin IS NOT NULL
+             SELECT ?1, coalesce(?7, plugin), ?2, ?3, ?4, ?5 FROM contribution
+             WHERE row = ?6 AND coalesce(?7, plugin) IS NOT NULL
              ON CONFLICT (agent, plugin, name)
              DO UPDATE SET row = excluded.row, event = excluded.event, room = excluded.room
              WHERE excluded.row > named.row",
         )?
-        .execute(params![agent, name, row, event, room, contribution])?;
+        .execute(params![agent, name, row, event, room, contribution, of_a_tool])?;
     }
     Ok(())
 }
@@ -116,8 +120,8 @@ pub(super) fn named(
         .prepare_cached(
             "SELECT unsent.row, delivery, ordinal, effect
              FROM unsent JOIN contribution ON contribution.row = unsent.contribution
-             WHERE unsent.agent = (SELECT id FROM agent WHERE name = ?1) AND plugin = ?2
-                   AND effect ->> '$.Send.name' = ?3
+             WHERE unsent.agent = (SELECT id FROM agent WHERE name = ?1)
+                   AND coalesce(unsent.plugin, contribution.plugin) = ?2 AND effect ->> '$.Send.name' = ?3
              ORDER BY unsent.row DESC LIMIT 1",
         )?
         .query_row(of, |row| {
@@ -136,7 +140,7 @@ pub(super) fn named(
 pub(super) fn known(db: &Connection, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Failed> {
     let known = db
         .prepare_cached(
-            "SELECT room, plugin FROM sent JOIN contribution ON contribution.row = sent.contribution
+            "SELECT room, coalesce(sent.plugin, contribution.plugin) FROM sent JOIN contribution ON contribution.row = sent.contribution
              WHERE sent.event = ?2 AND room IS NOT NULL AND agent = (SELECT id FROM agent WHERE name = ?1)
              UNION ALL
              SELECT room, NULL FROM event WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND id = ?2

@@ -10,6 +10,7 @@ use parlour::{
     manifest::{Asks, Permission},
     origin::Pattern,
     settings::Grants,
+    tool::is_pattern,
 };
 use toml_edit::TableLike;
 
@@ -20,7 +21,7 @@ use crate::plugin::{edit, inspect};
 #[derive(Clone)]
 pub struct Grant {
     what: What,
-    /// A room, a person or an origin.
+    /// A room, a person, an origin, a folder or a tool.
     whom: Option<String>,
 }
 
@@ -55,7 +56,7 @@ impl std::str::FromStr for Grant {
     }
 }
 
-const NEED_A_GRANT: [Permission; 7] = [
+const NEED_A_GRANT: [Permission; 8] = [
     Permission::Kv,
     Permission::Home,
     Permission::Rooms,
@@ -63,10 +64,17 @@ const NEED_A_GRANT: [Permission; 7] = [
     Permission::Llm,
     Permission::Http,
     Permission::Files,
+    Permission::Tools,
 ];
 /// What carries words out of the room in which they were said.
-const CARRY_OUT: [Permission; 5] =
-    [Permission::Rooms, Permission::People, Permission::Llm, Permission::Http, Permission::Files];
+const CARRY_OUT: [Permission; 6] = [
+    Permission::Rooms,
+    Permission::People,
+    Permission::Llm,
+    Permission::Http,
+    Permission::Files,
+    Permission::Tools,
+];
 
 /// What is newly granted: of all that is asked for and was not granted before.
 pub fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec<Grant>> {
@@ -199,6 +207,7 @@ fn is_held(grants: &Grants, permission: Permission) -> bool {
         Permission::People => !grants.people.is_empty(),
         Permission::Http => !grants.http.is_empty(),
         Permission::Files => grants.files.is_some(),
+        Permission::Tools => !grants.tools.is_empty(),
         Permission::Outbox
         | Permission::Kv
         | Permission::Progress
@@ -212,6 +221,7 @@ fn example(permission: Permission) -> &'static str {
         Permission::Rooms => "=!abc:example.org",
         Permission::Files => "=FOLDER",
         Permission::People => "=@alice:example.org",
+        Permission::Tools => "=weather.forecast",
         // Without more, it is what the plugin asks for.
         _ => "",
     }
@@ -227,6 +237,7 @@ fn check(grant: &Grant) -> anyhow::Result<()> {
     let fits = match permission {
         Permission::Files => whom.is_some_and(|folder| !folder.is_empty()),
         Permission::Http => whom.is_none_or(|host| host.parse::<Pattern>().is_ok()),
+        Permission::Tools => whom.is_some_and(|tool| tool == "*" || is_pattern(tool)),
         Permission::Rooms => whom.is_some_and(|room| room == "*" || RoomId::parse(room).is_ok()),
         Permission::People => {
             whom.is_some_and(|user| user == "*" || user.starts_with("*:") || UserId::parse(user).is_ok())
@@ -281,7 +292,7 @@ fn ask(permission: Permission, asks: &Asks) -> anyhow::Result<Vec<Grant>> {
         let folder = Text::new("Which folder?").prompt()?;
         return Ok(vec![Grant { what: What::Permission(permission), whom: Some(folder) }]);
     }
-    let which = Text::new("Which? Ids with spaces between, or * for all").prompt()?;
+    let which = Text::new("Which? With spaces between, or * for all").prompt()?;
     let what = What::Permission(permission);
     let grants = which.split_whitespace().map(|whom| Grant { what, whom: Some(whom.to_owned()) });
     Ok(grants.collect())

@@ -1,0 +1,47 @@
+//! A plugin that faults again and again rests, and whoever reads the log knows it.
+
+use std::time::Instant;
+
+use crate::{
+    engine::{End, GuestError, GuestErrorKind, Plugin},
+    event::Event,
+    id::{AgentName, UserId},
+    notice::{Notice, Notices, Words},
+};
+
+/// Suspends a plugin that faults again and again at what somebody does, and says so once.
+pub(super) fn judge(notices: &Notices, plugin: &Plugin, whom: &UserId, end: &End) {
+    let now = Instant::now();
+    let name = plugin.listing.plugin.clone();
+    let news = match end {
+        End::Fault(_) | End::Error(GuestError { kind: GuestErrorKind::Failed, .. }) => {
+            let rest = plugin.suspension(whom, |of| of.faulted(now));
+            rest.map(|rest| Notice::PluginSuspended { plugin: name, whom: whom.clone(), rest })
+        }
+        _ => {
+            let resumed = plugin.suspension(whom, |of| of.ended_well(now));
+            resumed.then(|| Notice::PluginResumed { plugin: name, whom: whom.clone() })
+        }
+    };
+    if let Some(news) = news {
+        notices.say(news);
+    }
+}
+
+/// Says that a call was a plugin's fault, if it was.
+pub(super) fn report(notices: &Notices, plugin: &Plugin, agent: &AgentName, event: &Event, end: &End) {
+    let (fault, said) = match end {
+        End::Error(GuestError { kind: GuestErrorKind::Failed, message, .. }) => {
+            ("its own error".into(), Some(words(event, message.clone())))
+        }
+        End::Fault(fault) => (fault.to_string(), None),
+        _ => return,
+    };
+    let plugin = plugin.listing.plugin.clone();
+    notices.say(Notice::PluginFaulted { plugin, agent: agent.clone(), fault, said });
+}
+
+/// What a plugin says of an event.
+pub(super) fn words(event: &Event, text: String) -> Words {
+    Words { text, sealed: event.room.encrypted }
+}
