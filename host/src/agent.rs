@@ -33,6 +33,7 @@ use crate::{
     outbox::Outbox,
     registry::Registry,
     settings::{Access, Behaviour, Grants},
+    tally::Tally,
 };
 
 /// After a failure of the journal.
@@ -109,6 +110,8 @@ pub(crate) struct Shared {
     pub journal: Arc<dyn Journal>,
     pub llm: Option<Arc<dyn llm::Backend>>,
     pub notices: Notices,
+    /// What the audit record is written from.
+    pub tally: Arc<Tally>,
     /// The accounts of all agents that serve.
     pub accounts: Arc<Mutex<BTreeSet<UserId>>>,
 }

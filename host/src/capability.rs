@@ -14,7 +14,8 @@ pub mod progress;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU32},
+    fmt,
+    sync::{Arc, Mutex, PoisonError, atomic::AtomicU32},
 };
 
 use wasmtime::component::ResourceTable;
@@ -27,7 +28,9 @@ use crate::{
     grant::{Denied, Permissions},
     id::{AgentName, DeliveryId, EventId, PluginName, SessionId, UserId},
     journal,
+    manifest::Permission,
     settings::Role,
+    tally::Counts,
 };
 
 /// The contract in Rust, from `wit/`.
@@ -130,8 +133,8 @@ pub struct State {
     pub handling: Option<Handling>,
     /// What it has done.
     pub work: Work,
-    /// What it was denied, and how often.
-    pub denied: BTreeMap<Denied, u32>,
+    /// What it was allowed and denied, and how often; counted however the call ends.
+    pub counts: Arc<Mutex<Counts>>,
     /// What it reads by `wasi:config/store`.
     pub config: Arc<BTreeMap<String, String>>,
     /// Where its log lines go.
@@ -150,12 +153,29 @@ impl State {
         self.handling.as_ref().ok_or_else(|| error(types::ErrorKind::Unsupported, "nothing is being handled"))
     }
 
-    /// Whether the plugin may do this; what is denied is counted.
-    fn may(&mut self, check: impl FnOnce(&Permissions) -> Result<(), Denied>) -> Result<(), types::Error> {
-        check(&self.handling()?.permissions).map_err(|denied| {
-            *self.denied.entry(denied).or_default() += 1;
-            error(types::ErrorKind::Denied, denied.to_string())
-        })
+    /// Whether the plugin may do this, which is counted. `call` is what it wants to do, as `outbox.send to !room`: who is
+    /// named in it is an id or an address, never what somebody said.
+    fn may(
+        &mut self,
+        permission: Permission,
+        call: impl fmt::Display,
+        check: impl FnOnce(&Permissions) -> Result<(), Denied>,
+    ) -> Result<(), types::Error> {
+        let checked = check(&self.handling()?.permissions);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        match checked {
+            Ok(()) => counts.used(permission),
+            Err(denied) => {
+                counts.denied(denied, false, &call.to_string());
+                return Err(error(types::ErrorKind::Denied, denied.to_string()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the plugin may do something for which there is one permission as a whole.
+    fn holds(&mut self, permission: Permission, call: &str) -> Result<(), types::Error> {
+        self.may(permission, call, |permissions| permissions.holds(permission))
     }
 }
 

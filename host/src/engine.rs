@@ -12,7 +12,7 @@ pub mod limits;
 mod ticker;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -42,11 +42,12 @@ use crate::{
     command::Argument,
     config,
     grant::{Denied, Permissions},
-    id::{PluginName, UserId},
+    id::{AgentName, PluginName, UserId},
     notice::{Notice, Notices},
     router::Listing,
     settings,
     suspension::Suspension,
+    tally::{Counts, Tally},
 };
 
 /// A deep recursion ends here; guests' own stacks are in their memory.
@@ -71,6 +72,7 @@ pub struct Engine {
     ticker: Ticker,
     background: Background,
     notices: Notices,
+    tally: Arc<Tally>,
 }
 
 /// A component that is ready to run.
@@ -88,7 +90,7 @@ pub struct Plugin {
     limits: Limits,
     slots: Semaphore,
     /// What it was denied before: each is said once.
-    denied: Mutex<BTreeMap<Denied, u64>>,
+    denied: Mutex<BTreeSet<Denied>>,
     /// How it has been doing for each person: nobody can switch it off for others.
     suspensions: Mutex<HashMap<UserId, Suspension>>,
 }
@@ -197,6 +199,7 @@ impl Engine {
         cache: Option<Cache>,
         links: &[Link],
         notices: Notices,
+        tally: Arc<Tally>,
     ) -> Result<Self, String> {
         let inner =
             pooling(&limits).or_else(|_| on_demand()).map_err(|error| format!("wasmtime: {error:#}"))?;
@@ -208,7 +211,7 @@ impl Engine {
         let ticker = Ticker::start(&inner)?;
         let background = Background::start()?;
         let slots = Semaphore::new(limits.instances);
-        Ok(Self { inner, linker, cache, limits, slots, ticker, background, notices })
+        Ok(Self { inner, linker, cache, limits, slots, ticker, background, notices, tally })
     }
 
     /// Makes a plugin of a component: compiles (or finds it compiled), links, and asks it what it
@@ -292,7 +295,10 @@ impl Engine {
         meter: Arc<Meter>,
     ) -> (End, Work) {
         let _slots = self.slots(&plugin).await;
+        let agent = handling.agent.clone();
         let mut store = self.store(&plugin, Some(handling));
+        let counts = store.data().counts.clone();
+        let _counted = Counted { engine: self.clone(), plugin: plugin.clone(), agent, counts };
         charge(&mut store, meter.clone());
         let _ticking = self.ticker.tick();
         let run = run(&plugin, &call, &mut store);
@@ -304,9 +310,7 @@ impl Engine {
             Ok(Err(error)) => End::Fault(fault(&error, plugin.limits.cpu, &store.data().limiter)),
             Ok(Ok(end)) => end,
         };
-        let state = store.data_mut();
-        self.count(&plugin, std::mem::take(&mut state.denied));
-        (end, std::mem::take(&mut state.work))
+        (end, std::mem::take(&mut store.data_mut().work))
     }
 
     /// Asks a plugin for its commands, with nothing granted; loading the other exports checks their types.
@@ -345,19 +349,17 @@ impl Engine {
         convert::commands(listed).map_err(Refused::Declaration)
     }
 
-    /// Counts what was denied, and says what is new.
-    fn count(&self, plugin: &Plugin, denied: BTreeMap<Denied, u32>) {
-        if denied.is_empty() {
-            return;
-        }
-        let mut before = plugin.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        for (denied, times) in denied {
-            let count = before.entry(denied).or_default();
-            if *count == 0 {
-                self.notices.say(Notice::PluginDenied { plugin: plugin.listing.plugin.clone(), denied });
+    /// Counts what a call was allowed and denied, and says what is new.
+    fn count(&self, plugin: &Plugin, agent: &AgentName, counts: Counts) {
+        let name = &plugin.listing.plugin;
+        for (denied, call) in counts.denials() {
+            let mut before = plugin.denied.lock().unwrap_or_else(PoisonError::into_inner);
+            if before.insert(denied) {
+                let (plugin, call) = (name.clone(), call.to_owned());
+                self.notices.say(Notice::PluginDenied { plugin, call, denied });
             }
-            *count += u64::from(times);
         }
+        self.tally.count(agent, name, counts);
     }
 
     /// Room for one more instance: of this plugin, and in all. Nobody closes these semaphores.
@@ -394,7 +396,7 @@ impl Engine {
             handling,
             work: Work::default(),
             config: plugin.config.clone(),
-            denied: BTreeMap::new(),
+            counts: Arc::default(),
             log,
             limiter: Limiter::new(plugin.limits.memory),
             wasi,
@@ -404,6 +406,21 @@ impl Engine {
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(self.limits.host_call);
         store
+    }
+}
+
+/// Counts what a call did when it has ended, though somebody may have stopped it.
+struct Counted {
+    engine: Arc<Engine>,
+    plugin: Arc<Plugin>,
+    agent: AgentName,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        self.engine.count(&self.plugin, &self.agent, counts);
     }
 }
 

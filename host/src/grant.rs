@@ -19,7 +19,7 @@ pub struct Permissions {
 }
 
 /// Why not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Denied {
     /// Its manifest says nothing of it.
     #[error("the plugin does not ask for `{0}`")]
@@ -60,6 +60,22 @@ impl Permissions {
     /// What is asked and not granted at all.
     pub fn missing(&self) -> impl Iterator<Item = Permission> {
         self.asks.iter().map(|(asked, _)| asked).filter(|asked| self.holds(*asked).is_err())
+    }
+
+    /// What holds, in a line: `outbox, rooms = !a:example.org`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let held = self.asks.iter().map(|(asked, _)| asked).filter(|asked| self.holds(*asked).is_ok());
+        let held = held.map(|permission| {
+            let whom = match permission {
+                Permission::Rooms => &self.grants.rooms,
+                Permission::People => &self.grants.people,
+                _ => return permission.to_string(),
+            };
+            let whom: Vec<&str> = whom.iter().map(String::as_str).collect();
+            format!("{permission} = {}", whom.join(" "))
+        });
+        held.collect::<Vec<_>>().join(", ")
     }
 
     /// Whether something holds, at least in part.

@@ -20,8 +20,10 @@ use crate::{
     kept::Kept,
     lock::LockFile,
     notice::{Notice, Notices},
+    record,
     registry::{Agreed, Registry},
     settings,
+    tally::Tally,
 };
 
 /// How long running handlers may go on after the host was asked to end. What has not ended by then is run
@@ -68,6 +70,7 @@ pub struct HostBuilder {
     links: Vec<Link>,
     agreed: Option<Result<Agreed, String>>,
     strict: bool,
+    tally: Arc<Tally>,
 }
 
 /// Agents with their plugins, ready to run.
@@ -93,6 +96,7 @@ impl Host {
             links: vec![],
             agreed: None,
             strict: false,
+            tally: Arc::default(),
         }
     }
 
@@ -118,6 +122,10 @@ impl Host {
             let running = Running::new(agent, shared.clone(), &closing);
             serving.spawn(running.serve(stop.clone()));
         }
+        let (tally, journal, notices) =
+            (shared.tally.clone(), shared.journal.clone(), shared.notices.clone());
+        let recording = tokio::spawn(record::follow(tally.clone(), journal.clone(), notices.clone()));
+        let recording = AbortOnDropHandle::new(recording);
         let _following = folder.map(|folder| AbortOnDropHandle::new(tokio::spawn(folder.follow())));
         let finished = async {
             let mut lost = true;
@@ -138,6 +146,11 @@ impl Host {
                 false
             }
         };
+        // What is left is written when nothing else happens any more.
+        drop(recording);
+        if let Err(reason) = record::write(&tally, &*journal, true).await {
+            notices.say(Notice::Journal { reason });
+        }
         if lost { Err(NoAgentLeft) } else { Ok(()) }
     }
 }
@@ -230,6 +243,16 @@ impl HostBuilder {
         self
     }
 
+    /// Where a chat of this host may speak, so that the host hears it too: what was set by [`Self::notices`] before.
+    #[must_use]
+    pub fn heard(&self) -> Notices {
+        let (tally, to) = (self.tally.clone(), self.notices.clone());
+        Notices::new(move |notice| {
+            tally.hear(&notice);
+            to.say(notice);
+        })
+    }
+
     /// Adds interfaces of your own to every plugin's imports. The one door to wasmtime.
     pub fn link(mut self, link: Link) -> Self {
         self.links.push(link);
@@ -262,11 +285,12 @@ impl HostBuilder {
                 return Err(BuildError::Twice(agent.name.clone()));
             }
         }
+        let (notices, tally) = (self.heard(), self.tally.clone());
         let cache = self.cache.transpose().map_err(BuildError::Engine)?;
-        let engine = Engine::new(self.limits, cache, &self.links, self.notices.clone());
+        let engine = Engine::new(self.limits, cache, &self.links, notices.clone(), tally.clone());
         let engine = Arc::new(engine.map_err(BuildError::Engine)?);
         let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
-        let registry = Registry::new(engine.clone(), self.plugins, agreed, self.notices.clone());
+        let registry = Registry::new(engine.clone(), self.plugins, agreed, notices.clone(), tally.clone());
         let registry = Arc::new(registry);
         for (name, bytes) in self.bytes {
             let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {
@@ -277,16 +301,14 @@ impl HostBuilder {
         }
         registry.keep();
         let watched = self.sources.folder.is_some() || !self.sources.files.is_empty();
-        let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), self.notices.clone()));
+        let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), notices.clone()));
         if let Some(folder) = &mut folder {
-            for NotTaken { file, reason, plugin } in folder.read().await {
-                let waits = reason.waits();
-                let reason = reason.to_string();
-                if self.strict && !waits {
-                    return Err(BuildError::Plugin { file, reason });
+            for refused in folder.read().await {
+                if self.strict && !refused.reason.waits() {
+                    let NotTaken { file, reason, .. } = refused;
+                    return Err(BuildError::Plugin { file, reason: reason.to_string() });
                 }
-                let kept = plugin.is_some_and(|name| registry.has(&name));
-                self.notices.say(Notice::PluginRefused { file, reason, kept });
+                notices.say(refused.notice(&registry));
             }
         }
         let shared = Shared {
@@ -294,7 +316,8 @@ impl HostBuilder {
             registry,
             journal: self.journal,
             llm: self.llm,
-            notices: self.notices,
+            notices,
+            tally,
             accounts: Arc::new(Mutex::default()),
         };
         Ok(Host { agents: self.agents, shared, folder })

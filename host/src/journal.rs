@@ -10,12 +10,16 @@
 #[cfg(test)]
 mod conformance;
 pub mod memory;
+mod review;
 pub mod sqlite;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use review::{Unreviewed, review};
+
 use crate::{
+    audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, MessageRef, Place, Target},
     event::{Event, Position},
     gate::Verdict,
@@ -324,6 +328,15 @@ pub trait Journal: Send + Sync + 'static {
 
     /// How much a plugin remembers.
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error>;
+
+    /// Appends to the audit record, each entry behind the one before. Nothing takes one away again.
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;
+
+    /// Entries of the audit record in order, after the number `after`, at most `limit`.
+    async fn recorded(&self, after: u64, limit: u32) -> Result<Vec<Recorded>, Error>;
+
+    /// Where the audit record ends, as it was noted with its last entry.
+    async fn record_head(&self) -> Result<Head, Error>;
 }
 
 impl Draft {

@@ -26,6 +26,7 @@
 //! it did, and the outbox sends that through the chat.
 
 // What comes in and goes out.
+pub mod audit;
 pub mod command;
 pub mod effect;
 pub mod event;
@@ -44,6 +45,7 @@ pub mod grant;
 pub mod router;
 mod session;
 mod suspension;
+mod tally;
 
 // The three branches: they never name each other.
 pub mod chat;
@@ -66,6 +68,7 @@ mod kept;
 mod lane;
 pub mod lock;
 mod outbox;
+mod record;
 mod registry;
 
 pub use agent::Agent;

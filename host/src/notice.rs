@@ -63,10 +63,14 @@ pub enum Notice {
     },
     /// A file was not taken; what served before goes on.
     PluginRefused {
+        /// Which plugin it would be, if its name is one.
+        plugin: Option<PluginName>,
         /// The file, as it was named.
         file: String,
         /// Why.
         reason: String,
+        /// SHA-256 of it in hexadecimal, where it only waits for somebody to agree.
+        waits: Option<String>,
         /// An older version goes on serving.
         kept: bool,
     },
@@ -92,15 +96,19 @@ pub enum Notice {
     PluginSuspended {
         /// Which plugin.
         plugin: PluginName,
+        /// For which agent it faulted last.
+        agent: AgentName,
         /// For whose events.
         whom: UserId,
         /// For how long.
         rest: Duration,
     },
-    /// A plugin that was suspended ended well.
+    /// A plugin that was suspended ended well, or somebody has resumed it.
     PluginResumed {
         /// Which plugin.
         plugin: PluginName,
+        /// For which agent it ended well; none where somebody has resumed it.
+        agent: Option<AgentName>,
         /// For whose events.
         whom: UserId,
     },
@@ -108,7 +116,9 @@ pub enum Notice {
     PluginDenied {
         /// Which plugin.
         plugin: PluginName,
-        /// What, and why.
+        /// What it wanted to do.
+        call: String,
+        /// Why not.
         denied: Denied,
     },
     /// What a plugin logs.
@@ -189,7 +199,7 @@ impl Notice {
                 write!(f, "plugin {plugin}: {what} ({})", digest.get(..12).unwrap_or(digest))
             }
             Self::PluginRemoved { plugin } => write!(f, "plugin {plugin}: removed"),
-            Self::PluginRefused { file, reason, kept } => {
+            Self::PluginRefused { file, reason, kept, .. } => {
                 let after = if *kept { "; the version before it goes on" } else { "" };
                 write!(f, "{file}: refused: {reason}{after}")
             }
@@ -202,15 +212,17 @@ impl Notice {
                     "plugin {plugin} waits for agent {agent}: {reason}; it is called again for up to 15 minutes"
                 )
             }
-            Self::PluginSuspended { plugin, whom, rest } => {
+            Self::PluginSuspended { plugin, whom, rest, .. } => {
                 let minutes = rest.as_secs().div_ceil(60);
                 write!(
                     f,
                     "plugin {plugin}: rests for {minutes} min from what {whom} does, after too many faults"
                 )
             }
-            Self::PluginResumed { plugin, whom } => write!(f, "plugin {plugin}: serves {whom} again"),
-            Self::PluginDenied { plugin, denied } => write!(f, "plugin {plugin}: denied: {denied}"),
+            Self::PluginResumed { plugin, whom, .. } => write!(f, "plugin {plugin}: serves {whom} again"),
+            Self::PluginDenied { plugin, call, denied } => {
+                write!(f, "plugin {plugin}: denied: {denied} ({call})")
+            }
             Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {text}"),
             Self::NotSent { agent, reason } => write!(f, "agent {agent}: not sent: {reason}"),
             Self::Journal { reason } => write!(f, "journal: {reason}; trying again"),

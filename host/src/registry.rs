@@ -19,6 +19,7 @@ use crate::{
     lock::{LockFile, Locked},
     notice::{Notice, Notices},
     settings,
+    tally::Tally,
 };
 
 /// The plugins at one moment.
@@ -42,6 +43,7 @@ pub struct Registry {
     /// What was agreed to, where somebody keeps that.
     agreed: Option<Agreed>,
     notices: Notices,
+    tally: Arc<Tally>,
 }
 
 /// What was agreed to, and the components themselves.
@@ -59,6 +61,7 @@ impl Registry {
         settings: BTreeMap<PluginName, settings::Plugin>,
         agreed: Option<Agreed>,
         notices: Notices,
+        tally: Arc<Tally>,
     ) -> Self {
         Self {
             engine,
@@ -68,6 +71,7 @@ impl Registry {
             changing: Mutex::new(()),
             agreed,
             notices,
+            tally,
         }
     }
 
@@ -126,6 +130,7 @@ impl Registry {
         let settings = self.settings.get(name).unwrap_or(&unset);
         let plugin = Arc::new(self.engine.load(name.clone(), candidate, settings).await?);
         let digest = plugin.listing.digest.clone();
+        let may = plugin.permissions.summary();
         let before = self.change(|plugins| plugins.insert(name.clone(), plugin));
         if before.as_ref().is_none_or(|before| before.listing.digest != digest) {
             self.notices.say(Notice::PluginLoaded {
@@ -134,6 +139,7 @@ impl Registry {
                 replaced: before.is_some(),
             });
         }
+        self.tally.granted(None, name, &may);
         Ok(())
     }
 

@@ -23,6 +23,8 @@ mod transcripts;
 mod capabilities;
 // What it asks for, and what of that is granted.
 mod permissions;
+// What of it was used and denied, and that this is written down.
+mod audit;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;

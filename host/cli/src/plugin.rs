@@ -1,6 +1,7 @@
 //! `parlour plugin`: what plugins are, what they ask for, and what they may do.
 
 mod add;
+mod check;
 mod edit;
 mod inspect;
 mod list;
@@ -30,6 +31,11 @@ pub enum Plugin {
         after_help = "Example: parlour plugin add weather.wasm --grant llm --grant rooms=!abc:example.org"
     )]
     Add(add::Options),
+    /// Show what a plugin asks for, what of it is granted, what it used and what it was denied
+    ///
+    /// What was counted is since this version ran with these grants. Ends with 1 where a call was denied.
+    #[command(after_help = "Example: parlour plugin check weather")]
+    Check(check::Options),
     /// List the plugins, what they may do, and which wait for somebody to agree
     #[command(after_help = "Example: parlour plugin list --json")]
     List(list::Options),
@@ -51,13 +57,19 @@ pub fn plugin(command: Plugin) -> anyhow::Result<()> {
     match command {
         Plugin::Inspect { file } => inspect::inspect(&file),
         Plugin::Add(options) => add::add(&options),
+        Plugin::Check(options) => check::check(&options),
         Plugin::List(options) => list::list(&options),
         Plugin::Remove(options) => remove::remove(&options),
     }
 }
 
 impl Config {
-    fn load(&self) -> anyhow::Result<(Settings, LockFile)> {
+    /// Where they are, if they are there.
+    fn exists(&self) -> bool {
+        self.config.is_file()
+    }
+
+    pub fn load(&self) -> anyhow::Result<(Settings, LockFile)> {
         let file = &self.config;
         if !file.try_exists().with_context(|| file.display().to_string())? {
             bail!("there is no {}; `parlour run` says what to write", file.display());

@@ -275,11 +275,13 @@ impl Running {
             None => None,
             Some(End::Fault(_) | End::Error(GuestError { kind: GuestErrorKind::Failed, .. })) => {
                 let rest = plugin.suspension(sender, |of| of.faulted(now));
-                rest.map(|rest| Notice::PluginSuspended { plugin: name.clone(), whom: sender.clone(), rest })
+                let (plugin, agent, whom) = (name.clone(), self.agent.name.clone(), sender.clone());
+                rest.map(|rest| Notice::PluginSuspended { plugin, agent, whom, rest })
             }
             Some(_) => {
                 let resumed = plugin.suspension(sender, |of| of.ended_well(now));
-                resumed.then(|| Notice::PluginResumed { plugin: name.clone(), whom: sender.clone() })
+                let (plugin, agent, whom) = (name.clone(), Some(self.agent.name.clone()), sender.clone());
+                resumed.then_some(Notice::PluginResumed { plugin, agent, whom })
             }
         };
         if let Some(news) = news {

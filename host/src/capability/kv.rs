@@ -105,15 +105,19 @@ impl Host for State {
 
 impl State {
     async fn read(&mut self, scope: Scope, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        let at = (self.namespace(scope)?, valid(key)?);
+        let at = (self.namespace(scope, "kv.get")?, valid(key)?);
+        self.read_at(at).await
+    }
+
+    async fn read_at(&mut self, at: (Namespace, String)) -> Result<Option<Vec<u8>>, Error> {
         if let Some(written) = self.work.writes.get(&at) {
             return Ok(written.clone());
         }
         if !self.work.reads.keys.contains_key(&at) {
-            self.work.reads.charge(key.len())?;
+            self.work.reads.charge(at.1.len())?;
         }
         let source = self.handling()?.kv.clone();
-        let stored = source.get(&at.0, key).await.map_err(|failed| unavailable(&failed))?;
+        let stored = source.get(&at.0, &at.1).await.map_err(|failed| unavailable(&failed))?;
         let version = stored.as_ref().map(|stored| stored.version);
         // The first look counts: if it has changed since, the commit finds out.
         self.work.reads.keys.entry(at).or_insert(version);
@@ -121,12 +125,17 @@ impl State {
     }
 
     async fn write(&mut self, scope: Scope, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
-        let at = (self.namespace(scope)?, valid(key)?);
+        let call = if value.is_some() { "kv.set" } else { "kv.delete" };
+        let at = (self.namespace(scope, call)?, valid(key)?);
+        self.write_at(at, value).await
+    }
+
+    async fn write_at(&mut self, at: (Namespace, String), value: Option<Vec<u8>>) -> Result<(), Error> {
         let size = value.as_ref().map_or(0, Vec::len);
         if size > VALUE {
             return Err(error(ErrorKind::TooLarge, "a value has at most 256 KiB"));
         }
-        let cost = key.len() + size + ENTRY;
+        let cost = at.1.len() + size + ENTRY;
         if self.work.written + cost > WRITES {
             return Err(error(ErrorKind::TooLarge, "one delivery writes at most 4 MiB"));
         }
@@ -182,7 +191,7 @@ impl State {
     }
 
     async fn list(&mut self, scope: Scope, query: KeyQuery) -> Result<Vec<String>, Error> {
-        let namespace = self.namespace(scope)?;
+        let namespace = self.namespace(scope, "kv.keys")?;
         let source = self.handling()?.kv.clone();
         // What this handler deleted may stand among the first, so that many more are asked for.
         let ours: Vec<(String, bool)> = self
@@ -210,7 +219,8 @@ impl State {
     }
 
     async fn add(&mut self, scope: Scope, key: String, by: i32) -> Result<i32, Error> {
-        let old = match self.read(scope, &key).await? {
+        let at = (self.namespace(scope, "kv.increment")?, valid(&key)?);
+        let old = match self.read_at(at.clone()).await? {
             None => 0,
             Some(bytes) => std::str::from_utf8(&bytes)
                 .ok()
@@ -218,12 +228,12 @@ impl State {
                 .ok_or_else(|| error(ErrorKind::Invalid, "the value is no decimal number"))?,
         };
         let sum = old.checked_add(by).ok_or_else(|| error(ErrorKind::Conflict, "the sum is too large"))?;
-        self.write(scope, &key, Some(sum.to_string().into_bytes())).await?;
+        self.write_at(at, Some(sum.to_string().into_bytes())).await?;
         Ok(sum)
     }
 
-    fn namespace(&mut self, scope: Scope) -> Result<Namespace, Error> {
-        self.may(|permissions| permissions.holds(Permission::Kv))?;
+    fn namespace(&mut self, scope: Scope, call: &str) -> Result<Namespace, Error> {
+        self.holds(Permission::Kv, call)?;
         let handling = self.handling()?;
         let scope = match scope {
             Scope::Plugin => journal::Scope::Plugin,

@@ -22,7 +22,7 @@ impl Host for State {
 
 impl State {
     fn show(&mut self, body: Body) -> Result<(), Error> {
-        self.may(|permissions| permissions.holds(Permission::Progress))?;
+        self.holds(Permission::Progress, "progress.draft")?;
         // The first words of a model are often white space: there is nothing to show yet.
         if !is_blank(&body) {
             self.handling()?.drafts.show(checked(body)?);

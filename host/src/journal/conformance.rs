@@ -1,6 +1,7 @@
 //! What every backend of [`Journal`] promises, each promise a test that all of them pass. The names are the
 //! promises; [`model`] adds what nobody thought of: random calls, which all backends answer alike.
 
+mod audit;
 mod commits;
 mod inbox;
 mod kv;
@@ -87,6 +88,10 @@ mod keeps {
             namespaces_share_nothing
             keys_are_listed_in_byte_order
             a_list_begins_where_it_is_asked_to
+        }
+        audit {
+            the_record_is_one_chain
+            what_is_written_at_once_is_still_one_chain
         }
     }
 }

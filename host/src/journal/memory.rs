@@ -16,6 +16,7 @@ use super::{
     Sequence, Stored, Usage, Write,
 };
 use crate::{
+    audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
     event::{Event, Position},
     gate::Verdict,
@@ -33,6 +34,8 @@ struct Ledger {
     agents: HashMap<AgentName, Agent>,
     kv: HashMap<Namespace, BTreeMap<String, Stored>>,
     usage: HashMap<(AgentName, PluginName), Usage>,
+    record: Vec<Recorded>,
+    head: Head,
     /// The last numbers given out, each for all agents.
     sequence: i64,
     commit: i64,
@@ -374,5 +377,24 @@ impl Journal for Memory {
 
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         Ok(self.ledger().usage.get(&(agent.clone(), plugin.clone())).copied().unwrap_or_default())
+    }
+
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        let mut ledger = self.ledger();
+        for entry in entries {
+            let recorded = ledger.head.push(entry);
+            ledger.record.push(recorded);
+        }
+        Ok(())
+    }
+
+    async fn recorded(&self, after: u64, limit: u32) -> Result<Vec<Recorded>, Error> {
+        let ledger = self.ledger();
+        let later = ledger.record.iter().skip(usize::try_from(after).unwrap_or(usize::MAX));
+        Ok(later.take(limit as usize).cloned().collect())
+    }
+
+    async fn record_head(&self) -> Result<Head, Error> {
+        Ok(self.ledger().head)
     }
 }
