@@ -3,6 +3,7 @@
 mod deliver;
 mod delivery;
 mod handle;
+mod home;
 mod intake;
 mod invitation;
 mod ledger;
@@ -16,7 +17,10 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use self::{serving::Serving, typing::Typing};
 use crate::{
@@ -33,6 +37,7 @@ use crate::{
     outbox::Outbox,
     registry::Registry,
     settings::{Access, Behaviour, Grants},
+    standing::Standing,
     tally::Tally,
 };
 
@@ -112,6 +117,8 @@ pub(crate) struct Shared {
     pub notices: Notices,
     /// What the audit record is written from.
     pub tally: Arc<Tally>,
+    /// How things stand, for whoever asks, and for homes.
+    pub standing: Arc<Standing>,
     /// The accounts of all agents that serve.
     pub accounts: Arc<Mutex<BTreeSet<UserId>>>,
 }
@@ -186,6 +193,7 @@ impl Running {
         // What is wrong with the plugins' commands is said now, and not at the first event.
         drop(self.serving());
         self.resume().await;
+        let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,

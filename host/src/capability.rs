@@ -161,13 +161,17 @@ impl State {
         call: impl fmt::Display,
         check: impl FnOnce(&Permissions) -> Result<(), Denied>,
     ) -> Result<(), types::Error> {
-        let checked = check(&self.handling()?.permissions);
+        let permissions = &self.handling()?.permissions;
+        let checked = check(permissions);
+        let spared = checked.is_err_and(|denied| permissions.spares(denied));
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         match checked {
             Ok(()) => counts.used(permission),
             Err(denied) => {
-                counts.denied(denied, false, &call.to_string());
-                return Err(error(types::ErrorKind::Denied, denied.to_string()));
+                counts.denied(denied, spared, &call.to_string());
+                if !spared {
+                    return Err(error(types::ErrorKind::Denied, denied.to_string()));
+                }
             }
         }
         Ok(())

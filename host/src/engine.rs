@@ -14,9 +14,10 @@ mod ticker;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use semver::Version;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{
     Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
@@ -79,6 +80,8 @@ pub struct Engine {
 pub struct Plugin {
     /// What it has.
     pub listing: Arc<Listing>,
+    /// Its own version, where it says one.
+    pub version: Option<Version>,
     instance: InstancePre<State>,
     commands: Option<commands::GuestIndices>,
     messages: Option<messages::GuestIndices>,
@@ -96,6 +99,26 @@ pub struct Plugin {
 }
 
 impl Plugin {
+    /// For whom it rests, and for how much longer.
+    pub fn resting(&self, now: Instant) -> Vec<(UserId, Duration)> {
+        let all = self.suspensions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resting: Vec<_> =
+            all.iter().filter_map(|(user, of)| Some((user.clone(), of.left(now)?))).collect();
+        resting.sort();
+        resting
+    }
+
+    /// Ends its rest for one person, or for all; answers for whom it rested.
+    pub fn resume(&self, whom: Option<&UserId>) -> Vec<UserId> {
+        let resting = self.resting(Instant::now()).into_iter().map(|(user, _)| user);
+        let resting: Vec<_> = resting.filter(|user| whom.is_none_or(|whom| whom == user)).collect();
+        let mut all = self.suspensions.lock().unwrap_or_else(PoisonError::into_inner);
+        for user in &resting {
+            all.remove(user);
+        }
+        resting
+    }
+
     /// How it has been doing for somebody, to be looked at or changed.
     pub fn suspension<T>(&self, whom: &UserId, how: impl FnOnce(&mut Suspension) -> T) -> T {
         let mut all = self.suspensions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -226,6 +249,7 @@ impl Engine {
         settings: &settings::Plugin,
     ) -> Result<Plugin, Refused> {
         let Candidate { bytes, digest, surface } = candidate;
+        let version = surface.manifest.as_ref().map(|manifest| manifest.version.clone());
         let wanted = surface.manifest.as_ref().map(|manifest| manifest.limits).unwrap_or_default();
         let config = config::resolve(surface.manifest.as_ref(), settings).map_err(Refused::Declaration)?;
         let (engine, named) = (self.clone(), digest.clone());
@@ -257,13 +281,16 @@ impl Engine {
             messages: messages.is_some(),
             members: members.is_some(),
         };
+        let permissions = Permissions::new(surface.asks(), settings.grants.clone());
+        let permissions = permissions.audit_only(settings.audit_only);
         let mut loaded = Plugin {
             listing: Arc::new(listing),
+            version,
             instance,
             commands,
             messages,
             members,
-            permissions: Arc::new(Permissions::new(surface.asks(), settings.grants.clone())),
+            permissions: Arc::new(permissions),
             config: Arc::new(config),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),

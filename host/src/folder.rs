@@ -15,6 +15,7 @@ use notify::{
 use tokio::sync::mpsc;
 
 use crate::{
+    control::Refusal,
     engine::admission::Refused,
     id::PluginName,
     kept,
@@ -120,6 +121,7 @@ impl Folder {
         let gone: Vec<_> = self.seen.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
         for name in gone {
             self.seen.remove(&name);
+            self.registry.looked_at(&name, None);
             // What an embedder brought itself stays, whatever files of that name were refused.
             if self.loaded.remove(&name) {
                 self.registry.remove(&name);
@@ -128,6 +130,12 @@ impl Folder {
         for (name, source) in found {
             let before = self.seen.get(&name).cloned();
             let Some((look, reason)) = self.look(&name, &source, before.as_ref()).await else { continue };
+            let refusal = reason.as_ref().map(|reason| Refusal {
+                file: source.component.display().to_string(),
+                reason: reason.to_string(),
+                waits: reason.waits(),
+            });
+            self.registry.looked_at(&name, refusal);
             // While a file waits, what was agreed to before serves in its place.
             if reason.as_ref().is_none_or(Refused::waits) {
                 self.loaded.insert(name.clone());

@@ -16,6 +16,7 @@ pub const KV: Usage = Usage { bytes: 64 * 1024 * 1024, keys: 100_000 };
 pub struct Permissions {
     asks: Asks,
     grants: Grants,
+    audit_only: bool,
 }
 
 /// Why not.
@@ -48,18 +49,38 @@ impl Permissions {
     /// What is asked, as far as it is granted.
     #[must_use]
     pub fn new(asks: Asks, grants: Grants) -> Self {
-        Self { asks, grants }
+        Self { asks, grants, audit_only: false }
+    }
+
+    /// What is asked and not granted is let through, and counted.
+    #[must_use]
+    pub fn audit_only(self, audit_only: bool) -> Self {
+        Self { audit_only, ..self }
     }
 
     /// The same asks, and other grants.
     #[must_use]
     pub fn with(&self, grants: Grants) -> Self {
-        Self { asks: self.asks.clone(), grants }
+        Self { asks: self.asks.clone(), grants, audit_only: self.audit_only }
     }
 
     /// What is asked and not granted at all.
     pub fn missing(&self) -> impl Iterator<Item = Permission> {
         self.asks.iter().map(|(asked, _)| asked).filter(|asked| self.holds(*asked).is_err())
+    }
+
+    /// Whether what was denied is let through all the same: of a plugin that is audit-only, what it asks for.
+    #[must_use]
+    pub fn spares(&self, denied: Denied) -> bool {
+        self.audit_only && !matches!(denied, Denied::NotAsked(_)) && can_be_spared(denied.permission())
+    }
+
+    /// What is let through, as far as it is not granted.
+    #[must_use]
+    pub fn spared(&self) -> Vec<String> {
+        let asked = self.asks.iter().map(|(asked, _)| asked).filter(|asked| !asked.is_free());
+        let spared = asked.filter(|asked| self.audit_only && can_be_spared(*asked));
+        spared.map(|permission| permission.to_string()).collect()
     }
 
     /// What holds, in a line: `outbox, rooms = !a:example.org`.
@@ -75,7 +96,9 @@ impl Permissions {
             let whom: Vec<&str> = whom.iter().map(String::as_str).collect();
             format!("{permission} = {}", whom.join(" "))
         });
-        held.collect::<Vec<_>>().join(", ")
+        let held = held.collect::<Vec<_>>().join(", ");
+        let spared = self.spared();
+        if spared.is_empty() { held } else { format!("{held}; audit-only: {}", spared.join(", ")) }
     }
 
     /// Whether something holds, at least in part.
@@ -136,6 +159,21 @@ impl Permissions {
     }
 }
 
+/// What a plugin that is audit-only may do without its grant. Whoever adds a permission decides: what puts a secret on a
+/// request, or takes words out of an encrypted room, is never let through, and a quota is none of these.
+fn can_be_spared(permission: Permission) -> bool {
+    match permission {
+        Permission::Outbox
+        | Permission::Kv
+        | Permission::Progress
+        | Permission::Directory
+        | Permission::Home
+        | Permission::Rooms
+        | Permission::People
+        | Permission::Llm => true,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,6 +199,24 @@ mod tests {
         let elsewhere = Grants { rooms: ["!b:example.org".into()].into(), ..grants };
         let permissions = Permissions::new(asks, elsewhere);
         assert_eq!(permissions.room(&room), Err(Denied::Outside(Permission::Rooms)));
+    }
+
+    #[test]
+    fn audit_only_spares_what_is_asked_and_nothing_else() {
+        let ask = || Some(Ask { reason: "because".into() });
+        let kv = Some(AskKv { bytes: Some(KV.bytes * 2), ..AskKv::default() });
+        let asks = Asks { rooms: ask(), llm: ask(), kv, ..Asks::default() };
+        let watched = Permissions::new(asks.clone(), Grants::default()).audit_only(true);
+        let spares = |permission| watched.spares(watched.holds(permission).unwrap_err());
+        assert!(spares(Permission::Rooms) && spares(Permission::Llm));
+        assert!(watched.spares(Denied::Outside(Permission::Rooms)));
+        assert!(!spares(Permission::People) && !spares(Permission::Home) && !spares(Permission::Outbox));
+        assert_eq!(watched.quota(), KV, "a quota is a limit");
+        assert_eq!(watched.summary(), "kv; audit-only: rooms, llm");
+        let other = watched.with(Grants { llm: true, ..Grants::default() });
+        assert!(other.spares(Denied::NotGranted(Permission::Rooms)), "for every agent");
+        let usual = Permissions::new(asks, Grants::default());
+        assert!(!usual.spares(Denied::NotGranted(Permission::Rooms)) && usual.spared().is_empty());
     }
 
     #[test]

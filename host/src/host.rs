@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::task::JoinSet;
@@ -13,6 +13,7 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use crate::{
     agent::{Agent, Finished, Running, Shared},
     capability::llm,
+    control::{Bound, Server},
     engine::{Engine, Link, cache::Cache, limits::Limits},
     folder::{Folder, NotTaken, Sources},
     id::PluginName,
@@ -23,6 +24,7 @@ use crate::{
     record,
     registry::{Agreed, Registry},
     settings,
+    standing::Standing,
     tally::Tally,
 };
 
@@ -71,6 +73,8 @@ pub struct HostBuilder {
     agreed: Option<Result<Agreed, String>>,
     strict: bool,
     tally: Arc<Tally>,
+    standing: Arc<Standing>,
+    control: Option<Result<PathBuf, PathBuf>>,
 }
 
 /// Agents with their plugins, ready to run.
@@ -78,6 +82,7 @@ pub struct Host {
     agents: Vec<Agent>,
     shared: Shared,
     folder: Option<Folder>,
+    control: Option<Bound>,
 }
 
 impl Host {
@@ -97,6 +102,8 @@ impl Host {
             agreed: None,
             strict: false,
             tally: Arc::default(),
+            standing: Arc::default(),
+            control: None,
         }
     }
 
@@ -112,7 +119,8 @@ impl Host {
     /// # Errors
     /// [`NoAgentLeft`] when every agent has refused to start or was lost.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), NoAgentLeft> {
-        let Self { agents, shared, folder } = self;
+        let Self { agents, shared, folder, control } = self;
+        let names = agents.iter().map(|agent| agent.name.clone()).collect();
         let stop = CancellationToken::new();
         let closing = CancellationToken::new();
         // Whoever drops this future ends all that runs, too.
@@ -124,8 +132,12 @@ impl Host {
         }
         let (tally, journal, notices) =
             (shared.tally.clone(), shared.journal.clone(), shared.notices.clone());
-        let recording = tokio::spawn(record::follow(tally.clone(), journal.clone(), notices.clone()));
+        let recorded = CancellationToken::new();
+        let (to, stopped) = (journal.clone(), recorded.clone());
+        let recording = tokio::spawn(record::follow(tally.clone(), to, notices.clone(), stopped));
         let recording = AbortOnDropHandle::new(recording);
+        let server = Server { shared, agents: names, started: Instant::now() };
+        let answering = control.map(|bound| AbortOnDropHandle::new(tokio::spawn(server.serve(bound))));
         let _following = folder.map(|folder| AbortOnDropHandle::new(tokio::spawn(folder.follow())));
         let finished = async {
             let mut lost = true;
@@ -147,7 +159,12 @@ impl Host {
             }
         };
         // What is left is written when nothing else happens any more.
-        drop(recording);
+        if let Some(answering) = answering {
+            answering.abort();
+            drop(answering.await);
+        }
+        recorded.cancel();
+        drop(recording.await);
         if let Err(reason) = record::write(&tally, &*journal, true).await {
             notices.say(Notice::Journal { reason });
         }
@@ -243,12 +260,26 @@ impl HostBuilder {
         self
     }
 
+    /// Answers at this Unix socket how the host does ([`crate::control`]); nowhere by default. Its folder should be for
+    /// this user alone.
+    pub fn control(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.control = Some(Ok(socket.into()));
+        self
+    }
+
+    /// The same, if that is possible; otherwise it is said, and nobody is answered.
+    pub fn control_if_possible(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.control = Some(Err(socket.into()));
+        self
+    }
+
     /// Where a chat of this host may speak, so that the host hears it too: what was set by [`Self::notices`] before.
     #[must_use]
     pub fn heard(&self) -> Notices {
-        let (tally, to) = (self.tally.clone(), self.notices.clone());
+        let (tally, standing, to) = (self.tally.clone(), self.standing.clone(), self.notices.clone());
         Notices::new(move |notice| {
             tally.hear(&notice);
+            standing.hear(&notice);
             to.say(notice);
         })
     }
@@ -286,6 +317,15 @@ impl HostBuilder {
             }
         }
         let (notices, tally) = (self.heard(), self.tally.clone());
+        let control = match self.control.clone() {
+            Some(Ok(socket)) => Some(Bound::open(&socket).map_err(BuildError::Engine)?),
+            Some(Err(socket)) => {
+                let said =
+                    |reason| tracing::warn!(target: "parlour", "nobody is told how the host does: {reason}");
+                Bound::open(&socket).map_err(said).ok()
+            }
+            None => None,
+        };
         let cache = self.cache.transpose().map_err(BuildError::Engine)?;
         let engine = Engine::new(self.limits, cache, &self.links, notices.clone(), tally.clone());
         let engine = Arc::new(engine.map_err(BuildError::Engine)?);
@@ -318,8 +358,9 @@ impl HostBuilder {
             llm: self.llm,
             notices,
             tally,
+            standing: self.standing,
             accounts: Arc::new(Mutex::default()),
         };
-        Ok(Host { agents: self.agents, shared, folder })
+        Ok(Host { agents: self.agents, shared, folder, control })
     }
 }

@@ -129,6 +129,15 @@ pub struct Usage {
     pub keys: u64,
 }
 
+/// What of one agent's waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Events that have not ended.
+    pub events: u64,
+    /// Effects that were committed and not sent.
+    pub effects: u64,
+}
+
 /// A value set, or deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Write {
@@ -329,6 +338,18 @@ pub trait Journal: Send + Sync + 'static {
     /// How much a plugin remembers.
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error>;
 
+    /// What waits.
+    async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error>;
+
+    /// Queues what the host says for an agent by itself, without an event. Answers what is to be sent. Of a delivery
+    /// that was queued or committed before it changes nothing and answers nothing.
+    async fn announce(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        effects: Vec<Effect>,
+    ) -> Result<Vec<Queued>, Error>;
+
     /// Appends to the audit record, each entry behind the one before. Nothing takes one away again.
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;
 
@@ -337,6 +358,13 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Where the audit record ends, as it was noted with its last entry.
     async fn record_head(&self) -> Result<Head, Error>;
+}
+
+impl Contribution {
+    /// The host's own.
+    fn own(effects: Vec<Effect>) -> Self {
+        Self { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] }
+    }
 }
 
 impl Draft {

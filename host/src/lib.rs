@@ -61,6 +61,7 @@ pub mod source;
 mod agent;
 mod backoff;
 mod begin;
+pub mod control;
 mod draft;
 mod folder;
 mod host;
@@ -70,6 +71,7 @@ pub mod lock;
 mod outbox;
 mod record;
 mod registry;
+mod standing;
 
 pub use agent::Agent;
 pub use capability::llm;

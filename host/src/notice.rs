@@ -56,6 +56,13 @@ pub enum Notice {
         /// The version that it replaces was loaded before.
         replaced: bool,
     },
+    /// A plugin that was loaded may do what it asks for, though nobody has granted it.
+    PluginAuditOnly {
+        /// Which plugin.
+        plugin: PluginName,
+        /// What is let through, and counted.
+        spared: Vec<String>,
+    },
     /// A plugin's file is gone, and so is the plugin.
     PluginRemoved {
         /// Which.
@@ -169,6 +176,7 @@ impl Notice {
             | Self::PluginRefused { .. }
             | Self::PluginFaulted { .. }
             | Self::PluginDenied { .. }
+            | Self::PluginAuditOnly { .. }
             | Self::PluginSuspended { .. } => Level::Warn,
             Self::AgentStopped { .. } | Self::NotSent { .. } | Self::Journal { .. } => Level::Error,
             Self::PluginLog { level, .. } => *level,
@@ -197,6 +205,13 @@ impl Notice {
             Self::PluginLoaded { plugin, digest, replaced } => {
                 let what = if *replaced { "new version took over" } else { "loaded" };
                 write!(f, "plugin {plugin}: {what} ({})", digest.get(..12).unwrap_or(digest))
+            }
+            Self::PluginAuditOnly { plugin, spared } => {
+                let spared = spared.join(", ");
+                write!(
+                    f,
+                    "plugin {plugin}: AUDIT-ONLY: what is not granted of {spared} is let through and counted"
+                )
             }
             Self::PluginRemoved { plugin } => write!(f, "plugin {plugin}: removed"),
             Self::PluginRefused { file, reason, kept, .. } => {

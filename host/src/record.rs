@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::{
     backoff::Backoff,
     journal::Journal,
@@ -9,14 +11,20 @@ use crate::{
     tally::Tally,
 };
 
-/// Writes until the future is dropped.
-pub async fn follow(tally: Arc<Tally>, journal: Arc<dyn Journal>, notices: Notices) {
+/// Writes until `stop`; what it has begun to write by then is written.
+pub async fn follow(tally: Arc<Tally>, journal: Arc<dyn Journal>, notices: Notices, stop: CancellationToken) {
     let mut backoff = Backoff::default();
     loop {
-        tally.due().await;
+        tokio::select! {
+            () = tally.due() => {}
+            () = stop.cancelled() => return,
+        }
         if let Err(reason) = write(&tally, &*journal, false).await {
             notices.say(Notice::Journal { reason });
-            tokio::time::sleep(backoff.next(None)).await;
+            tokio::select! {
+                () = tokio::time::sleep(backoff.next(None)) => {}
+                () = stop.cancelled() => return,
+            }
         } else {
             backoff = Backoff::default();
         }

@@ -242,6 +242,8 @@ pub struct Plugin {
     pub grants: Grants,
     /// What a call of it may take, where that is not the usual.
     pub limits: CallLimits,
+    /// What it asks for and was not granted is let through, and counted: to learn what it needs, and then to grant it.
+    pub audit_only: bool,
 }
 
 /// What a call may take, where that is not the usual: as a plugin wants it, and as an operator allows it.

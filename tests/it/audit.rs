@@ -276,3 +276,111 @@ async fn a_record_that_was_cut_off_or_written_anew_is_found_by_a_hash_that_was_n
     let said = parlour(folder, &["audit", "--since", "12"]);
     assert_eq!(said.status.code(), Some(2));
 }
+
+const WATCHED: &str = "[plugins.deeds]\naudit_only = true\n";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_only_lets_through_what_is_asked_and_not_granted_and_counts_it() {
+    let folder = folder(WATCHED, "[asks.outbox]\n[asks.rooms]\nreason = \"Tells others\"\n");
+    let folder = folder.path();
+    let stage = host(folder).await;
+    let loud = "plugin deeds: AUDIT-ONLY: what is not granted of rooms is let through and counted";
+    assert_eq!(stage.noticed(loud).await.level(), parlour::notice::Level::Warn);
+    let elsewhere = stage.rooms.create([crate::stage::BOB, crate::stage::AGENT]);
+    for _ in 0..2 {
+        stage.rooms.say(crate::stage::ALICE, &stage.room, &format!("/room {elsewhere} hello"));
+    }
+    stage.until(&elsewhere, |lines| lines.iter().filter(|line| line.text == "hello").count() == 2).await;
+    // What it does not ask for is denied as ever.
+    for (asked, denied) in [
+        ("/direct @bob:memory hello", "/direct: the plugin does not ask for `people`"),
+        ("/count", "/count: the plugin does not ask for `kv`"),
+        ("/model hello", "/model: the plugin does not ask for `llm`"),
+    ] {
+        assert_eq!(stage.ask(asked).await, denied);
+    }
+    stage.stop().await;
+    let said = text(&parlour(folder, &["audit"]).stdout);
+    for line in [
+        "  granted          deeds: outbox; audit-only: rooms\n",
+        &format!(
+            "  would be denied  deeds for agent agent: rooms: outbox.send to {elsewhere}: the grant `rooms` is missing"
+        ),
+        "  denied           deeds for agent agent: kv: ",
+    ] {
+        assert!(said.contains(line), "{line}: {said}");
+    }
+    let said = text(&parlour(folder, &["plugin", "check", "deeds"]).stdout);
+    assert!(
+        said.contains("  rooms       not granted\n")
+            && said.contains("              would be denied 2 times, last 20"),
+        "{said}"
+    );
+    assert!(said.contains("AUDIT-ONLY: what is not granted of rooms is let through and counted\n"), "{said}");
+    let said = text(&parlour(folder, &["plugin", "list"]).stdout);
+    assert!(said.contains("  AUDIT-ONLY, let through and counted where not granted: rooms\n"), "{said}");
+    let said = text(&parlour(folder, &["plugin", "inspect", "plugins/deeds.wasm"]).stdout);
+    assert!(
+        said.contains("\nAUDIT-ONLY: as plugin deeds it may do without a grant what it asks for: rooms\n"),
+        "{said}"
+    );
+
+    // The same plugin, without it.
+    fs::write(folder.join("parlour.toml"), "").unwrap();
+    let stage = host(folder).await;
+    assert_eq!(stage.ask("/room !elsewhere:memory hello").await, "/room: the grant `rooms` is missing");
+    assert!(!stage.notices().iter().any(|notice| notice.to_string().contains("AUDIT-ONLY")));
+}
+
+/// What nobody has agreed to is not let through either: a file that asks for more waits.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_only_agrees_to_nothing() {
+    let folder = folder(WATCHED, "[asks.outbox]\n");
+    let stage = host(folder.path()).await;
+    drop_in(folder.path(), "1.1.0", "[asks.outbox]\n[asks.llm]\nreason = \"Wants more\"\n");
+    stage.noticed("it waits until you agree: it now asks to ask the language model").await;
+    assert_eq!(stage.ask("/model hello").await, "/model: the plugin does not ask for `llm`");
+}
+
+/// A role, a quota and a limit are no grants.
+#[tokio::test(flavor = "multi_thread")]
+async fn audit_only_lifts_no_limit() {
+    let asks = "[asks.outbox]\n[asks.kv]\nbytes = 1000000000\nreason = \"Much\"\n[asks.home]\nreason = \"It is nice\"\n";
+    let folder =
+        folder("[plugins.deeds]\naudit_only = true\n[plugins.deeds.grants]\nkv = { bytes = 300000 }\n", asks);
+    let stage = host(folder.path()).await;
+    let answer = stage.ask("/hoard 2").await;
+    assert_eq!(answer, "/hoard: this plugin remembers at most 300000 bytes and 100000 keys");
+    let answer = stage.ask("/hoard 20").await;
+    assert!(answer.starts_with("/hoard: "), "{answer}");
+}
+
+#[test]
+fn audit_only_is_said_when_a_plugin_is_added_and_goes_with_it() {
+    let folder = folder("# mine\ndata = \"data\"\n", ASKS);
+    let folder = folder.path();
+    let read = || fs::read_to_string(folder.join("parlour.toml")).unwrap();
+    let said = parlour(folder, &["plugin", "add", "plugins/deeds.wasm"]);
+    assert_eq!(said.status.code(), Some(2), "each grant is given or denied");
+    let said = parlour(folder, &["plugin", "add", "plugins/deeds.wasm", "--audit-only"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    let shown = text(&said.stdout);
+    assert!(
+        shown.contains("AUDIT-ONLY: what is not granted of what it asks for (rooms, people) is let through"),
+        "{shown}"
+    );
+    assert!(read().contains("[plugins.deeds]\naudit_only = true\n"), "{}", read());
+    let other =
+        package::embed(component("deeds"), "name = \"deeds\"\nversion = \"2.0.0\"\ndescription = \"\"\n")
+            .unwrap();
+    fs::write(folder.join("other.wasm"), other).unwrap();
+    let said = text(&parlour(folder, &["plugin", "add", "other.wasm"]).stderr);
+    assert!(
+        said.contains(
+            "it takes the place of plugin deeds 1.0.0, and it is audit-only; say --name deeds if it shall"
+        ),
+        "{said}"
+    );
+    assert!(parlour(folder, &["plugin", "remove", "deeds"]).status.success());
+    assert!(!read().contains("audit_only") && read().starts_with("# mine\ndata = "), "{}", read());
+}

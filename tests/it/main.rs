@@ -25,6 +25,8 @@ mod capabilities;
 mod permissions;
 // What of it was used and denied, and that this is written down.
 mod audit;
+// How a host that runs is asked how it does, and what homes are told.
+mod control;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;

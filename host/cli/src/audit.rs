@@ -95,6 +95,7 @@ pub fn audit(options: &Options) -> anyhow::Result<()> {
 /// It cannot be read; that it is broken is an answer.
 pub fn read(data: &Path, each: impl FnMut(Recorded)) -> anyhow::Result<Result<Head, Broken>> {
     let file = data.join("journal.db");
+    crate::status::settle(data);
     if !file.try_exists().with_context(|| file.display().to_string())? {
         bail!("there is no {} yet: no host has run here", file.display());
     }

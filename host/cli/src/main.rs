@@ -6,6 +6,7 @@ mod chat;
 mod log;
 mod plugin;
 mod run;
+mod status;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -46,6 +47,11 @@ enum Command {
     /// Ends with 1 where the record was changed.
     #[command(after_help = "Example: parlour audit --plugin weather")]
     Audit(audit::Options),
+    /// Say how the host that runs here does: its agents, its plugins, and what waits
+    ///
+    /// Ends with 1 where none runs.
+    #[command(after_help = "Example: parlour status --json")]
+    Status(status::Options),
     /// Build a plugin's folder into one .wasm file
     ///
     /// A folder with a Cargo.toml is Rust; otherwise its plugin.toml says what it is.
@@ -70,6 +76,7 @@ fn main() -> ExitCode {
         Some(Command::Chat(options)) => chat::chat(options),
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Plugin(command)) => plugin::plugin(command),
+        Some(Command::Status(options)) => status::status(&options),
         Some(Command::Audit(options)) => audit::audit(&options),
         Some(Command::Build(Build { folder, out })) => {
             build::build(&folder, out.as_deref()).map(|file| {

@@ -6,6 +6,7 @@ mod edit;
 mod inspect;
 mod list;
 mod remove;
+mod resume;
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +24,8 @@ pub enum Plugin {
     Inspect {
         /// A component, such as echo.wasm, or a folder with a plugin.toml and one
         file: PathBuf,
+        #[command(flatten)]
+        config: Config,
     },
     /// Show what a plugin asks for, agree or not, and put it into the plugin folder
     ///
@@ -39,6 +42,9 @@ pub enum Plugin {
     /// List the plugins, what they may do, and which wait for somebody to agree
     #[command(after_help = "Example: parlour plugin list --json")]
     List(list::Options),
+    /// Let a plugin serve again that rests after too many faults
+    #[command(after_help = "Example: parlour plugin resume weather --user @alice:example.org")]
+    Resume(resume::Options),
     /// Remove a plugin, what was granted to it and what was agreed to
     #[command(after_help = "Example: parlour plugin remove weather")]
     Remove(remove::Options),
@@ -55,10 +61,11 @@ pub struct Config {
 /// Does it.
 pub fn plugin(command: Plugin) -> anyhow::Result<()> {
     match command {
-        Plugin::Inspect { file } => inspect::inspect(&file),
+        Plugin::Inspect { file, config } => inspect::inspect(&file, &config),
         Plugin::Add(options) => add::add(&options),
         Plugin::Check(options) => check::check(&options),
         Plugin::List(options) => list::list(&options),
+        Plugin::Resume(options) => resume::resume(&options),
         Plugin::Remove(options) => remove::remove(&options),
     }
 }

@@ -79,6 +79,8 @@ mod keeps {
             a_draft_waits_for_the_effect_that_takes_it
             a_draft_that_nothing_takes_goes
             a_late_word_of_a_draft_is_not_kept
+            what_the_host_says_by_itself_is_queued_once
+            what_waits_is_counted
         }
         kv {
             what_is_remembered_is_counted

@@ -23,12 +23,12 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
-    Arrival, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued, Sent,
-    Sequence, Stored, Usage,
+    Arrival, Backlog, Commit, Contribution, Draft, Error, Journal, KeyQuery, Known, Named, Namespace,
+    Pending, Queued, Sent, Sequence, Stored, Usage,
 };
 use crate::{
     audit::{Entry, Head, Recorded},
-    effect::{EffectId, Place},
+    effect::{Effect, EffectId, Place},
     event::Position,
     id::{AgentName, DeliveryId, EventId, InvalidId, PluginName, RoomId, SessionId},
 };
@@ -180,6 +180,23 @@ impl Journal for Sqlite {
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         let (agent, plugin) = (agent.clone(), plugin.clone());
         self.thread.read(move |db| kv::usage(db, &agent, &plugin)).await
+    }
+
+    async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| outbox::backlog(db, &agent)).await
+    }
+
+    async fn announce(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        effects: Vec<Effect>,
+    ) -> Result<Vec<Queued>, Error> {
+        let contribution = Contribution::own(effects);
+        let effects = commit::Effects::of(&contribution).map_err(|it| it.0)?;
+        let (agent, delivery) = (agent.clone(), delivery.clone());
+        self.thread.write(move |db| commit::announce(db, agent, delivery, contribution, effects)).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {

@@ -47,6 +47,9 @@ struct Report {
     version: Option<String>,
     digest: String,
     permissions: Vec<Row>,
+    /// What is let through and counted, though it is not granted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    audit_only: Vec<String>,
     /// Asked for and granted, and never used.
     unused: Vec<String>,
     /// Imported and not asked for: denied.
@@ -213,8 +216,10 @@ fn candidate(source: &Source) -> anyhow::Result<Candidate> {
 fn report(settings: Option<&Settings>, subject: &Subject, mut counted: Counted) -> Report {
     let Subject { name, candidate, .. } = subject;
     let asks = candidate.surface.asks();
-    let grants = settings.and_then(|settings| settings.plugins.get(name)).map(|plugin| plugin.grants.clone());
-    let permissions = Permissions::new(asks.clone(), grants.unwrap_or_default());
+    let plugin = settings.and_then(|settings| settings.plugins.get(name));
+    let audit_only = plugin.is_some_and(|plugin| plugin.audit_only);
+    let grants = plugin.map(|plugin| plugin.grants.clone()).unwrap_or_default();
+    let permissions = Permissions::new(asks.clone(), grants).audit_only(audit_only);
     let agents: BTreeMap<AgentName, Permissions> = settings
         .into_iter()
         .flat_map(|settings| &settings.agents)
@@ -245,6 +250,7 @@ fn report(settings: Option<&Settings>, subject: &Subject, mut counted: Counted) 
         name: name.to_string(),
         version: candidate.surface.manifest.as_ref().map(|manifest| manifest.version.to_string()),
         digest: candidate.digest.clone(),
+        audit_only: permissions.spared(),
         unused: unused.map(|row| row.permission.clone()).collect(),
         imports_not_asked_for: imports.into_iter().map(str::to_owned).collect(),
         since: counted.since,
@@ -307,6 +313,10 @@ fn shown(report: &Report) -> String {
                 lines.push(format!("              {what} {}, last {}: {call}", times(*count), time(*last)));
             }
         }
+    }
+    if !report.audit_only.is_empty() {
+        let spared = report.audit_only.join(", ");
+        lines.push(format!("AUDIT-ONLY: what is not granted of {spared} is let through and counted"));
     }
     if !report.imports_not_asked_for.is_empty() {
         lines.push(format!(

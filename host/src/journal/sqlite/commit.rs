@@ -3,12 +3,12 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{Commit, Contribution, Error, Outcome, Queued, never_received, takes_draft},
+    super::{Commit, Contribution, Error, Outcome, Queued, Sequence, never_received, takes_draft},
     Failed, kv, number,
 };
 use crate::{
     effect::{Effect, EffectId, Place},
-    id::{EventId, PluginName},
+    id::{AgentName, DeliveryId, EventId, PluginName},
 };
 
 /// The effects of a contribution as JSON, made by the caller.
@@ -78,6 +78,28 @@ pub(super) fn commit(db: &Connection, commit: Commit, effects: Effects) -> Resul
         db.prepare_cached("DELETE FROM pending WHERE sequence = ?1")?.execute([sequence.0])?;
     }
     Ok(queued)
+}
+
+/// What the host says by itself has an event of the host's own, whose id is that of none.
+pub(super) fn announce(
+    db: &Connection,
+    name: AgentName,
+    delivery: DeliveryId,
+    contribution: Contribution,
+    effects: Effects,
+) -> Result<Vec<Queued>, Failed> {
+    let agent = number(db, &name)?;
+    let known = db
+        .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
+        .exists(params![agent, delivery.as_str()])?;
+    if known {
+        return Ok(Vec::new());
+    }
+    let sequence = db
+        .prepare_cached("INSERT INTO event (agent, id, room, session) VALUES (?1, ?2, '', '')")?
+        .insert(params![agent, format!("-{delivery}")])?;
+    let sequence = Sequence(sequence);
+    commit(db, Commit { agent: name, sequence, delivery, contribution, ends_event: true }, effects)
 }
 
 fn set_home(db: &Connection, agent: i64, place: &Place) -> Result<(), Failed> {
