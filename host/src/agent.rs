@@ -4,6 +4,7 @@ mod deliver;
 mod delivery;
 mod handle;
 mod health;
+mod home;
 mod intake;
 mod invitation;
 mod ledger;
@@ -17,7 +18,10 @@ use std::{
     time::Duration,
 };
 
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::{
+    sync::CancellationToken,
+    task::{AbortOnDropHandle, TaskTracker},
+};
 
 use self::{serving::Servings, toolbox::Toolbox, typing::Typing};
 use crate::{
@@ -34,6 +38,8 @@ use crate::{
     outbox::Outbox,
     registry::Registry,
     settings::{Access, Behaviour, Grants},
+    standing::Standing,
+    tally::Tally,
 };
 
 /// After a failure of the journal.
@@ -110,6 +116,10 @@ pub(crate) struct Shared {
     pub journal: Arc<dyn Journal>,
     pub llm: Option<Arc<dyn llm::Backend>>,
     pub notices: Notices,
+    /// What the audit record is written from.
+    pub tally: Arc<Tally>,
+    /// How things stand, for whoever asks, and for homes.
+    pub standing: Arc<Standing>,
     /// The accounts of all agents that serve.
     pub accounts: Arc<Mutex<BTreeSet<UserId>>>,
 }
@@ -193,6 +203,7 @@ impl Running {
         // What is wrong with the plugins' commands is said now, and not at the first event.
         drop(self.servings.now());
         self.resume().await;
+        let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,

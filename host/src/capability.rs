@@ -19,7 +19,8 @@ mod work;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU32},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU32},
 };
 
 use wasmtime::component::ResourceTable;
@@ -34,6 +35,7 @@ use crate::{
     manifest::Permission,
     secret::Secrets,
     settings::Role,
+    tally::Counts,
 };
 
 /// The contract in Rust, from `wit/`.
@@ -139,8 +141,8 @@ pub struct State {
     pub handling: Option<Handling>,
     /// What it has done.
     pub work: Work,
-    /// What it was denied, and how often.
-    pub denied: BTreeMap<Denied, u32>,
+    /// What it was allowed and denied, and how often; counted however the call ends.
+    pub counts: Arc<Mutex<Counts>>,
     /// What it reads by `wasi:config/store`.
     pub config: Arc<BTreeMap<String, String>>,
     /// Where its requests may go.
@@ -165,24 +167,48 @@ impl State {
         self.handling.as_ref().ok_or_else(|| error(types::ErrorKind::Unsupported, "nothing is being handled"))
     }
 
-    /// Whether the plugin may do this; what is denied is counted.
-    fn may(&mut self, check: impl FnOnce(&Permissions) -> Result<(), Denied>) -> Result<(), types::Error> {
-        check(&self.handling()?.permissions).map_err(|denied| {
-            *self.denied.entry(denied).or_default() += 1;
-            error(types::ErrorKind::Denied, denied.to_string())
-        })
+    /// Whether the plugin may do this, which is counted. `call` is what it wants to do, as `outbox.send to !room`: who is
+    /// named in it is an id or an address, never what somebody said.
+    fn may(
+        &mut self,
+        permission: Permission,
+        call: impl fmt::Display,
+        check: impl FnOnce(&Permissions) -> Result<(), Denied>,
+    ) -> Result<(), types::Error> {
+        let permissions = &self.handling()?.permissions;
+        let checked = check(permissions);
+        let spared = checked.is_err_and(|denied| permissions.spares(denied));
+        let mut counts = self.counts();
+        match checked {
+            Ok(()) => counts.used(permission),
+            Err(denied) => {
+                counts.denied(denied, spared, &call.to_string());
+                if !spared {
+                    return Err(error(types::ErrorKind::Denied, denied.to_string()));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the plugin may do something for which there is one permission as a whole.
+    fn holds(&mut self, permission: Permission, call: &str) -> Result<(), types::Error> {
+        self.may(permission, call, |permissions| permissions.holds(permission))
     }
 }
 
 impl State {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Whether what is said here may go out by this: what is said in an encrypted room stays there, until somebody
     /// has agreed that it leaves.
-    fn leaves(&mut self, by: Permission) -> Result<(), types::Error> {
+    fn leaves(&mut self, by: Permission, call: impl fmt::Display) -> Result<(), types::Error> {
         if self.handling()?.event.room.encrypted {
-            self.may(|permissions| permissions.carries(by))
-        } else {
-            Ok(())
+            self.may(by, call, |permissions| permissions.carries(by))?;
         }
+        Ok(())
     }
 }
 

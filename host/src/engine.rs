@@ -12,11 +12,12 @@ pub mod limits;
 mod ticker;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use semver::Version;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
@@ -46,12 +47,13 @@ use crate::{
     command::{Argument, Command},
     config,
     grant::{Denied, Permissions},
-    id::{PluginName, UserId},
-    notice::{Notice, Notices},
+    id::{AgentName, PluginName, UserId},
+    notice::{Notice, Notices, Words},
     router::Listing,
     secret::Secrets,
     settings,
     suspension::Suspension,
+    tally::{Counts, Tally},
     tool::Tool,
 };
 
@@ -81,12 +83,15 @@ pub struct Engine {
     /// How plugins' requests leave.
     clients: Arc<Clients>,
     notices: Notices,
+    tally: Arc<Tally>,
 }
 
 /// A component that is ready to run.
 pub struct Plugin {
     /// What it has.
     pub listing: Arc<Listing>,
+    /// Its own version, where it says one.
+    pub version: Option<Version>,
     instance: InstancePre<State>,
     commands: Option<commands::GuestIndices>,
     messages: Option<messages::GuestIndices>,
@@ -102,12 +107,32 @@ pub struct Plugin {
     slots: Semaphore,
     tool_slots: Arc<Semaphore>,
     /// What it was denied before: each is said once.
-    denied: Mutex<BTreeMap<Denied, u64>>,
+    denied: Mutex<BTreeSet<Denied>>,
     /// How it has been doing for each person: nobody can switch it off for others.
     suspensions: Mutex<HashMap<UserId, Suspension>>,
 }
 
 impl Plugin {
+    /// For whom it rests, and for how much longer.
+    pub fn resting(&self, now: Instant) -> Vec<(UserId, Duration)> {
+        let all = self.suspensions.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut resting: Vec<_> =
+            all.iter().filter_map(|(user, of)| Some((user.clone(), of.left(now)?))).collect();
+        resting.sort();
+        resting
+    }
+
+    /// Ends its rest for one person, or for all; answers for whom it rested.
+    pub fn resume(&self, whom: Option<&UserId>) -> Vec<UserId> {
+        let resting = self.resting(Instant::now()).into_iter().map(|(user, _)| user);
+        let resting: Vec<_> = resting.filter(|user| whom.is_none_or(|whom| whom == user)).collect();
+        let mut all = self.suspensions.lock().unwrap_or_else(PoisonError::into_inner);
+        for user in &resting {
+            all.remove(user);
+        }
+        resting
+    }
+
     /// How it has been doing for somebody, to be looked at or changed.
     pub fn suspension<T>(&self, whom: &UserId, how: impl FnOnce(&mut Suspension) -> T) -> T {
         let mut all = self.suspensions.lock().unwrap_or_else(PoisonError::into_inner);
@@ -233,6 +258,7 @@ impl Engine {
         links: &[Link],
         clients: Clients,
         notices: Notices,
+        tally: Arc<Tally>,
     ) -> Result<Self, String> {
         let inner =
             pooling(&limits).or_else(|_| on_demand()).map_err(|error| format!("wasmtime: {error:#}"))?;
@@ -246,7 +272,7 @@ impl Engine {
         let slots = Semaphore::new(limits.instances);
         let clients = Arc::new(clients);
         let tool_slots = Arc::new(Semaphore::new(limits.tools));
-        Ok(Self { inner, linker, cache, limits, slots, tool_slots, ticker, background, clients, notices })
+        Ok(Self { inner, linker, cache, limits, slots, tool_slots, ticker, background, clients, notices, tally })
     }
 
     /// Makes a plugin of a component: compiles (or finds it compiled), links, and asks it what it
@@ -261,9 +287,11 @@ impl Engine {
         settings: &settings::Plugin,
     ) -> Result<Plugin, Refused> {
         let Candidate { bytes, digest, surface } = candidate;
+        let version = surface.manifest.as_ref().map(|manifest| manifest.version.clone());
         let wanted = surface.manifest.as_ref().map(|manifest| manifest.limits).unwrap_or_default();
         let config = config::resolve(surface.manifest.as_ref(), settings).map_err(Refused::Declaration)?;
         let permissions = Permissions::new(surface.asks(), settings.grants.clone());
+        let permissions = permissions.audit_only(settings.audit_only);
         let secrets = Secrets::bind(&permissions, settings).map_err(Refused::Declaration)?;
         let (engine, named) = (self.clone(), digest.clone());
         let component = tokio::task::spawn_blocking(move || engine.compile(&bytes, &named))
@@ -302,6 +330,7 @@ impl Engine {
         };
         let mut loaded = Plugin {
             listing: Arc::new(listing),
+            version,
             instance,
             commands,
             messages,
@@ -374,14 +403,17 @@ impl Engine {
     }
 
     async fn run(
-        &self,
-        plugin: &Plugin,
+        self: &Arc<Self>,
+        plugin: &Arc<Plugin>,
         call: Call,
         handling: Handling,
         work: Work,
         meter: Arc<Meter>,
     ) -> (End, Work) {
+        let (agent, sealed) = (handling.agent.clone(), handling.event.room.encrypted);
         let mut store = self.store(plugin, Some(handling), work);
+        let counts = store.data().counts.clone();
+        let _counted = Counted { engine: self.clone(), plugin: plugin.clone(), agent, sealed, counts };
         charge(&mut store, meter.clone());
         let _ticking = self.ticker.tick();
         let run = run(plugin, &call, &mut store);
@@ -393,12 +425,7 @@ impl Engine {
             Ok(Err(error)) => End::Fault(fault(&error, plugin.limits.cpu, &store.data().limiter)),
             Ok(Ok(end)) => end,
         };
-        let state = store.data_mut();
-        for (denied, times) in state.http.denied() {
-            *state.denied.entry(denied).or_default() += times;
-        }
-        self.count(plugin, std::mem::take(&mut state.denied));
-        (end, std::mem::take(&mut state.work))
+        (end, std::mem::take(&mut store.data_mut().work))
     }
 
     /// Asks a plugin for its commands and tools, with nothing granted; loading the other exports checks their types.
@@ -445,19 +472,17 @@ impl Engine {
         Ok((commands, convert::tools(tools).map_err(Refused::Declaration)?))
     }
 
-    /// Counts what was denied, and says what is new.
-    fn count(&self, plugin: &Plugin, denied: BTreeMap<Denied, u32>) {
-        if denied.is_empty() {
-            return;
-        }
-        let mut before = plugin.denied.lock().unwrap_or_else(PoisonError::into_inner);
-        for (denied, times) in denied {
-            let count = before.entry(denied).or_default();
-            if *count == 0 {
-                self.notices.say(Notice::PluginDenied { plugin: plugin.listing.plugin.clone(), denied });
+    /// Counts what a call was allowed and denied, and says what is new.
+    fn count(&self, plugin: &Plugin, agent: &AgentName, sealed: bool, counts: Counts) {
+        let name = &plugin.listing.plugin;
+        for (denied, call) in counts.denials() {
+            let mut before = plugin.denied.lock().unwrap_or_else(PoisonError::into_inner);
+            if before.insert(denied) {
+                let (plugin, call) = (name.clone(), Words { text: call.to_owned(), sealed });
+                self.notices.say(Notice::PluginDenied { plugin, call, denied });
             }
-            *count += u64::from(times);
         }
+        self.tally.count(agent, name, counts);
     }
 
     /// Room for one more instance: of this plugin, and in all. Nobody closes these semaphores.
@@ -500,9 +525,10 @@ impl Engine {
             Files::default()
         });
         let wasi = wasi.build();
+        let counts = Arc::<Mutex<Counts>>::default();
         let mut http = Http::new(self.clients.clone(), plugin.secrets.clone());
-        if let Some(Handling { permissions, event, spent, .. }) = &handling {
-            http = http.with(permissions.clone(), event.room.encrypted, spent.clone());
+        if let Some(handling) = &handling {
+            http = http.with(handling, counts.clone());
         }
         let state = State {
             handling,
@@ -511,7 +537,7 @@ impl Engine {
             secrets: plugin.secrets.clone(),
             work,
             config: plugin.config.clone(),
-            denied: BTreeMap::new(),
+            counts,
             log,
             limiter: Limiter::new(plugin.limits.memory),
             wasi,
@@ -521,6 +547,23 @@ impl Engine {
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(self.limits.host_call);
         store
+    }
+}
+
+/// Counts what a call did when it has ended, though somebody may have stopped it.
+struct Counted {
+    engine: Arc<Engine>,
+    plugin: Arc<Plugin>,
+    agent: AgentName,
+    /// What is named in a call may be words of an encrypted room.
+    sealed: bool,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
+        self.engine.count(&self.plugin, &self.agent, self.sealed, counts);
     }
 }
 

@@ -15,8 +15,10 @@ use notify::{
 use tokio::sync::mpsc;
 
 use crate::{
+    control::Refusal,
     engine::admission::Refused,
     id::PluginName,
+    kept,
     notice::{Notice, Notices},
     registry::Registry,
     source::{self, New, Source, Whole},
@@ -74,6 +76,17 @@ pub struct NotTaken {
     pub file: String,
     /// Why.
     pub reason: Refused,
+    /// SHA-256 of it, where it waits for somebody to agree.
+    pub waits: Option<String>,
+}
+
+impl NotTaken {
+    /// For the operator.
+    pub fn notice(self, registry: &Registry) -> Notice {
+        let Self { plugin, file, reason, waits } = self;
+        let kept = plugin.as_ref().is_some_and(|name| registry.has(name));
+        Notice::PluginRefused { plugin, file, reason: reason.to_string(), waits, kept }
+    }
 }
 
 impl Folder {
@@ -102,12 +115,13 @@ impl Folder {
         for path in misnamed.difference(&self.misnamed) {
             let reason = "a plugin's file is named in lower-case letters, digits and hyphens, a letter first";
             let (file, reason) = (path.display().to_string(), Refused::Declaration(reason.into()));
-            refused.push(NotTaken { plugin: None, file, reason });
+            refused.push(NotTaken { plugin: None, file, reason, waits: None });
         }
         self.misnamed = misnamed;
         let gone: Vec<_> = self.seen.keys().filter(|name| !found.contains_key(*name)).cloned().collect();
         for name in gone {
             self.seen.remove(&name);
+            self.registry.looked_at(&name, None);
             // What an embedder brought itself stays, whatever files of that name were refused.
             if self.loaded.remove(&name) {
                 self.registry.remove(&name);
@@ -116,6 +130,12 @@ impl Folder {
         for (name, source) in found {
             let before = self.seen.get(&name).cloned();
             let Some((look, reason)) = self.look(&name, &source, before.as_ref()).await else { continue };
+            let refusal = reason.as_ref().map(|reason| Refusal {
+                file: source.component.display().to_string(),
+                reason: reason.to_string(),
+                waits: reason.waits(),
+            });
+            self.registry.looked_at(&name, refusal);
             // While a file waits, what was agreed to before serves in its place.
             if reason.as_ref().is_none_or(Refused::waits) {
                 self.loaded.insert(name.clone());
@@ -130,7 +150,10 @@ impl Folder {
             self.seen.insert(name.clone(), look);
             if let Some(reason) = reason.filter(|_| !said) {
                 let file = source.component.display().to_string();
-                refused.push(NotTaken { plugin: Some(name), file, reason });
+                // Only to tell it apart from the next one that waits.
+                let bytes = reason.waits().then(|| source.load(self.registry.largest()).ok()).flatten();
+                let waits = bytes.map(|bytes| kept::digest(&bytes));
+                refused.push(NotTaken { plugin: Some(name), file, reason, waits });
             }
         }
         refused
@@ -178,7 +201,8 @@ impl Folder {
         }
         self.unreadable = Some(reason.clone());
         let file = self.sources.folder.as_ref().map(|folder| folder.display().to_string());
-        vec![NotTaken { plugin: None, file: file.unwrap_or_default(), reason: Refused::Host(reason) }]
+        let (file, reason) = (file.unwrap_or_default(), Refused::Host(reason));
+        vec![NotTaken { plugin: None, file, reason, waits: None }]
     }
 
     /// Follows the files until the future is dropped.
@@ -211,9 +235,8 @@ impl Folder {
                     async { while let Ok(Some(())) = tokio::time::timeout(SETTLE, told.recv()).await {} };
                 drop(tokio::time::timeout(PATIENCE, settled).await);
             }
-            for NotTaken { plugin, file, reason } in self.read().await {
-                let kept = plugin.is_some_and(|name| self.registry.has(&name));
-                self.notices.say(Notice::PluginRefused { file, reason: reason.to_string(), kept });
+            for refused in self.read().await {
+                self.notices.say(refused.notice(&self.registry));
             }
         }
     }

@@ -20,6 +20,7 @@ pub const KV: Usage = Usage { bytes: 64 * 1024 * 1024, keys: 100_000 };
 pub struct Permissions {
     asks: Asks,
     grants: Grants,
+    audit_only: bool,
 }
 
 /// What all files of a folder that is written to may have, where nobody says otherwise.
@@ -46,11 +47,14 @@ pub struct Route {
 }
 
 /// Why not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, thiserror::Error)]
 pub enum Denied {
     /// Its manifest says nothing of it.
     #[error("the plugin does not ask for `{0}`")]
     NotAsked(Permission),
+    /// It asks for something else of the kind.
+    #[error("the plugin asks for other `{0}`")]
+    NotAmongAsked(Permission),
     /// The operator has not granted it.
     #[error("the grant `{0}` is missing")]
     NotGranted(Permission),
@@ -74,6 +78,7 @@ impl Denied {
     pub fn permission(self) -> Permission {
         match self {
             Self::NotAsked(permission)
+            | Self::NotAmongAsked(permission)
             | Self::NotGranted(permission)
             | Self::Outside(permission)
             | Self::Encrypted(permission) => permission,
@@ -86,13 +91,19 @@ impl Permissions {
     /// What is asked, as far as it is granted.
     #[must_use]
     pub fn new(asks: Asks, grants: Grants) -> Self {
-        Self { asks, grants }
+        Self { asks, grants, audit_only: false }
+    }
+
+    /// What is asked and not granted is let through, and counted.
+    #[must_use]
+    pub fn audit_only(self, audit_only: bool) -> Self {
+        Self { audit_only, ..self }
     }
 
     /// The same asks, and other grants.
     #[must_use]
     pub fn with(&self, grants: Grants) -> Self {
-        Self { asks: self.asks.clone(), grants }
+        Self { asks: self.asks.clone(), grants, audit_only: self.audit_only }
     }
 
     /// Whether something is asked for at all.
@@ -104,6 +115,44 @@ impl Permissions {
     /// What is asked and not granted at all.
     pub fn missing(&self) -> impl Iterator<Item = Permission> {
         self.asks.iter().map(|(asked, _)| asked).filter(|asked| self.holds(*asked).is_err())
+    }
+
+    /// Whether what was denied is let through all the same: of a plugin that is audit-only, what it asks for.
+    #[must_use]
+    pub fn spares(&self, denied: Denied) -> bool {
+        let Denied::NotGranted(permission) | Denied::Outside(permission) = denied else { return false };
+        self.audit_only && can_be_spared(permission)
+    }
+
+    /// What is let through, as far as it is not granted.
+    #[must_use]
+    pub fn spared(&self) -> Vec<String> {
+        let asked = self.asks.iter().map(|(asked, _)| asked).filter(|asked| !asked.is_free());
+        let spared = asked.filter(|asked| self.audit_only && can_be_spared(*asked));
+        spared.map(|permission| permission.to_string()).collect()
+    }
+
+    /// What holds, in a line: `outbox, rooms = !a:example.org`.
+    #[must_use]
+    pub fn summary(&self) -> String {
+        let held = self.asks.iter().map(|(asked, _)| asked).filter(|asked| self.holds(*asked).is_ok());
+        let held = held.map(|permission| {
+            let whom = match permission {
+                Permission::Rooms => self.grants.rooms.iter().cloned().collect(),
+                Permission::People => self.grants.people.iter().cloned().collect(),
+                Permission::Tools => self.grants.tools.iter().cloned().collect(),
+                Permission::Http => self.grants.http.iter().map(|grant| grant.url.to_string()).collect(),
+                Permission::Files => {
+                    self.grants.files.iter().map(|files| files.folder.display().to_string()).collect()
+                }
+                _ => vec![],
+            };
+            if whom.is_empty() { permission.to_string() } else { format!("{permission} = {}", whom.join(" ")) }
+        });
+        let held = held.collect::<Vec<_>>().join(", ");
+        let spared = self.spared();
+        let held = if self.grants.encrypted { format!("{held}, encrypted") } else { held };
+        if spared.is_empty() { held } else { format!("{held}; audit-only: {}", spared.join(", ")) }
     }
 
     /// Whether something holds, at least in part.
@@ -170,21 +219,31 @@ impl Permissions {
         if self.grants.encrypted { Ok(()) } else { Err(Denied::Encrypted(by)) }
     }
 
-    /// Whether a request may be sent, and which addresses it may lead to.
+    /// Whether a request may be sent, and which addresses it may lead to; with why it would have been denied, where it
+    /// is spared. A private address and the homeserver never are.
     ///
     /// # Errors
     /// [`Denied`].
-    pub fn http(&self, to: &Target, method: &str, homeservers: &[Target]) -> Result<Route, Denied> {
-        self.holds(Permission::Http)?;
-        let asked = self.asks.http.as_ref().is_some_and(|http| http.has(to, method));
-        if !asked {
-            return Err(Denied::Outside(Permission::Http));
+    pub fn http(
+        &self,
+        to: &Target,
+        method: &str,
+        homeservers: &[Target],
+    ) -> Result<(Route, Option<Denied>), Denied> {
+        let Some(asked) = &self.asks.http else { return Err(Denied::NotAsked(Permission::Http)) };
+        if !asked.has(to, method) {
+            return Err(Denied::NotAmongAsked(Permission::Http));
         }
-        let mut grants = self.grants.http.iter().filter(|grant| grant.matches(to, method)).peekable();
-        if grants.peek().is_none() {
-            return Err(Denied::Outside(Permission::Http));
+        let grants: Vec<&HttpGrant> =
+            self.grants.http.iter().filter(|grant| grant.matches(to, method)).collect();
+        let spared = match self.holds(Permission::Http) {
+            Ok(()) if !grants.is_empty() => None,
+            Ok(()) => Some(Denied::Outside(Permission::Http)),
+            Err(denied) => Some(denied),
+        };
+        if let Some(denied) = spared.filter(|denied| !self.spares(*denied)) {
+            return Err(denied);
         }
-        let grants: Vec<&HttpGrant> = grants.collect();
         // Who writes an address down means it, and `localhost` is one (RFC 6761, section 6.3).
         let says_itself = to.address().is_some() || to.host() == "localhost";
         let named = grants.iter().any(|grant| grant.url.names(to.host()));
@@ -198,7 +257,8 @@ impl Permissions {
             return Err(Denied::Homeserver);
         }
         // Over https the other side proves its name, so that nobody's name leads there.
-        Ok(Route { private, spares_homeservers: !this_one && (private || !to.is_https()) })
+        let spares_homeservers = !this_one && (private || !to.is_https());
+        Ok((Route { private, spares_homeservers }, spared))
     }
 
     /// The folder that it may see.
@@ -226,13 +286,12 @@ impl Permissions {
     /// [`Denied`].
     pub fn tool(&self, name: &str) -> Result<(), Denied> {
         self.holds(Permission::Tools)?;
-        let asked = self
-            .asks
-            .tools
-            .as_ref()
-            .is_some_and(|asked| asked.names.is_empty() || tool::is_among(name, &asked.names));
+        let asked = self.asks.tools.as_ref();
+        if asked.is_some_and(|asked| !asked.names.is_empty() && !tool::is_among(name, &asked.names)) {
+            return Err(Denied::NotAmongAsked(Permission::Tools));
+        }
         let granted = tool::is_among(name, &self.grants.tools);
-        if asked && granted { Ok(()) } else { Err(Denied::Outside(Permission::Tools)) }
+        if granted { Ok(()) } else { Err(Denied::Outside(Permission::Tools)) }
     }
 
     /// Whether a person may be written to.
@@ -242,6 +301,25 @@ impl Permissions {
     pub fn person(&self, user: &UserId) -> Result<(), Denied> {
         self.holds(Permission::People)?;
         if self.grants.person(user) { Ok(()) } else { Err(Denied::Outside(Permission::People)) }
+    }
+}
+
+/// What a plugin that is audit-only may do without its grant. Whoever adds a permission decides: what puts a secret on a
+/// request, or takes words out of an encrypted room, is never let through, and a quota is none of these.
+fn can_be_spared(permission: Permission) -> bool {
+    match permission {
+        Permission::Outbox
+        | Permission::Kv
+        | Permission::Progress
+        | Permission::Directory
+        | Permission::Home
+        | Permission::Rooms
+        | Permission::People
+        | Permission::Llm
+        | Permission::Http
+        | Permission::Tools => true,
+        // Without a grant there is no folder.
+        Permission::Files | Permission::Secrets => false,
     }
 }
 
@@ -287,6 +365,24 @@ mod tests {
         assert!(!may(&[], &["weather.forecast"], "weather.history"));
         assert!(!may(&[], &[], "weather.forecast"));
         assert!(!may(&[], &["weather.*"], "weather"));
+    }
+
+    #[test]
+    fn audit_only_spares_what_is_asked_and_nothing_else() {
+        let ask = || Some(Ask { reason: "because".into() });
+        let kv = Some(AskKv { bytes: Some(KV.bytes * 2), ..AskKv::default() });
+        let asks = Asks { rooms: ask(), llm: ask(), kv, ..Asks::default() };
+        let watched = Permissions::new(asks.clone(), Grants::default()).audit_only(true);
+        let spares = |permission| watched.spares(watched.holds(permission).unwrap_err());
+        assert!(spares(Permission::Rooms) && spares(Permission::Llm));
+        assert!(watched.spares(Denied::Outside(Permission::Rooms)));
+        assert!(!spares(Permission::People) && !spares(Permission::Home) && !spares(Permission::Outbox));
+        assert_eq!(watched.quota(), KV, "a quota is a limit");
+        assert_eq!(watched.summary(), "kv; audit-only: rooms, llm");
+        let other = watched.with(Grants { llm: true, ..Grants::default() });
+        assert!(other.spares(Denied::NotGranted(Permission::Rooms)), "for every agent");
+        let usual = Permissions::new(asks, Grants::default());
+        assert!(!usual.spares(Denied::NotGranted(Permission::Rooms)) && usual.spared().is_empty());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::task::JoinSet;
@@ -16,6 +16,7 @@ use crate::{
         http::{Resolver, System, client::Clients},
         llm,
     },
+    control::{Bound, Server},
     engine::{Engine, Link, cache::Cache, limits::Limits},
     folder::{Folder, NotTaken, Sources},
     id::PluginName,
@@ -24,9 +25,12 @@ use crate::{
     lock::LockFile,
     notice::{Notice, Notices},
     origin::Target,
+    record,
     registry::{Agreed, Registry},
     settings,
     signature::Publisher,
+    standing::Standing,
+    tally::Tally,
 };
 
 /// How long running handlers may go on after the host was asked to end. What has not ended by then is run
@@ -76,6 +80,9 @@ pub struct HostBuilder {
     agreed: Option<Result<Agreed, String>>,
     publishers: Option<BTreeSet<Publisher>>,
     strict: bool,
+    tally: Arc<Tally>,
+    standing: Arc<Standing>,
+    control: Option<Result<PathBuf, PathBuf>>,
 }
 
 /// Agents with their plugins, ready to run.
@@ -83,6 +90,7 @@ pub struct Host {
     agents: Vec<Agent>,
     shared: Shared,
     folder: Option<Folder>,
+    control: Option<Bound>,
 }
 
 impl Host {
@@ -104,6 +112,9 @@ impl Host {
             agreed: None,
             publishers: None,
             strict: false,
+            tally: Arc::default(),
+            standing: Arc::default(),
+            control: None,
         }
     }
 
@@ -119,7 +130,8 @@ impl Host {
     /// # Errors
     /// [`NoAgentLeft`] when every agent has refused to start or was lost.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), NoAgentLeft> {
-        let Self { agents, shared, folder } = self;
+        let Self { agents, shared, folder, control } = self;
+        let names = agents.iter().map(|agent| agent.name.clone()).collect();
         let stop = CancellationToken::new();
         let closing = CancellationToken::new();
         // Whoever drops this future ends all that runs, too.
@@ -129,6 +141,14 @@ impl Host {
             let running = Running::new(agent, shared.clone(), &closing);
             serving.spawn(running.serve(stop.clone()));
         }
+        let (tally, journal, notices) =
+            (shared.tally.clone(), shared.journal.clone(), shared.notices.clone());
+        let recorded = CancellationToken::new();
+        let (to, stopped) = (journal.clone(), recorded.clone());
+        let recording = tokio::spawn(record::follow(tally.clone(), to, notices.clone(), stopped));
+        let recording = AbortOnDropHandle::new(recording);
+        let server = Server { shared, agents: names, started: Instant::now() };
+        let answering = control.map(|bound| AbortOnDropHandle::new(tokio::spawn(server.serve(bound))));
         let _following = folder.map(|folder| AbortOnDropHandle::new(tokio::spawn(folder.follow())));
         let finished = async {
             let mut lost = true;
@@ -149,6 +169,16 @@ impl Host {
                 false
             }
         };
+        // What is left is written when nothing else happens any more.
+        if let Some(answering) = answering {
+            answering.abort();
+            drop(answering.await);
+        }
+        recorded.cancel();
+        drop(recording.await);
+        if let Err(reason) = record::write(&tally, &*journal, true).await {
+            notices.say(Notice::Journal { reason });
+        }
         if lost { Err(NoAgentLeft) } else { Ok(()) }
     }
 }
@@ -241,6 +271,30 @@ impl HostBuilder {
         self
     }
 
+    /// Answers at this Unix socket how the host does ([`crate::control`]); nowhere by default. Its folder should be for
+    /// this user alone.
+    pub fn control(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.control = Some(Ok(socket.into()));
+        self
+    }
+
+    /// The same, if that is possible; otherwise it is said, and nobody is answered.
+    pub fn control_if_possible(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.control = Some(Err(socket.into()));
+        self
+    }
+
+    /// Where a chat of this host may speak, so that the host hears it too: what was set by [`Self::notices`] before.
+    #[must_use]
+    pub fn heard(&self) -> Notices {
+        let (tally, standing, to) = (self.tally.clone(), self.standing.clone(), self.notices.clone());
+        Notices::new(move |notice| {
+            tally.hear(&notice);
+            standing.hear(&notice);
+            to.say(notice);
+        })
+    }
+
     /// Adds interfaces of your own to every plugin's imports. The one door to wasmtime.
     pub fn link(mut self, link: Link) -> Self {
         self.links.push(link);
@@ -293,17 +347,33 @@ impl HostBuilder {
                 return Err(BuildError::Twice(agent.name.clone()));
             }
         }
+        let (notices, tally) = (self.heard(), self.tally.clone());
+        let control = match self.control.clone() {
+            Some(Ok(socket)) => Some(Bound::open(&socket).map_err(BuildError::Engine)?),
+            Some(Err(socket)) => {
+                let said =
+                    |reason| tracing::warn!(target: "parlour", "nobody is told how the host does: {reason}");
+                Bound::open(&socket).map_err(said).ok()
+            }
+            None => None,
+        };
         let cache = self.cache.transpose().map_err(BuildError::Engine)?;
         let homeservers = self.homeservers.iter().map(|url| Target::of(url));
         let homeservers: Result<_, _> = homeservers.collect();
         let homeservers =
             homeservers.map_err(|reason| BuildError::Engine(format!("homeserver: {reason}")))?;
         let clients = Clients::new(self.resolver, homeservers);
-        let engine = Engine::new(self.limits, cache, &self.links, clients, self.notices.clone());
+        let engine = Engine::new(self.limits, cache, &self.links, clients, notices.clone(), tally.clone());
         let engine = Arc::new(engine.map_err(BuildError::Engine)?);
         let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
-        let registry =
-            Registry::new(engine.clone(), self.plugins, agreed, self.publishers, self.notices.clone());
+        let registry = Registry::new(
+            engine.clone(),
+            self.plugins,
+            agreed,
+            self.publishers,
+            notices.clone(),
+            tally.clone(),
+        );
         let registry = Arc::new(registry);
         for (name, bytes) in self.bytes {
             let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {
@@ -314,16 +384,14 @@ impl HostBuilder {
         }
         registry.keep();
         let watched = self.sources.folder.is_some() || !self.sources.files.is_empty();
-        let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), self.notices.clone()));
+        let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), notices.clone()));
         if let Some(folder) = &mut folder {
-            for NotTaken { file, reason, plugin } in folder.read().await {
-                let waits = reason.waits();
-                let reason = reason.to_string();
-                if self.strict && !waits {
-                    return Err(BuildError::Plugin { file, reason });
+            for refused in folder.read().await {
+                if self.strict && !refused.reason.waits() {
+                    let NotTaken { file, reason, .. } = refused;
+                    return Err(BuildError::Plugin { file, reason: reason.to_string() });
                 }
-                let kept = plugin.is_some_and(|name| registry.has(&name));
-                self.notices.say(Notice::PluginRefused { file, reason, kept });
+                notices.say(refused.notice(&registry));
             }
         }
         let shared = Shared {
@@ -331,9 +399,11 @@ impl HostBuilder {
             registry,
             journal: self.journal,
             llm: self.llm,
-            notices: self.notices,
+            notices,
+            tally,
+            standing: self.standing,
             accounts: Arc::new(Mutex::default()),
         };
-        Ok(Host { agents: self.agents, shared, folder })
+        Ok(Host { agents: self.agents, shared, folder, control })
     }
 }

@@ -10,12 +10,16 @@
 #[cfg(test)]
 mod conformance;
 pub mod memory;
+mod review;
 pub mod sqlite;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+pub use review::{Unreviewed, review};
+
 use crate::{
+    audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, MessageRef, Place, Target},
     event::{Event, Position},
     gate::Verdict,
@@ -132,6 +136,15 @@ pub struct Usage {
     pub bytes: u64,
     /// How many keys.
     pub keys: u64,
+}
+
+/// What of one agent's waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Backlog {
+    /// Events that have not ended.
+    pub events: u64,
+    /// Effects that were committed and not sent.
+    pub effects: u64,
 }
 
 /// A value set, or deleted.
@@ -354,6 +367,37 @@ pub trait Journal: Send + Sync + 'static {
 
     /// How much a plugin remembers.
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error>;
+
+    /// What waits.
+    async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error>;
+
+    /// Queues what the host says for an agent by itself, without an event. Answers what is to be sent. Of a delivery
+    /// that was queued or committed before it changes nothing and answers nothing.
+    async fn announce(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        effects: Vec<Effect>,
+    ) -> Result<Vec<Queued>, Error>;
+
+    /// Appends to the audit record, each entry behind the one before. Nothing takes one away again.
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error>;
+
+    /// Entries of the audit record in order, after the number `after`, at most `limit`.
+    async fn recorded(&self, after: u64, limit: u32) -> Result<Vec<Recorded>, Error>;
+
+    /// Where the audit record ends, as it was noted with its last entry.
+    async fn record_head(&self) -> Result<Head, Error>;
+}
+
+impl Commit {
+    /// What the host says by itself.
+    fn own(agent: AgentName, sequence: Sequence, delivery: DeliveryId, effects: Vec<Effect>) -> Self {
+        let effects = (0..).zip(effects).collect();
+        let contribution =
+            Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
+        Self { agent, sequence, delivery, contribution, tools: vec![], ends_event: true }
+    }
 }
 
 impl Draft {

@@ -26,6 +26,7 @@
 //! it did, and the outbox sends that through the chat.
 
 // What comes in and goes out.
+pub mod audit;
 pub mod command;
 pub mod effect;
 pub mod event;
@@ -46,9 +47,10 @@ pub mod gate;
 pub mod grant;
 pub mod router;
 mod scrub;
-mod secret;
+pub mod secret;
 mod session;
 mod suspension;
+mod tally;
 
 // The three branches: they never name each other.
 pub mod chat;
@@ -64,6 +66,7 @@ pub mod source;
 mod agent;
 mod backoff;
 mod begin;
+pub mod control;
 mod draft;
 mod folder;
 mod host;
@@ -71,7 +74,9 @@ mod kept;
 mod lane;
 pub mod lock;
 mod outbox;
+mod record;
 mod registry;
+mod standing;
 
 pub use agent::Agent;
 pub use capability::{http, llm};

@@ -65,6 +65,13 @@ pub enum Notice {
         /// The version that it replaces was loaded before.
         replaced: bool,
     },
+    /// A plugin that was loaded may do what it asks for, though nobody has granted it.
+    PluginAuditOnly {
+        /// Which plugin.
+        plugin: PluginName,
+        /// What is let through, and counted.
+        spared: Vec<String>,
+    },
     /// A plugin's file is gone, and so is the plugin.
     PluginRemoved {
         /// Which.
@@ -72,10 +79,14 @@ pub enum Notice {
     },
     /// A file was not taken; what served before goes on.
     PluginRefused {
+        /// Which plugin it would be, if its name is one.
+        plugin: Option<PluginName>,
         /// The file, as it was named.
         file: String,
         /// Why.
         reason: String,
+        /// SHA-256 of it in hexadecimal, where it only waits for somebody to agree.
+        waits: Option<String>,
         /// An older version goes on serving.
         kept: bool,
     },
@@ -103,15 +114,19 @@ pub enum Notice {
     PluginSuspended {
         /// Which plugin.
         plugin: PluginName,
+        /// For which agent it faulted last.
+        agent: AgentName,
         /// For whose events.
         whom: UserId,
         /// For how long.
         rest: Duration,
     },
-    /// A plugin that was suspended ended well.
+    /// A plugin that was suspended ended well, or somebody has resumed it.
     PluginResumed {
         /// Which plugin.
         plugin: PluginName,
+        /// For which agent it ended well; none where somebody has resumed it.
+        agent: Option<AgentName>,
         /// For whose events.
         whom: UserId,
     },
@@ -119,7 +134,9 @@ pub enum Notice {
     PluginDenied {
         /// Which plugin.
         plugin: PluginName,
-        /// What, and why.
+        /// What it wanted to do.
+        call: Words,
+        /// Why not.
         denied: Denied,
     },
     /// The folder that a plugin was granted cannot be opened.
@@ -178,6 +195,7 @@ impl Notice {
             | Self::PluginFaulted { .. }
             | Self::PluginDenied { .. }
             | Self::PluginFiles { .. }
+            | Self::PluginAuditOnly { .. }
             | Self::PluginSuspended { .. } => Level::Warn,
             Self::AgentStopped { .. } | Self::NotSent { .. } | Self::Journal { .. } => Level::Error,
             Self::PluginLog { level, .. } => *level,
@@ -191,7 +209,9 @@ impl Notice {
     pub fn is_sealed(&self) -> bool {
         match self {
             Self::PluginFaulted { said, .. } => said.as_ref().is_some_and(|said| said.sealed),
-            Self::PluginWaits { reason: words, .. } | Self::PluginLog { text: words, .. } => words.sealed,
+            Self::PluginWaits { reason: words, .. }
+            | Self::PluginDenied { call: words, .. }
+            | Self::PluginLog { text: words, .. } => words.sealed,
             _ => false,
         }
     }
@@ -204,7 +224,9 @@ impl Notice {
         let mut notice = self.clone();
         match &mut notice {
             Self::PluginLog { text, .. } if text.sealed => return None,
-            Self::PluginFaulted { said: Some(words), .. } | Self::PluginWaits { reason: words, .. }
+            Self::PluginFaulted { said: Some(words), .. }
+            | Self::PluginWaits { reason: words, .. }
+            | Self::PluginDenied { call: words, .. }
                 if words.sealed =>
             {
                 *words = kept();
@@ -237,8 +259,15 @@ impl Notice {
                 let what = if *replaced { "new version took over" } else { "loaded" };
                 write!(f, "plugin {plugin}: {what} ({})", digest.get(..12).unwrap_or(digest))
             }
+            Self::PluginAuditOnly { plugin, spared } => {
+                let spared = spared.join(", ");
+                write!(
+                    f,
+                    "plugin {plugin}: AUDIT-ONLY: what is not granted of {spared} is let through and counted"
+                )
+            }
             Self::PluginRemoved { plugin } => write!(f, "plugin {plugin}: removed"),
-            Self::PluginRefused { file, reason, kept } => {
+            Self::PluginRefused { file, reason, kept, .. } => {
                 let after = if *kept { "; the version before it goes on" } else { "" };
                 write!(f, "{file}: refused: {reason}{after}")
             }
@@ -253,17 +282,19 @@ impl Notice {
                     reason.text
                 )
             }
-            Self::PluginSuspended { plugin, whom, rest } => {
+            Self::PluginSuspended { plugin, whom, rest, .. } => {
                 let minutes = rest.as_secs().div_ceil(60);
                 write!(
                     f,
                     "plugin {plugin}: rests for {minutes} min from what {whom} does, after too many faults"
                 )
             }
-            Self::PluginResumed { plugin, whom } => write!(f, "plugin {plugin}: serves {whom} again"),
-            Self::PluginDenied { plugin, denied } => write!(f, "plugin {plugin}: denied: {denied}"),
             Self::PluginFiles { plugin, reason } => write!(f, "plugin {plugin}: its folder: {reason}"),
             Self::PluginLog { plugin, text, .. } => write!(f, "plugin {plugin}: {}", text.text),
+            Self::PluginResumed { plugin, whom, .. } => write!(f, "plugin {plugin}: serves {whom} again"),
+            Self::PluginDenied { plugin, call, denied } => {
+                write!(f, "plugin {plugin}: denied: {denied} ({})", call.text)
+            }
             Self::NotSent { agent, reason } => write!(f, "agent {agent}: not sent: {reason}"),
             Self::Journal { reason } => write!(f, "journal: {reason}; trying again"),
         }

@@ -10,6 +10,7 @@ use std::{
 use arc_swap::ArcSwap;
 
 use crate::{
+    control::Refusal,
     engine::{
         Engine, Plugin,
         admission::{Candidate, Refused},
@@ -20,6 +21,7 @@ use crate::{
     notice::{Notice, Notices},
     settings,
     signature::{self, Publisher},
+    tally::Tally,
 };
 
 /// The plugins at one moment.
@@ -38,6 +40,8 @@ pub struct Registry {
     loaded: ArcSwap<Loaded>,
     /// What the embedder brought itself: it is there again when a file that took its place goes.
     brought: OnceLock<Arc<Loaded>>,
+    /// Files that were not taken, as they were looked at last.
+    not_taken: Mutex<BTreeMap<PluginName, Refusal>>,
     /// Held while `loaded` is replaced; readers never wait for it.
     changing: Mutex<()>,
     /// What was agreed to, where somebody keeps that.
@@ -45,6 +49,7 @@ pub struct Registry {
     /// Who may have signed what comes from files; anybody and nobody, where that is not said.
     publishers: Option<BTreeSet<Publisher>>,
     notices: Notices,
+    tally: Arc<Tally>,
 }
 
 /// What was agreed to, and the components themselves.
@@ -63,16 +68,19 @@ impl Registry {
         agreed: Option<Agreed>,
         publishers: Option<BTreeSet<Publisher>>,
         notices: Notices,
+        tally: Arc<Tally>,
     ) -> Self {
         Self {
             engine,
             settings,
             loaded: ArcSwap::default(),
             brought: OnceLock::new(),
+            not_taken: Mutex::default(),
             changing: Mutex::new(()),
             agreed,
             publishers,
             notices,
+            tally,
         }
     }
 
@@ -157,6 +165,7 @@ impl Registry {
         let settings = self.settings.get(name).unwrap_or(&unset);
         let plugin = Arc::new(self.engine.load(name.clone(), candidate, settings).await?);
         let digest = plugin.listing.digest.clone();
+        let (may, spared) = (plugin.permissions.summary(), plugin.permissions.spared());
         let before = self.change(|plugins| plugins.insert(name.clone(), plugin));
         if before.as_ref().is_none_or(|before| before.listing.digest != digest) {
             self.notices.say(Notice::PluginLoaded {
@@ -165,12 +174,30 @@ impl Registry {
                 replaced: before.is_some(),
             });
         }
+        if !spared.is_empty() {
+            self.notices.say(Notice::PluginAuditOnly { plugin: name.clone(), spared });
+        }
+        self.tally.granted(None, name, &may);
         Ok(())
     }
 
     /// Whether a plugin is loaded.
     pub fn has(&self, name: &PluginName) -> bool {
         self.loaded.load().plugins.contains_key(name)
+    }
+
+    /// Files that were not taken, by the plugin that they would be.
+    pub fn not_taken(&self) -> BTreeMap<PluginName, Refusal> {
+        self.not_taken.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether a plugin's file was taken when it was looked at.
+    pub fn looked_at(&self, name: &PluginName, refusal: Option<Refusal>) {
+        let mut not_taken = self.not_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        match refusal {
+            Some(refusal) => not_taken.insert(name.clone(), refusal),
+            None => not_taken.remove(name),
+        };
     }
 
     /// Where it is written what was agreed to.

@@ -21,8 +21,11 @@ const NOT_THESE: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
+/// Methods that requests usually have.
+const METHODS: [&str; 6] = ["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"];
+
 /// A secret and where it goes.
-pub struct Bound {
+pub(crate) struct Bound {
     /// What the plugin calls it.
     pub name: String,
     /// The one origin to which it goes.
@@ -50,7 +53,7 @@ impl Bound {
 
 /// The secrets of one plugin.
 #[derive(Default)]
-pub struct Secrets(Vec<Bound>);
+pub(crate) struct Secrets(Vec<Bound>);
 
 impl Secrets {
     /// Those that it asks for and that are bound.
@@ -72,6 +75,29 @@ impl Secrets {
     pub fn to<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a Bound> {
         self.0.iter().filter(|bound| bound.audience.same_origin(target))
     }
+}
+
+/// Whether a secret that a plugin asks for would arrive, as far as that can be told without sending anything: what the
+/// host would put on a request, without the secret itself.
+///
+/// # Errors
+/// Why it would not, in one line.
+pub fn arrival(
+    name: &str,
+    permissions: &Permissions,
+    settings: &settings::Plugin,
+    homeservers: &[Target],
+) -> Result<String, String> {
+    let said = settings.secrets.get(name).ok_or("nobody has bound it")?;
+    let Bound { audience, header, .. } = Bound::new(name, said)?;
+    let denied = METHODS.map(|method| permissions.http(&audience, method, homeservers).err());
+    if let [Some(first), ..] = denied
+        && denied.iter().all(Option::is_some)
+    {
+        return Err(format!("no request goes to {audience}: {first}"));
+    }
+    let template = said.header.split_once(':').map_or("", |(_, value)| value.trim());
+    Ok(format!("{audience} gets {header}: {}", template.replace("{}", "…")))
 }
 
 /// The header of a template such as `Authorization: Bearer {}`.

@@ -76,6 +76,11 @@ impl Settings {
         signature::wanted(own, self.publishers.as_ref())
     }
 
+    /// Where agents sign in.
+    pub fn homeservers(&self) -> impl Iterator<Item = &String> {
+        self.homeserver.iter().chain(self.agents.values().filter_map(|agent| agent.homeserver.as_ref()))
+    }
+
     /// What is allowed, and probably not meant: one line each.
     #[must_use]
     pub fn doubts(&self) -> Vec<String> {
@@ -274,6 +279,8 @@ pub struct Plugin {
     pub secrets: BTreeMap<String, Secret>,
     /// What a call of it may take, where that is not the usual.
     pub limits: CallLimits,
+    /// What it asks for and was not granted is let through, and counted: to learn what it needs, and then to grant it.
+    pub audit_only: bool,
 }
 
 /// What a call may take, where that is not the usual: as a plugin wants it, and as an operator allows it.

@@ -37,6 +37,10 @@ mod publishers;
 mod oci;
 // What one plugin has and another calls.
 mod tools;
+// What of it was used and denied, and that this is written down.
+mod audit;
+// How a host that runs is asked how it does, and what homes are told.
+mod control;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;

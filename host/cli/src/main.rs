@@ -1,11 +1,13 @@
 //! `parlour`: runs agents on Matrix, or one in the terminal, with sandboxed plugins.
 
+mod audit;
 mod build;
 mod chat;
 mod log;
 mod oci;
 mod plugin;
 mod run;
+mod status;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -41,6 +43,16 @@ enum Command {
     /// Look at plugins
     #[command(subcommand)]
     Plugin(plugin::Plugin),
+    /// Read what plugins were granted, did and were denied, and whether that record is as it was written
+    ///
+    /// Ends with 1 where the record was changed.
+    #[command(after_help = "Example: parlour audit --plugin weather")]
+    Audit(audit::Options),
+    /// Say how the host that runs here does: its agents, its plugins, and what waits
+    ///
+    /// Ends with 1 where none runs.
+    #[command(after_help = "Example: parlour status --json")]
+    Status(status::Options),
     /// Build a plugin's folder into one .wasm file
     ///
     /// A folder with a Cargo.toml is Rust; otherwise its plugin.toml says what it is.
@@ -65,6 +77,8 @@ fn main() -> ExitCode {
         Some(Command::Chat(options)) => chat::chat(options),
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Plugin(command)) => plugin::plugin(command),
+        Some(Command::Status(options)) => status::status(&options),
+        Some(Command::Audit(options)) => audit::audit(&options),
         Some(Command::Build(Build { folder, out })) => {
             build::build(&folder, out.as_deref()).map(|file| {
                 // Nobody may read it.
@@ -75,9 +89,43 @@ fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("parlour: {error:#}");
-            ExitCode::from(2)
+            let verdict = error.downcast_ref::<Verdict>();
+            if verdict.is_none_or(|verdict| !verdict.line.is_empty()) {
+                eprintln!("parlour: {error:#}");
+            }
+            ExitCode::from(verdict.map_or(2, |verdict| verdict.code))
         }
+    }
+}
+
+/// What a command found, where that is not good: no failure of its own.
+#[derive(Debug)]
+struct Verdict {
+    code: u8,
+    /// What is said of it; nothing where all was said.
+    line: String,
+}
+
+/// Ends the program with 1, and this line.
+fn verdict(line: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Verdict { code: 1, line: line.into() })
+}
+
+impl std::fmt::Display for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.line)
+    }
+}
+
+impl std::error::Error for Verdict {}
+
+/// Prints for somebody who may read only the beginning.
+fn print(text: &str) -> anyhow::Result<()> {
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
+            Err(anyhow::Error::new(error).context("standard output"))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! `parlour plugin`: what plugins are, what they ask for, and what they may do.
 
 mod add;
+mod check;
 mod edit;
 mod inspect;
 mod key;
@@ -10,6 +11,7 @@ mod push;
 mod remove;
 mod sign;
 mod verify;
+mod resume;
 
 use std::path::{Path, PathBuf};
 
@@ -27,6 +29,8 @@ pub enum Plugin {
     Inspect {
         /// A component, such as echo.wasm, a folder with a plugin.toml and one, or `oci://REGISTRY/REPOSITORY:TAG`
         file: PathBuf,
+        #[command(flatten)]
+        config: Config,
     },
     /// Show what a plugin asks for, agree or not, and put it into the plugin folder
     ///
@@ -35,9 +39,17 @@ pub enum Plugin {
         after_help = "Example: parlour plugin add weather.wasm --grant llm --grant rooms=!abc:example.org"
     )]
     Add(add::Options),
+    /// Show what a plugin asks for, what of it is granted, what it used and what it was denied
+    ///
+    /// What was counted is since this version ran with these grants. Ends with 1 where a call was denied.
+    #[command(after_help = "Example: parlour plugin check weather")]
+    Check(check::Options),
     /// List the plugins, what they may do, and which wait for somebody to agree
     #[command(after_help = "Example: parlour plugin list --json")]
     List(list::Options),
+    /// Let a plugin serve again that rests after too many faults
+    #[command(after_help = "Example: parlour plugin resume weather --user @alice:example.org")]
+    Resume(resume::Options),
     /// Remove a plugin, what was granted to it and what was agreed to
     #[command(after_help = "Example: parlour plugin remove weather")]
     Remove(remove::Options),
@@ -73,9 +85,11 @@ pub struct Config {
 /// Does it.
 pub fn plugin(command: Plugin) -> anyhow::Result<()> {
     match command {
-        Plugin::Inspect { file } => inspect::inspect(&file),
+        Plugin::Inspect { file, config } => inspect::inspect(&file, &config),
         Plugin::Add(options) => add::add(&options),
+        Plugin::Check(options) => check::check(&options),
         Plugin::List(options) => list::list(&options),
+        Plugin::Resume(options) => resume::resume(&options),
         Plugin::Remove(options) => remove::remove(&options),
         Plugin::Keygen { file } => key::make(file),
         Plugin::Sign(options) => sign::sign(&options),
@@ -85,7 +99,12 @@ pub fn plugin(command: Plugin) -> anyhow::Result<()> {
 }
 
 impl Config {
-    fn load(&self) -> anyhow::Result<(Settings, LockFile)> {
+    /// Where they are, if they are there.
+    fn exists(&self) -> bool {
+        self.config.is_file()
+    }
+
+    pub fn load(&self) -> anyhow::Result<(Settings, LockFile)> {
         let file = &self.config;
         if !file.try_exists().with_context(|| file.display().to_string())? {
             bail!("there is no {}; `parlour run` says what to write", file.display());

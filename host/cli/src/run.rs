@@ -56,7 +56,8 @@ async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
         .journal(Sqlite::open(data.folder.join("journal.db")).map_err(|error| anyhow!("{error}"))?)
         .cache(data.folder.join("compiled"))
         .lock(crate::plugin::lock_of(file), data.folder.join("plugins"))
-        .strict(true);
+        .strict(true)
+        .control_if_possible(crate::status::socket(&data.folder));
     builder = plugins(builder, file, &settings)?;
     if let Some(llm) = &settings.llm {
         let key = llm.key.as_ref().map(settings::SecretText::reveal).transpose();
@@ -64,9 +65,10 @@ async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
         let backend = OpenAi::new(&llm.url, key, llm.model.clone(), llm.idle());
         builder = builder.llm(backend.map_err(|reason| anyhow!("{}: {reason}", file.display()))?);
     }
+    builder = settings.homeservers().fold(builder, HostBuilder::homeserver);
     for (name, agent) in &settings.agents {
-        builder = agent.homeserver.iter().chain(&settings.homeserver).fold(builder, HostBuilder::homeserver);
-        builder = builder.agent(self::agent(file, &settings, &data.folder, name, agent)?);
+        let heard = builder.heard();
+        builder = builder.agent(self::agent(file, &settings, &data.folder, name, agent, heard)?);
     }
     let host = builder.build().await?;
     for doubt in settings.doubts().into_iter().chain(missing(&settings)) {
@@ -138,6 +140,7 @@ fn agent(
     data: &Path,
     name: &AgentName,
     agent: &settings::Agent,
+    heard: Notices,
 ) -> anyhow::Result<Agent> {
     let place = |field: &str| format!("{}: agents.{name}.{field}", file.display());
     let reveal = |secret: &settings::SecretText, field: &str| {
@@ -161,7 +164,7 @@ fn agent(
         recovery_key,
         store: data.join("agents").join(name.as_str()),
     };
-    Ok(Agent::new(name.clone(), Matrix::new(account, Notices::default()))
+    Ok(Agent::new(name.clone(), Matrix::new(account, heard))
         .plugins(agent.plugins.clone())
         .access(agent.access.clone().unwrap_or_else(|| settings.access.clone()))
         .behaviour(agent.behaviour.clone().unwrap_or_else(|| settings.behaviour.clone()))

@@ -71,7 +71,7 @@ impl Running {
             }
             if let Some(end) = &end {
                 health::report(&self.shared.notices, plugin, &self.agent.name, &delivery.waiting.event, end);
-                health::judge(&self.shared.notices, plugin, sender, end);
+                health::judge(&self.shared.notices, plugin, &self.agent.name, sender, end);
             }
             let conclusion = self.conclude(&delivery, end, work, &shown).await;
             let (passed, said) = (conclusion.passed, conclusion.says());

@@ -146,15 +146,23 @@ pub fn place(event: &Event) -> Place {
 /// The same for the same agent, event and plugin, whatever happens in between; short, because servers keep it.
 /// The host's own is `-`, which is no plugin's name.
 pub fn delivery_id(agent: &AgentName, event: &Event, plugin: Option<&PluginName>) -> DeliveryId {
+    short([agent.as_str(), event.room.id.as_str(), event.id.as_str()], plugin.map_or("-", PluginName::as_str))
+}
+
+/// What the host says by itself about a plugin: the same for the same agent and key. No room's id is a plugin's name.
+pub fn own_id(agent: &AgentName, plugin: &PluginName, key: &str) -> DeliveryId {
+    short([agent.as_str(), plugin.as_str(), key], "-")
+}
+
+fn short(parts: [&str; 3], by: &str) -> DeliveryId {
     let mut digest = Sha256::new();
-    for part in [agent.as_str(), event.room.id.as_str(), event.id.as_str()] {
+    for part in parts {
         digest.update(part);
         digest.update([0]);
     }
     let digest = digest.finalize();
     let short = digest.iter().take(12).fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
-    DeliveryId::parse(format!("{short:024x}.{}", plugin.map_or("-", PluginName::as_str)))
-        .expect("it is not empty")
+    DeliveryId::parse(format!("{short:024x}.{by}")).expect("it is not empty")
 }
 
 /// A line below a text, of which so much is left that both fit into a message.

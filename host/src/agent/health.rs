@@ -10,17 +10,19 @@ use crate::{
 };
 
 /// Suspends a plugin that faults again and again at what somebody does, and says so once.
-pub(super) fn judge(notices: &Notices, plugin: &Plugin, whom: &UserId, end: &End) {
+pub(super) fn judge(notices: &Notices, plugin: &Plugin, agent: &AgentName, whom: &UserId, end: &End) {
     let now = Instant::now();
     let name = plugin.listing.plugin.clone();
     let news = match end {
         End::Fault(_) | End::Error(GuestError { kind: GuestErrorKind::Failed, .. }) => {
             let rest = plugin.suspension(whom, |of| of.faulted(now));
-            rest.map(|rest| Notice::PluginSuspended { plugin: name, whom: whom.clone(), rest })
+            let (agent, whom) = (agent.clone(), whom.clone());
+            rest.map(|rest| Notice::PluginSuspended { plugin: name, agent, whom, rest })
         }
         _ => {
             let resumed = plugin.suspension(whom, |of| of.ended_well(now));
-            resumed.then(|| Notice::PluginResumed { plugin: name, whom: whom.clone() })
+            let (agent, whom) = (Some(agent.clone()), whom.clone());
+            resumed.then_some(Notice::PluginResumed { plugin: name, agent, whom })
         }
     };
     if let Some(news) = news {

@@ -52,6 +52,10 @@ impl Servings {
         let mut listings = Vec::new();
         for name in self.ordered(loaded.plugins.keys()) {
             if let Some(plugin) = loaded.plugins.get(&name) {
+                if let Some(grants) = self.agent.grants.get(&name) {
+                    let may = plugin.permissions.with(grants.clone()).summary();
+                    self.shared.tally.granted(Some(&self.agent.name), &name, &may);
+                }
                 listings.push(plugin.listing.clone());
                 plugins.insert(name, plugin.clone());
             }

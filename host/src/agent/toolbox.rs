@@ -67,7 +67,7 @@ impl Tools for Toolbox {
         let called = self.engine.call_tool(plugin, call, handling, work).await;
         if let Called::Ended(end, _) = &called {
             health::report(&self.notices, plugin, &agent, &event, end);
-            health::judge(&self.notices, plugin, &event.sender.id, end);
+            health::judge(&self.notices, plugin, &agent, &event.sender.id, end);
         }
         called
     }

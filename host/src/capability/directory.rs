@@ -15,7 +15,7 @@ impl Host for State {
 
 impl State {
     fn listed(&mut self) -> Result<Vec<types::Command>, Error> {
-        self.may(|permissions| permissions.holds(Permission::Directory))?;
+        self.holds(Permission::Directory, "directory.commands")?;
         Ok(self.handling()?.commands.iter().map(|command| described(command)).collect())
     }
 }

@@ -135,7 +135,7 @@ impl State {
     /// Whether this may be written to the folder.
     fn charge(&mut self, bytes: u64) -> FsResult<()> {
         if let Some(denied) = self.files.no_writes {
-            *self.denied.entry(denied).or_default() += 1;
+            self.counts().denied(denied, false, "files: a write");
             return Err(ErrorCode::NotPermitted.into());
         }
         match &self.files.budget {

@@ -8,10 +8,9 @@ mod body;
 pub mod client;
 
 use std::{
-    collections::BTreeMap,
     pin::Pin,
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
     time::Duration,
@@ -27,13 +26,14 @@ use self::{
     body::{Allowance, Incoming},
     client::Clients,
 };
-use super::{Spent, State};
+use super::{Handling, Spent, State};
 use crate::{
     grant::{Denied, Permissions, Route},
     manifest::Permission,
     origin::Target,
     scrub::Scrubbing,
     secret::{Bound, Secrets},
+    tally::Counts,
 };
 
 /// Requests of one delivery: more is a loop.
@@ -60,21 +60,17 @@ impl Http {
     pub fn new(clients: Arc<Clients>, secrets: Arc<Secrets>) -> Self {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(HEADERS);
-        let hooks =
-            Outgoing { clients, secrets, caller: None, open: Arc::default(), denied: BTreeMap::new() };
+        let hooks = Outgoing { clients, secrets, caller: None, open: Arc::default() };
         Self { ctx, hooks }
     }
 
     /// With what the plugin may do in this delivery.
     #[must_use]
-    pub fn with(mut self, permissions: Arc<Permissions>, encrypted: bool, spent: Arc<Spent>) -> Self {
-        self.hooks.caller = Some(Caller { permissions, encrypted, spent });
+    pub fn with(mut self, handling: &Handling, counts: Arc<Mutex<Counts>>) -> Self {
+        let Handling { permissions, event, spent, .. } = handling;
+        let (permissions, spent) = (permissions.clone(), spent.clone());
+        self.hooks.caller = Some(Caller { permissions, encrypted: event.room.encrypted, spent, counts });
         self
-    }
-
-    /// What was denied, and how often.
-    pub fn denied(&mut self) -> BTreeMap<Denied, u32> {
-        std::mem::take(&mut self.hooks.denied)
     }
 }
 
@@ -90,6 +86,43 @@ struct Caller {
     /// What it handles was said in an encrypted room.
     encrypted: bool,
     spent: Arc<Spent>,
+    counts: Arc<Mutex<Counts>>,
+}
+
+impl Caller {
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Which addresses a request may lead to, and whether it was granted and not only spared; it is counted.
+    fn route(&self, target: &Target, method: &str, homeservers: &[Target]) -> Result<(Route, bool), Error> {
+        let Self { permissions, encrypted, .. } = self;
+        let routed = permissions.http(target, method, homeservers).and_then(|routed| {
+            if *encrypted {
+                permissions.carries(Permission::Http)?;
+            }
+            Ok(routed)
+        });
+        let call = || format!("http: {method} {target}");
+        let mut counts = self.counts();
+        match routed {
+            Ok((route, None)) => {
+                counts.used(Permission::Http);
+                Ok((route, true))
+            }
+            Ok((route, Some(spared))) => {
+                counts.denied(spared, true, &call());
+                Ok((route, false))
+            }
+            Err(denied) => {
+                counts.denied(denied, false, &call());
+                Err(match denied {
+                    Denied::Private | Denied::Homeserver => Error::DestinationIpProhibited,
+                    _ => Error::HttpRequestDenied,
+                })
+            }
+        }
+    }
 }
 
 /// Sends what a guest wants sent.
@@ -99,7 +132,6 @@ struct Outgoing {
     /// None while the host only lists.
     caller: Option<Caller>,
     open: Arc<AtomicUsize>,
-    denied: BTreeMap<Denied, u32>,
 }
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
@@ -126,32 +158,20 @@ impl WasiHttpHooks for Outgoing {
 
 impl Outgoing {
     /// A request that may be sent.
-    fn admitted(&mut self, request: Request<WasiBody>) -> Result<Admitted, Error> {
+    fn admitted(&self, request: Request<WasiBody>) -> Result<Admitted, Error> {
         let caller = self.caller.as_ref().ok_or(Error::HttpRequestDenied)?;
         let target = Target::of(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
-        let permissions = &caller.permissions;
-        let route = permissions
-            .http(&target, request.method().as_str(), self.clients.homeservers())
-            .and_then(|route| {
-                if caller.encrypted {
-                    permissions.carries(Permission::Http)?;
-                }
-                Ok(route)
-            });
-        let route = route.map_err(|denied| {
-            *self.denied.entry(denied).or_default() += 1;
-            match denied {
-                Denied::Private | Denied::Homeserver => Error::DestinationIpProhibited,
-                _ => Error::HttpRequestDenied,
-            }
-        })?;
+        let (route, granted) = caller.route(&target, request.method().as_str(), self.clients.homeservers())?;
         let slot = Slot::take(&self.open).ok_or(Error::ConnectionLimitReached)?;
         if caller.spent.http.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(Error::ConnectionLimitReached);
         }
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
-        let bound: Vec<&Bound> = self.secrets.to(&target).collect();
+        let bound: Vec<&Bound> = self.secrets.to(&target).filter(|_| granted).collect();
+        if !bound.is_empty() {
+            caller.counts().used(Permission::Secrets);
+        }
         for bound in &bound {
             headers.insert(bound.header.clone(), bound.value.clone());
         }

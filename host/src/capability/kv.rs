@@ -74,15 +74,15 @@ impl Reads {
 
 impl Host for State {
     async fn get(&mut self, scope: Scope, key: String) -> Answer<Option<Vec<u8>>> {
-        Ok(self.read(scope, &key).await)
+        Ok(self.value(scope, &key).await)
     }
 
     async fn set(&mut self, scope: Scope, key: String, value: Vec<u8>) -> Answer<()> {
-        Ok(self.write(scope, &key, Some(value)).await)
+        Ok(self.put(scope, &key, Some(value), "kv.set").await)
     }
 
     async fn delete(&mut self, scope: Scope, key: String) -> Answer<()> {
-        Ok(self.write(scope, &key, None).await)
+        Ok(self.put(scope, &key, None, "kv.delete").await)
     }
 
     async fn keys(
@@ -114,40 +114,49 @@ struct Layers {
 }
 
 impl State {
-    async fn read(&mut self, scope: Scope, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        let Layers { sealed, clear, .. } = self.layers(scope)?;
-        if let Some([sealed, gone]) = sealed {
+    async fn value(&mut self, scope: Scope, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        let layers = self.layers(scope, "kv.get")?;
+        self.read(&layers, key).await
+    }
+
+    async fn put(&mut self, scope: Scope, key: &str, value: Option<Vec<u8>>, call: &str) -> Result<(), Error> {
+        let layers = self.layers(scope, call)?;
+        self.write(&layers, key, value).await
+    }
+
+    async fn read(&mut self, layers: &Layers, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        if let Some([sealed, gone]) = &layers.sealed {
             let here = self.read_at(sealed, key).await?;
             if here.is_some() || self.read_at(gone, key).await?.is_some() {
                 return Ok(here);
             }
         }
-        self.read_at(clear, key).await
+        self.read_at(&layers.clear, key).await
     }
 
-    async fn read_at(&mut self, namespace: Namespace, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        let at = (namespace, valid(key)?);
+    async fn read_at(&mut self, at: &Namespace, key: &str) -> Result<Option<Vec<u8>>, Error> {
+        let at = (at.clone(), valid(key)?);
         if let Some(written) = self.work.get(&at) {
             return Ok(written.clone());
         }
         if !self.work.reads.keys.contains_key(&at) {
-            self.work.reads.charge(key.len())?;
+            self.work.reads.charge(at.1.len())?;
         }
         let source = self.handling()?.kv.clone();
-        let stored = source.get(&at.0, key).await.map_err(|failed| unavailable(&failed))?;
+        let stored = source.get(&at.0, &at.1).await.map_err(|failed| unavailable(&failed))?;
         let version = stored.as_ref().map(|stored| stored.version);
         // The first look counts: if it has changed since, the commit finds out.
         self.work.reads.keys.entry(at).or_insert(version);
         Ok(stored.map(|stored| stored.value))
     }
 
-    async fn write(&mut self, scope: Scope, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
-        let Layers { sealed, clear, seals } = self.layers(scope)?;
+    async fn write(&mut self, layers: &Layers, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
+        let Layers { sealed, clear, seals } = layers;
         let Some([sealed, gone]) = sealed else { return self.write_at(clear, key, value).await };
         if !seals {
             // What is above would hide it.
             for above in [sealed, gone] {
-                if self.read_at(above.clone(), key).await?.is_some() {
+                if self.read_at(above, key).await?.is_some() {
                     self.write_at(above, key, None).await?;
                 }
             }
@@ -159,18 +168,13 @@ impl State {
         self.write_at(sealed, key, value).await
     }
 
-    async fn write_at(
-        &mut self,
-        namespace: Namespace,
-        key: &str,
-        value: Option<Vec<u8>>,
-    ) -> Result<(), Error> {
-        let at = (namespace, valid(key)?);
+    async fn write_at(&mut self, at: &Namespace, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
+        let at = (at.clone(), valid(key)?);
         let size = value.as_ref().map_or(0, Vec::len);
         if size > VALUE {
             return Err(error(ErrorKind::TooLarge, "a value has at most 256 KiB"));
         }
-        let cost = key.len() + size + ENTRY;
+        let cost = at.1.len() + size + ENTRY;
         if self.work.written + cost > WRITES {
             return Err(error(ErrorKind::TooLarge, "one delivery writes at most 4 MiB"));
         }
@@ -187,7 +191,7 @@ impl State {
     }
 
     async fn list(&mut self, scope: Scope, query: KeyQuery) -> Result<Vec<String>, Error> {
-        let Layers { sealed, clear, .. } = self.layers(scope)?;
+        let Layers { sealed, clear, .. } = self.layers(scope, "kv.keys")?;
         let Some([sealed, gone]) = sealed else { return self.list_at(clear, query).await };
         let here = self.list_at(sealed, query.clone()).await?;
         let all = KeyQuery { limit: u32::MAX, ..query.clone() };
@@ -236,7 +240,8 @@ impl State {
     }
 
     async fn add(&mut self, scope: Scope, key: String, by: i32) -> Result<i32, Error> {
-        let old = match self.read(scope, &key).await? {
+        let layers = self.layers(scope, "kv.increment")?;
+        let old = match self.read(&layers, &key).await? {
             None => 0,
             Some(bytes) => std::str::from_utf8(&bytes)
                 .ok()
@@ -244,12 +249,12 @@ impl State {
                 .ok_or_else(|| error(ErrorKind::Invalid, "the value is no decimal number"))?,
         };
         let sum = old.checked_add(by).ok_or_else(|| error(ErrorKind::Conflict, "the sum is too large"))?;
-        self.write(scope, &key, Some(sum.to_string().into_bytes())).await?;
+        self.write(&layers, &key, Some(sum.to_string().into_bytes())).await?;
         Ok(sum)
     }
 
-    fn layers(&mut self, scope: Scope) -> Result<Layers, Error> {
-        self.may(|permissions| permissions.holds(Permission::Kv))?;
+    fn layers(&mut self, scope: Scope, call: &str) -> Result<Layers, Error> {
+        self.holds(Permission::Kv, call)?;
         let handling = self.handling()?;
         let (agent, plugin) = (handling.agent.clone(), handling.plugin.clone());
         let of = |scope| Namespace { agent: agent.clone(), plugin: plugin.clone(), scope };

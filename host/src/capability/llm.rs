@@ -122,8 +122,8 @@ impl wit::Host for State {
 impl State {
     /// A request that may be made, and of whom.
     fn admitted(&mut self, request: wit::Request) -> Result<(Arc<dyn Backend>, Request), Error> {
-        self.may(|permissions| permissions.holds(Permission::Llm))?;
-        self.leaves(Permission::Llm)?;
+        self.holds(Permission::Llm, "llm.ask")?;
+        self.leaves(Permission::Llm, "llm.ask")?;
         let request = read(request)?;
         let handling = self.handling()?;
         let unsupported = || error(ErrorKind::Unsupported, "no language model is set up");

@@ -80,7 +80,7 @@ impl Host for State {
 
 impl State {
     fn queue_send(&mut self, to: Target, body: Body) -> Result<u32, Error> {
-        self.may(|permissions| permissions.holds(Permission::Outbox))?;
+        self.holds(Permission::Outbox, "outbox.send")?;
         let body = checked(body)?;
         let here = matches!(to, Target::Here);
         let to = self.resolve(to)?;
@@ -92,26 +92,26 @@ impl State {
     }
 
     async fn queue_edit(&mut self, message: MessageRef, body: Body) -> Result<u32, Error> {
-        self.may(|permissions| permissions.holds(Permission::Outbox))?;
+        self.holds(Permission::Outbox, "outbox.edit")?;
         let body = checked(body)?;
         let About { to, message, own } = self.about(message).await?;
         if !own {
             return Err(not_ours());
         }
         if !self.here(&to) {
-            self.leaves(Permission::Outbox)?;
+            self.leaves(Permission::Outbox, "outbox.edit elsewhere")?;
         }
         self.queue(Effect::Edit { to, message, body })
     }
 
     async fn queue_reaction(&mut self, message: MessageRef, key: String) -> Result<u32, Error> {
-        self.may(|permissions| permissions.holds(Permission::Outbox))?;
+        self.holds(Permission::Outbox, "outbox.react")?;
         if key.is_empty() || key.len() > NAME {
             return Err(error(ErrorKind::Invalid, "a reaction is one emoji, or a short text"));
         }
         let About { to, message, .. } = self.about(message).await?;
         if !self.here(&to) {
-            self.leaves(Permission::Outbox)?;
+            self.leaves(Permission::Outbox, "outbox.react elsewhere")?;
         }
         // Of another room it is not known here whether it is encrypted, so that it counts as if it were.
         let clear = self.here(&to) && !self.handling()?.event.room.encrypted;
@@ -125,7 +125,7 @@ impl State {
     }
 
     async fn queue_redaction(&mut self, message: MessageRef, reason: Option<String>) -> Result<u32, Error> {
-        self.may(|permissions| permissions.holds(Permission::Outbox))?;
+        self.holds(Permission::Outbox, "outbox.redact")?;
         let About { to, message, own } = self.about(message).await?;
         if !own {
             return Err(not_ours());
@@ -166,7 +166,7 @@ impl State {
     }
 
     fn queue_home(&mut self, to: Target) -> Result<u32, Error> {
-        self.may(|permissions| permissions.holds(Permission::Home))?;
+        self.holds(Permission::Home, "outbox.set-home")?;
         if self.handling()?.role != Role::Admin {
             return Err(error(ErrorKind::Denied, "only an admin can set the home"));
         }
@@ -196,7 +196,7 @@ impl State {
                 let home = self.handling()?.home.clone().map(effect::Target::Place);
                 let home = home.ok_or_else(|| error(ErrorKind::NotFound, "no home is set"))?;
                 if !self.here(&home) {
-                    self.leaves(Permission::Outbox)?;
+                    self.leaves(Permission::Outbox, "outbox.send to the home")?;
                 }
                 Ok(home)
             }
@@ -204,16 +204,18 @@ impl State {
                 let room =
                     RoomId::parse(room).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
                 if room != self.handling()?.event.room.id {
-                    self.may(|permissions| permissions.room(&room))?;
-                    self.leaves(Permission::Rooms)?;
+                    let call = format_args!("outbox.send to {room}");
+                    self.may(Permission::Rooms, call, |permissions| permissions.room(&room))?;
+                    self.leaves(Permission::Rooms, call)?;
                 }
                 Ok(effect::Target::Place(effect::Place { room, thread: None }))
             }
             Target::Direct(user) => {
                 let user =
                     UserId::parse(user).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
-                self.may(|permissions| permissions.person(&user))?;
-                self.leaves(Permission::People)?;
+                let call = format_args!("outbox.send to {user}");
+                self.may(Permission::People, call, |permissions| permissions.person(&user))?;
+                self.leaves(Permission::People, call)?;
                 Ok(effect::Target::Direct(user))
             }
         }
@@ -247,18 +249,23 @@ impl State {
     async fn event(&mut self, id: EventId) -> Result<About, Error> {
         let handling = self.handling()?;
         let known = handling.messages.known(&handling.agent, &id).await.map_err(|it| unavailable(&it))?;
-        let here = &handling.event.room.id;
+        let here = handling.event.room.id.clone();
+        let own = known.as_ref().is_some_and(|known| known.by.as_ref() == Some(&handling.plugin));
+        let mentioned = handling.mentions(&id);
         let (room, own) = match known {
-            Some(known) if known.by.as_ref() == Some(&handling.plugin) => (known.room, true),
-            Some(known) if known.room == *here || handling.permissions.room(&known.room).is_ok() => {
-                (known.room, false)
-            }
-            None if handling.mentions(&id) => (here.clone(), false),
+            Some(known) if own || known.room == here || self.refers(&known.room) => (known.room, own),
+            None if mentioned => (here, false),
             // A message of a room that is not granted is told apart from none by nobody.
             Some(_) | None => return Err(error(ErrorKind::NotFound, "the agent knows no such event")),
         };
         let to = effect::Target::Place(effect::Place { room, thread: None });
         Ok(About { to, message: effect::MessageRef::Event(id), own })
+    }
+
+    /// Whether a message of another room may be referred to.
+    fn refers(&mut self, room: &RoomId) -> bool {
+        let call = format_args!("outbox: a message of {room}");
+        self.may(Permission::Rooms, call, |permissions| permissions.room(room)).is_ok()
     }
 
     async fn key(&mut self, key: String) -> Result<About, Error> {

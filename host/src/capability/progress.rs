@@ -23,7 +23,7 @@ impl Host for State {
 
 impl State {
     fn show(&mut self, body: Body) -> Result<(), Error> {
-        self.may(|permissions| permissions.holds(Permission::Progress))?;
+        self.holds(Permission::Progress, "progress.draft")?;
         // The first words of a model are often white space: there is nothing to show yet.
         let drafts = self.handling()?.drafts.clone();
         let drafts = drafts.ok_or_else(|| error(ErrorKind::Unsupported, "a tool has no draft of its own"))?;

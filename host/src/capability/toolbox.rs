@@ -88,7 +88,7 @@ impl State {
         let handling = self.handling()?;
         // Where nothing was granted, there is nothing: only who does not ask is told so.
         if !handling.permissions.asks(Permission::Tools) {
-            self.may(|permissions| permissions.holds(Permission::Tools))?;
+            self.holds(Permission::Tools, "toolbox.list-tools")?;
         }
         let handling = self.handling()?;
         let catalogue = handling.tools.now();
@@ -108,8 +108,9 @@ impl State {
         generation: Option<u32>,
     ) -> Result<(Offer, String), Error> {
         // Before anything else: whoever is not granted a tool learns nothing of it.
-        self.may(|permissions| permissions.tool(name))?;
-        self.leaves(Permission::Tools)?;
+        let call = format_args!("toolbox.call-tool {name}");
+        self.may(Permission::Tools, call, |permissions| permissions.tool(name))?;
+        self.leaves(Permission::Tools, call)?;
         let handling = self.handling()?;
         if handling.spent.tools.fetch_add(1, Relaxed) >= CALLS {
             return Err(error(ErrorKind::TooLarge, "one delivery calls tools at most 128 times"));

@@ -1,6 +1,7 @@
 //! What every backend of [`Journal`] promises, each promise a test that all of them pass. The names are the
 //! promises; [`model`] adds what nobody thought of: random calls, which all backends answer alike.
 
+mod audit;
 mod commits;
 mod inbox;
 mod kv;
@@ -80,6 +81,8 @@ mod keeps {
             a_draft_waits_for_the_effect_that_takes_it
             a_draft_that_nothing_takes_goes
             a_late_word_of_a_draft_is_not_kept
+            what_the_host_says_by_itself_is_queued_once
+            what_waits_is_counted
         }
         kv {
             what_is_remembered_is_counted
@@ -89,6 +92,10 @@ mod keeps {
             namespaces_share_nothing
             keys_are_listed_in_byte_order
             a_list_begins_where_it_is_asked_to
+        }
+        audit {
+            the_record_is_one_chain
+            what_is_written_at_once_is_still_one_chain
         }
     }
 }

@@ -12,10 +12,11 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Arrival, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued, Read, Sent,
-    Sequence, Stored, Usage, Write,
+    Arrival, Backlog, Commit, Contribution, Draft, Error, Journal, KeyQuery, Known, Named, Namespace,
+    Pending, Queued, Read, Sent, Sequence, Stored, Usage, Write,
 };
 use crate::{
+    audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
     event::{Event, Position},
     gate::Verdict,
@@ -33,6 +34,8 @@ struct Ledger {
     agents: HashMap<AgentName, Agent>,
     kv: HashMap<Namespace, BTreeMap<String, Stored>>,
     usage: HashMap<(AgentName, PluginName), Usage>,
+    record: Vec<Recorded>,
+    head: Head,
     /// The last numbers given out, each for all agents.
     sequence: i64,
     commit: i64,
@@ -136,6 +139,55 @@ impl Ledger {
     }
 }
 
+impl Ledger {
+    fn commit(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
+        let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
+        match self.agents.get(name) {
+            Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
+            Some(agent) if agent.received.binary_search(sequence).is_ok() => {}
+            _ => return Err(super::never_received(name, *sequence)),
+        }
+        let mut reads = commit.contributions().flat_map(|contribution| &contribution.reads);
+        if !reads.all(|read| self.unchanged(read)) {
+            return Err(Error::Conflict);
+        }
+
+        self.commit += 1;
+        let version = self.commit;
+        for write in commit.contributions().flat_map(|contribution| &contribution.writes) {
+            self.write(write.clone(), version);
+        }
+        let agent = self.agents.get_mut(name).expect("its event was found above");
+        let mut queued = Vec::new();
+        let mut takes_draft = false;
+        for (ordinal, plugin, effect) in commit.effects() {
+            if let Effect::SetHome(place) = effect {
+                agent.home = Some(place.clone());
+                continue;
+            }
+            takes_draft |= super::takes_draft(effect);
+            self.row += 1;
+            let id = EffectId { delivery: delivery.clone(), ordinal: Some(ordinal) };
+            let effect = Queued { row: self.row, id, plugin: plugin.cloned(), effect: effect.clone() };
+            agent.unsent.insert(effect.row, effect.clone());
+            queued.push(effect);
+        }
+        if !takes_draft {
+            agent.drafts.remove(delivery);
+        }
+        if *ends_event {
+            agent.end(*sequence);
+        } else if let Some(plugin) = &commit.contribution.plugin
+            && let Some(waiting) = agent.pending.get_mut(sequence)
+            && !waiting.ended.contains(plugin)
+        {
+            waiting.ended.push(plugin.clone());
+        }
+        agent.committed.insert(delivery.clone());
+        Ok(queued)
+    }
+}
+
 impl Agent {
     fn receive(&mut self, arrival: &Arrival, last: &mut i64) -> Option<Sequence> {
         let event = &arrival.event;
@@ -220,52 +272,7 @@ impl Journal for Memory {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
-        let Commit { agent: name, sequence, delivery, ends_event, .. } = &commit;
-        let mut guard = self.ledger();
-        let ledger = &mut *guard;
-        match ledger.agents.get(name) {
-            Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
-            Some(agent) if agent.received.binary_search(sequence).is_ok() => {}
-            _ => return Err(super::never_received(name, *sequence)),
-        }
-        let mut reads = commit.contributions().flat_map(|contribution| &contribution.reads);
-        if !reads.all(|read| ledger.unchanged(read)) {
-            return Err(Error::Conflict);
-        }
-
-        ledger.commit += 1;
-        let version = ledger.commit;
-        for write in commit.contributions().flat_map(|contribution| &contribution.writes) {
-            ledger.write(write.clone(), version);
-        }
-        let agent = ledger.agents.get_mut(name).expect("its event was found above");
-        let mut queued = Vec::new();
-        let mut takes_draft = false;
-        for (ordinal, plugin, effect) in commit.effects() {
-            if let Effect::SetHome(place) = effect {
-                agent.home = Some(place.clone());
-                continue;
-            }
-            takes_draft |= super::takes_draft(effect);
-            ledger.row += 1;
-            let id = EffectId { delivery: delivery.clone(), ordinal: Some(ordinal) };
-            let effect = Queued { row: ledger.row, id, plugin: plugin.cloned(), effect: effect.clone() };
-            agent.unsent.insert(effect.row, effect.clone());
-            queued.push(effect);
-        }
-        if !takes_draft {
-            agent.drafts.remove(delivery);
-        }
-        if *ends_event {
-            agent.end(*sequence);
-        } else if let Some(plugin) = &commit.contribution.plugin
-            && let Some(waiting) = agent.pending.get_mut(sequence)
-            && !waiting.ended.contains(plugin)
-        {
-            waiting.ended.push(plugin.clone());
-        }
-        agent.committed.insert(delivery.clone());
-        Ok(queued)
+        self.ledger().commit(&commit)
     }
 
     async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error> {
@@ -375,5 +382,47 @@ impl Journal for Memory {
 
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         Ok(self.ledger().usage.get(&(agent.clone(), plugin.clone())).copied().unwrap_or_default())
+    }
+
+    async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
+        let ledger = self.ledger();
+        let of = |agent: &Agent| (agent.pending.len() as u64, agent.unsent.len() as u64);
+        let (events, effects) = ledger.agents.get(agent).map(of).unwrap_or_default();
+        Ok(Backlog { events, effects })
+    }
+
+    async fn announce(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        effects: Vec<Effect>,
+    ) -> Result<Vec<Queued>, Error> {
+        let mut ledger = self.ledger();
+        if ledger.agent(agent).committed.contains(delivery) {
+            return Ok(Vec::new());
+        }
+        ledger.sequence += 1;
+        let sequence = Sequence(ledger.sequence);
+        ledger.agent(agent).received.push(sequence);
+        ledger.commit(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
+    }
+
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        let mut ledger = self.ledger();
+        for entry in entries {
+            let recorded = ledger.head.push(entry);
+            ledger.record.push(recorded);
+        }
+        Ok(())
+    }
+
+    async fn recorded(&self, after: u64, limit: u32) -> Result<Vec<Recorded>, Error> {
+        let ledger = self.ledger();
+        let later = ledger.record.iter().skip(usize::try_from(after).unwrap_or(usize::MAX));
+        Ok(later.take(limit as usize).cloned().collect())
+    }
+
+    async fn record_head(&self) -> Result<Head, Error> {
+        Ok(self.ledger().head)
     }
 }

@@ -2,11 +2,12 @@
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
 //! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
-//! few statements, in [`inbox`], [`commit`], [`outbox`] and [`kv`].
+//! few statements, in [`inbox`], [`commit`], [`outbox`], [`kv`] and [`audit`].
 //!
 //! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
 //! same agents is not seen to here.
 
+mod audit;
 mod commit;
 mod file;
 mod inbox;
@@ -22,11 +23,12 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
-    Arrival, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued, Sent,
-    Sequence, Stored, Usage,
+    Arrival, Backlog, Commit, Contribution, Draft, Error, Journal, KeyQuery, Known, Named, Namespace,
+    Pending, Queued, Sent, Sequence, Stored, Usage,
 };
 use crate::{
-    effect::{EffectId, Place},
+    audit::{Entry, Head, Recorded},
+    effect::{Effect, EffectId, Place},
     event::Position,
     id::{AgentName, DeliveryId, EventId, InvalidId, PluginName, RoomId, SessionId},
 };
@@ -43,9 +45,19 @@ impl Sqlite {
     /// # Errors
     /// [`Error::Storage`] where it can't be opened, is not a journal, or was written by a newer version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref();
-        let thread = file::open(path).and_then(thread::Thread::start);
-        match thread {
+        Self::start(path.as_ref(), file::open)
+    }
+
+    /// Opens a file that is there, beside a host that may run, and changes nothing in it: what would write fails.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] where it isn't there or can't be opened, or was written by another version.
+    pub fn look(path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::start(path.as_ref(), file::look)
+    }
+
+    fn start(path: &Path, open: fn(&Path) -> Result<Connection, file::Error>) -> Result<Self, Error> {
+        match open(path).and_then(thread::Thread::start) {
             Ok(thread) => Ok(Self { thread }),
             Err(error) => Err(Error::Storage(format!("journal {}: {error}", path.display()))),
         }
@@ -168,6 +180,35 @@ impl Journal for Sqlite {
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         let (agent, plugin) = (agent.clone(), plugin.clone());
         self.thread.read(move |db| kv::usage(db, &agent, &plugin)).await
+    }
+
+    async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| outbox::backlog(db, &agent)).await
+    }
+
+    async fn announce(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        effects: Vec<Effect>,
+    ) -> Result<Vec<Queued>, Error> {
+        // Its event is the host's own, and gets its number with it.
+        let commit = Commit::own(agent.clone(), Sequence(0), delivery.clone(), effects);
+        let effects = commit::Effects::of(&commit).map_err(|it| it.0)?;
+        self.thread.write(move |db| commit::announce(db, commit, effects)).await
+    }
+
+    async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
+        self.thread.write(move |db| audit::record(db, entries)).await
+    }
+
+    async fn recorded(&self, after: u64, limit: u32) -> Result<Vec<Recorded>, Error> {
+        self.thread.read(move |db| audit::recorded(db, after, limit)).await
+    }
+
+    async fn record_head(&self) -> Result<Head, Error> {
+        self.thread.read(audit::head).await
     }
 }
 

@@ -47,6 +47,9 @@ pub struct Options {
     /// Do not grant this, and do not ask
     #[arg(long, value_name = "WHAT")]
     deny: Vec<Grant>,
+    /// Let through and count what it asks for and is not granted, until you have seen what it needs
+    #[arg(long)]
+    audit_only: bool,
     /// Take a version that is older than the one that was agreed to
     #[arg(long)]
     downgrade: bool,
@@ -109,18 +112,28 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
 
     let nothing = Grants::default();
     let before = settings.plugins.get(&name).map_or(&nothing, |plugin| &plugin.grants);
-    replaces(options, &name, &from, agreed.as_ref(), &place, before)?;
+    let audit_only = settings.plugins.get(&name).is_some_and(|plugin| plugin.audit_only);
+    replaces(options, &name, &from, agreed.as_ref(), &place, before, audit_only)?;
     let decided = grants::decide(options, &offered.asks, before)?;
     let granted = decided.len();
     if !decided.is_empty() {
         edit::grants(&options.config.config, &name, |table| grants::write(table, decided, &offered.asks))?;
+    }
+    if options.audit_only && !audit_only {
+        edit::key(&options.config.config, &name, "audit_only", Some(true.into()))?;
     }
     let asks = offered.asks.clone();
     let entry = Locked { source: Some(from.source()), ..offered };
     put(&candidate.bytes, from.component(), &place)?;
     lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry))).map_err(anyhow::Error::msg)?;
     print(&format!("\nplugin {name}: {}\n", place.display()));
-    if granted > 0 {
+    if options.audit_only || audit_only {
+        let spared = Permissions::new(asks, before.clone()).audit_only(true).spared().join(", ");
+        print(&format!(
+            "AUDIT-ONLY: what is not granted of what it asks for ({spared}) is let through and counted, until `audit_only` is taken out of plugins.{name}.\n"
+        ));
+    }
+    if granted > 0 || (options.audit_only && !audit_only) {
         print("What was granted holds when `parlour run` starts again.\n");
     }
     print(&unbound(&name, &asks, &settings));
@@ -193,6 +206,7 @@ fn replaces(
     agreed: Option<&Locked>,
     place: &Path,
     grants: &Grants,
+    audit_only: bool,
 ) -> anyhow::Result<()> {
     let source = agreed.and_then(|agreed| agreed.source.as_deref());
     let again = source.is_some_and(|source| from.is_from(source));
@@ -208,7 +222,8 @@ fn replaces(
     } else {
         format!(", with what is granted to it: {}", held.join(", "))
     };
-    let line = format!("it takes the place of plugin {name}{version}{held}");
+    let watched = if audit_only { ", and it is audit-only" } else { "" };
+    let line = format!("it takes the place of plugin {name}{version}{held}{watched}");
     if !on_a_terminal() {
         bail!("{line}; say --name {name} if it shall");
     }

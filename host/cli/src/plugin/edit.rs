@@ -24,6 +24,20 @@ pub fn grants(file: &Path, name: &PluginName, how: impl FnOnce(&mut dyn TableLik
     write(file, &document.to_string())
 }
 
+/// Sets one key of a plugin beside its grants, or takes it away.
+pub fn key(file: &Path, name: &PluginName, key: &str, value: Option<Value>) -> anyhow::Result<()> {
+    let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    let mut document: DocumentMut = text.parse().map_err(|error| anyhow!("{}: {error}", file.display()))?;
+    let odd = || anyhow!("{}: plugins.{name} is no table", file.display());
+    let plugins = document.entry("plugins").or_insert_with(implicit).as_table_like_mut().ok_or_else(odd)?;
+    let plugin = plugins.entry(name.as_str()).or_insert_with(implicit).as_table_like_mut().ok_or_else(odd)?;
+    match value {
+        Some(value) => plugin.insert(key, Item::Value(value)),
+        None => plugin.remove(key),
+    };
+    write(file, &document.to_string())
+}
+
 /// Takes away what an agent grants to a plugin by itself.
 pub fn agent_grants(file: &Path, agent: &AgentName, name: &PluginName) -> anyhow::Result<()> {
     let text = fs::read_to_string(file).with_context(|| file.display().to_string())?;

@@ -1,7 +1,7 @@
 //! `parlour plugin inspect`: what a component is, in plain words, before anything of it runs.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io::{ErrorKind, Write as _},
     path::Path,
 };
@@ -9,12 +9,13 @@ use std::{
 use anyhow::{Context, anyhow};
 use parlour::{
     engine::admission::{self, CONTRACT, Refused, Surface},
+    grant::Permissions,
     manifest::{AskHttp, Asks, Manifest, Permission},
     origin::Method,
-    settings::CallLimits,
+    settings::{CallLimits, Grants},
 };
 
-use super::offer;
+use super::{Config, offer};
 
 /// What an interface means for the person who reads it.
 fn meaning(interface: &str) -> &'static str {
@@ -54,7 +55,7 @@ fn wasi(name: &str) -> &'static str {
 ///
 /// # Errors
 /// One line, where this host cannot load it.
-pub fn inspect(file: &Path) -> anyhow::Result<()> {
+pub fn inspect(file: &Path, config: &Config) -> anyhow::Result<()> {
     let (bytes, from) = offer::read(file)?;
     let refused = |refused: Refused| anyhow!("{from}: {refused}");
     let surface = admission::surface(&bytes).map_err(refused)?;
@@ -65,6 +66,7 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
         summary(&surface),
         describe(&surface)
     );
+    report.push_str(&watched(file, &surface, config)?);
     let strangers: Vec<String> = surface.strangers().cloned().collect();
     let verdict = match surface.admit() {
         Ok(()) if strangers.is_empty() => {
@@ -79,6 +81,29 @@ pub fn inspect(file: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("standard output"),
         _ => verdict,
     }
+}
+
+/// Whether the settings, where there are some, let it do what nobody has granted: under the name that it says, or under
+/// that of its file.
+fn watched(file: &Path, surface: &Surface, config: &Config) -> anyhow::Result<String> {
+    if !config.exists() {
+        return Ok(String::new());
+    }
+    let (settings, _) = config.load()?;
+    let said = surface.manifest.as_ref().map(|manifest| manifest.name.to_string());
+    let stem = file.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+    let names: BTreeSet<String> = said.into_iter().chain(stem).collect();
+    let mut text = String::new();
+    for name in names {
+        if settings.plugins.get(name.as_str()).is_some_and(|plugin| plugin.audit_only) {
+            let spared = Permissions::new(surface.asks(), Grants::default()).audit_only(true).spared();
+            let spared = spared.join(", ");
+            text.push_str(&format!(
+                "\nAUDIT-ONLY: as plugin {name} it may do without a grant what it asks for: {spared}\n"
+            ));
+        }
+    }
+    Ok(text)
 }
 
 /// What it says of itself, who signed it, and what it asks for.

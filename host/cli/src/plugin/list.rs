@@ -46,6 +46,9 @@ struct Entry {
     may: Vec<String>,
     /// What it asks for and was not granted.
     missing: Vec<String>,
+    /// What is let through and counted, though it is not granted.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    audit_only: Vec<String>,
     /// What it may do for agents that have grants of their own.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     agents: BTreeMap<AgentName, Vec<String>>,
@@ -97,7 +100,8 @@ fn entry(settings: &Settings, lock: &Lock, name: PluginName, source: &Source) ->
     let serves = if waits.is_empty() { file.ok() } else { agreed.cloned() };
     let grants = settings.plugins.get(&name).map(|plugin| plugin.grants.clone()).unwrap_or_default();
     let asks = serves.as_ref().map(|serves| serves.asks.clone()).unwrap_or_default();
-    let permissions = Permissions::new(asks.clone(), grants);
+    let audit_only = settings.plugins.get(&name).is_some_and(|plugin| plugin.audit_only);
+    let permissions = Permissions::new(asks.clone(), grants).audit_only(audit_only);
     let missing: Vec<Permission> = permissions.missing().collect();
     let may = |permissions: &Permissions| {
         let held = asks.iter().map(|(asked, _)| asked).filter(|asked| permissions.holds(*asked).is_ok());
@@ -109,6 +113,7 @@ fn entry(settings: &Settings, lock: &Lock, name: PluginName, source: &Source) ->
     });
     Entry {
         may: may(&permissions),
+        audit_only: permissions.spared(),
         agents: agents.collect(),
         missing: missing.iter().map(ToString::to_string).collect(),
         version: serves.as_ref().and_then(|serves| serves.version.as_ref()).map(ToString::to_string),
@@ -126,9 +131,12 @@ fn shown(entry: &Entry) -> String {
     if let Some(publisher) = entry.publisher {
         text.push_str(&format!("  signed by {publisher}\n"));
     }
-    for (what, items) in
-        [("may", &entry.may), ("asks for, not granted", &entry.missing), ("its file waits", &entry.waits)]
-    {
+    for (what, items) in [
+        ("may", &entry.may),
+        ("asks for, not granted", &entry.missing),
+        ("AUDIT-ONLY, let through and counted where not granted", &entry.audit_only),
+        ("its file waits", &entry.waits),
+    ] {
         if !items.is_empty() {
             text.push_str(&format!("  {what}: {}\n", items.join(", ")));
         }

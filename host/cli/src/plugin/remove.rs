@@ -47,6 +47,10 @@ pub fn remove(options: &Options) -> anyhow::Result<()> {
             }
         })?;
     }
+    // Whoever has this name next shall not have it.
+    if settings.plugins.get(name).is_some_and(|plugin| plugin.audit_only) {
+        edit::key(&options.config.config, name, "audit_only", None)?;
+    }
     for agent in settings.agents.iter().filter(|(_, agent)| agent.grants.contains_key(name)) {
         edit::agent_grants(&options.config.config, agent.0, name)?;
     }

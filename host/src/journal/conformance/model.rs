@@ -30,6 +30,10 @@ enum Call {
         row: i64,
         event: Option<usize>,
     },
+    Announce {
+        agent: usize,
+        delivery: usize,
+    },
     Draft {
         agent: usize,
         delivery: usize,
@@ -87,12 +91,14 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         });
     let sent = (agent.clone(), 0..10_i64, option::of(0..4_usize))
         .prop_map(|(agent, row, event)| Call::Sent { agent, row, event });
+    let announce =
+        (agent.clone(), 0..DELIVERIES).prop_map(|(agent, delivery)| Call::Announce { agent, delivery });
     let draft = (agent, 0..DELIVERIES, option::of(0..4_usize))
         .prop_map(|(agent, delivery, event)| Call::Draft { agent, delivery, event });
     let look = (0..KEYS.len()).prop_map(|key| Call::Look { key });
     let list = (0..KEYS.len(), 0..4_u32).prop_map(|(prefix, limit)| Call::List { prefix, limit });
     let call = prop_oneof![
-        4 => receive, 8 => commit, 3 => sent, 2 => draft, 2 => look, 1 => list, 1 => Just(Call::Reopen)
+        4 => receive, 8 => commit, 3 => sent, 2 => draft, 1 => announce, 2 => look, 1 => list, 1 => Just(Call::Reopen)
     ];
     vec(call, 1..40)
 }
@@ -208,6 +214,9 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             );
             told(journal.sent(&name(*agent), *row, &sent).await)
         }
+        Call::Announce { agent, delivery } => {
+            told(journal.announce(&name(*agent), &base(*delivery), vec![message("by itself")]).await)
+        }
         Call::Draft { agent, delivery, event } => {
             told(journal.draft(&name(*agent), &base(*delivery), event.map(numbered).as_ref()).await)
         }
@@ -232,6 +241,7 @@ async fn state(journal: &dyn Journal, agent: &AgentName) -> String {
         told(journal.pending(agent, None, None, 100).await),
         told(journal.unsent(agent).await),
         told(journal.home(agent).await),
+        told(journal.backlog(agent).await),
     ];
     for lane in ["0", "1"] {
         all.push(told(journal.was_encrypted(agent, &room(&format!("!{lane}"))).await));

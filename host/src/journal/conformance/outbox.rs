@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     effect::{EffectId, MessageRef},
-    journal::{Known, Named, Sent},
+    journal::{Backlog, Known, Named, Sent},
 };
 
 fn sent(id: &str) -> Named {
@@ -226,4 +226,38 @@ pub(super) async fn a_late_word_of_a_draft_is_not_kept(journal: Ledger) {
     let late = journal.draft(&agent(), &delivery("d1"), Some(&event("$draft"))).await.unwrap();
     assert_eq!(late.event, Some(event("$draft")));
     assert_eq!(journal.drafted(&agent(), &delivery("d1")).await.unwrap(), None);
+}
+
+pub(super) async fn what_the_host_says_by_itself_is_queued_once(journal: Ledger) {
+    let said = delivery("host.-");
+    let queued = journal.announce(&agent(), &said, vec![message("a"), message("b")]).await.unwrap();
+    assert_eq!(
+        queued.iter().map(|it| &it.id).collect::<Vec<_>>(),
+        [&effect("host.-", 0), &effect("host.-", 1)]
+    );
+    assert!(queued.iter().all(|it| it.plugin.is_none()));
+    assert_eq!(journal.announce(&agent(), &said, vec![message("c")]).await.unwrap(), []);
+    assert_eq!(journal.unsent(&agent()).await.unwrap(), queued);
+    for it in &queued {
+        journal.sent(&agent(), it.row, &accepted("$sent")).await.unwrap();
+    }
+    assert_eq!(journal.announce(&agent(), &said, vec![message("c")]).await.unwrap(), []);
+    assert_eq!(journal.event_of(&agent(), &queued[1].id).await.unwrap(), Some(event("$sent")));
+    // Agents say it each for themselves, and events go on as ever.
+    assert_eq!(journal.announce(&other_agent(), &said, vec![message("a")]).await.unwrap().len(), 1);
+    assert_eq!(pending(&*journal).await, [""; 0]);
+    arrive(&*journal, "$1").await;
+    assert_eq!(pending(&*journal).await, ["$1"]);
+}
+
+pub(super) async fn what_waits_is_counted(journal: Ledger) {
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog::default());
+    let sequence = arrive(&*journal, "$1").await;
+    arrive(&*journal, "$2").await;
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 2, effects: 0 });
+    let queued = journal.commit(says(ends(sequence, "d1"), [message("a"), message("b")])).await.unwrap();
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 2 });
+    journal.sent(&agent(), queued[0].row, &given_up()).await.unwrap();
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 1 });
+    assert_eq!(journal.backlog(&other_agent()).await.unwrap(), Backlog::default());
 }

@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{Commit, Error, Outcome, Queued, never_received, takes_draft},
+    super::{Commit, Error, Outcome, Queued, Sequence, never_received, takes_draft},
     Failed, kv, number,
 };
 use crate::{
@@ -80,6 +80,25 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
         db.prepare_cached("DELETE FROM pending WHERE sequence = ?1")?.execute([sequence.0])?;
     }
     Ok(queued)
+}
+
+/// What the host says by itself has an event of the host's own, whose id is that of none.
+pub(super) fn announce(
+    db: &Connection,
+    own: Commit,
+    effects: Effects,
+) -> Result<Vec<Queued>, Failed> {
+    let (agent, delivery) = (number(db, &own.agent)?, own.delivery.as_str());
+    let known = db
+        .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
+        .exists(params![agent, delivery])?;
+    if known {
+        return Ok(Vec::new());
+    }
+    let sequence = db
+        .prepare_cached("INSERT INTO event (agent, id, room, session) VALUES (?1, ?2, '', '')")?
+        .insert(params![agent, format!("-{delivery}")])?;
+    commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects)
 }
 
 fn set_home(db: &Connection, agent: i64, place: &Place) -> Result<(), Failed> {

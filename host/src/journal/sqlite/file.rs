@@ -14,7 +14,8 @@ pub(super) const APPLICATION: i32 = 0x7061_726c;
 
 /// Each brings the file from one version to the next; the number of the last is the version. One that was
 /// released is never changed.
-const MIGRATIONS: [&str; 3] = [include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql")];
+const MIGRATIONS: [&str; 4] =
+    [include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql"), include_str!("4.sql")];
 
 /// How long to wait while another process writes. Nobody but this one should, for longer than a glance.
 const BUSY: Duration = Duration::from_secs(5);
@@ -33,6 +34,8 @@ pub(super) enum Error {
     Foreign,
     #[error("written by a newer Parlour: its version is {found}, the newest known here is {}", MIGRATIONS.len())]
     Newer { found: i64 },
+    #[error("written by an older Parlour, whose host brings it up to date when it starts")]
+    Older,
     #[error("folder {} can't be made: {source}", path.display())]
     Folder { path: PathBuf, source: io::Error },
 }
@@ -48,6 +51,21 @@ pub(super) fn open(path: &Path) -> Result<Connection, Error> {
     version(&db)?;
     set(&db)?;
     migrate(&mut db)?;
+    Ok(db)
+}
+
+/// Opens it as it is, and only to be read.
+pub(super) fn look(path: &Path) -> Result<Connection, Error> {
+    // Not READ_ONLY: what a host that was killed has left in the log is read, too.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let db = Connection::open_with_flags(path, flags)?;
+    db.busy_timeout(BUSY)?;
+    match version(&db)? {
+        version if version == MIGRATIONS.len() => {}
+        _ => return Err(Error::Older),
+    }
+    db.set_prepared_statement_cache_capacity(STATEMENTS);
+    db.execute_batch("PRAGMA query_only = ON")?;
     Ok(db)
 }
 

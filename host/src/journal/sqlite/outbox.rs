@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{Draft, Known, Named, Queued, Sent, takes_draft},
+    super::{Backlog, Draft, Known, Named, Queued, Sent, takes_draft},
     Failed, id, json, number, optional_id,
 };
 use crate::{
@@ -191,6 +191,17 @@ pub(super) fn drafted(
         .query_row([agent.as_str(), delivery.as_str()], |row| optional_id(row, 0))
         .optional()?;
     Ok(event.map(|event| Draft::of(delivery, event)))
+}
+
+pub(super) fn backlog(db: &Connection, agent: &AgentName) -> Result<Backlog, Failed> {
+    let count = |sql| -> Result<u64, Failed> {
+        let count: i64 = db.prepare_cached(sql)?.query_row([agent.as_str()], |row| row.get(0))?;
+        Ok(u64::try_from(count).unwrap_or_default())
+    };
+    Ok(Backlog {
+        events: count("SELECT count(*) FROM pending WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
+        effects: count("SELECT count(*) FROM unsent WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
+    })
 }
 
 pub(super) fn home(db: &Connection, agent: &AgentName) -> Result<Option<Place>, Failed> {

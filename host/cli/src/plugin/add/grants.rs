@@ -110,7 +110,7 @@ pub fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result
         {
         } else if terminal {
             decided.extend(ask(permission, asks)?);
-        } else {
+        } else if !options.audit_only {
             open.push(permission);
         }
     }

@@ -1,0 +1,159 @@
+//! How a host that runs is asked how it does, from the same machine and by the same user: a Unix socket of 0600, one
+//! line of JSON for a question and one for its answer.
+//!
+//! It tells, and it ends a plugin's rest. It grants nothing, and never will: grants are in the settings.
+
+mod server;
+
+use std::{
+    io::{BufRead as _, BufReader, ErrorKind, Read as _, Write as _},
+    os::unix::net::UnixStream,
+    path::Path,
+    time::Duration,
+};
+
+use serde::{Deserialize, Serialize};
+
+pub(crate) use self::server::{Bound, Server};
+use crate::id::{AgentName, PluginName, UserId};
+
+/// Bytes of a question.
+const QUESTION: usize = 4 * 1024;
+/// Bytes of an answer: some thousand plugins, and as many people for whom one rests.
+const ANSWER: u64 = 4 * 1024 * 1024;
+/// For one question and its answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Question {
+    /// How the host does. What it has counted for the audit record is written, too.
+    Status {},
+    /// A plugin that rests serves again.
+    Resume {
+        /// Which.
+        plugin: PluginName,
+        /// Whom; all, where nobody is named.
+        #[serde(default)]
+        user: Option<UserId>,
+    },
+}
+
+/// What is answered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// How the host does.
+    Status(Box<Status>),
+    /// Whom the plugin serves again.
+    Resumed(Vec<UserId>),
+    /// Why not, in a line.
+    Error(String),
+}
+
+/// How a host does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// How long it has run, in seconds.
+    pub uptime_s: u64,
+    /// Its agents.
+    pub agents: Vec<AgentStatus>,
+    /// Plugins that are loaded, and those whose file was not taken.
+    pub plugins: Vec<PluginStatus>,
+    /// Entries of the audit record.
+    pub audit_count: u64,
+    /// The last one's hash.
+    pub audit_hash: String,
+}
+
+/// How an agent does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Its name.
+    pub name: AgentName,
+    /// Since when it serves, in milliseconds since 1970; none while it does not.
+    pub serves_since: Option<i64>,
+    /// What its chat said last.
+    pub said: Option<String>,
+    /// When that was.
+    pub said_at: Option<i64>,
+    /// Events that have not ended.
+    pub events_waiting: u64,
+    /// Effects that were committed and not sent.
+    pub effects_unsent: u64,
+}
+
+/// How a plugin does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginStatus {
+    /// Its name.
+    pub name: PluginName,
+    /// As it says, of what is loaded.
+    pub version: Option<String>,
+    /// SHA-256 of what is loaded, in hexadecimal; none where nothing is.
+    pub digest: Option<String>,
+    /// Its file, where that was not taken.
+    pub not_taken: Option<Refusal>,
+    /// For whom it rests.
+    pub rests: Vec<Rest>,
+    /// What is let through and counted, though it is not granted.
+    pub audit_only: Vec<String>,
+    /// Calls that were denied since the host has started.
+    pub denied: u64,
+    /// Calls that would have been, and were let through.
+    pub would_be_denied: u64,
+}
+
+/// A file that was not taken.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// Which.
+    pub file: String,
+    /// Why.
+    pub reason: String,
+    /// It only waits for somebody to agree.
+    pub waits: bool,
+}
+
+/// A plugin rests from what one person does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rest {
+    /// Who.
+    pub user: UserId,
+    /// For how much longer, in seconds.
+    pub left_s: u64,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NoAnswer {
+    /// Nobody listens.
+    #[error("no host runs here")]
+    NotRunning,
+    /// It did not answer as it should.
+    #[error("the host does not answer: {0}")]
+    Failed(String),
+}
+
+/// Asks the host that listens at `socket`. Blocks for some seconds at the most.
+///
+/// # Errors
+/// [`NoAnswer`].
+pub fn ask(socket: &Path, question: &Question) -> Result<Answer, NoAnswer> {
+    let failed = |error: std::io::Error| NoAnswer::Failed(error.to_string());
+    let mut stream = UnixStream::connect(socket).map_err(|error| match error.kind() {
+        ErrorKind::NotFound | ErrorKind::ConnectionRefused => NoAnswer::NotRunning,
+        _ => failed(error),
+    })?;
+    // Longer than the host gives itself.
+    let patience = Some(PATIENCE + Duration::from_secs(5));
+    stream.set_read_timeout(patience).and_then(|()| stream.set_write_timeout(patience)).map_err(failed)?;
+    let mut line = serde_json::to_vec(question).map_err(|error| NoAnswer::Failed(error.to_string()))?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(failed)?;
+    let mut answer = Vec::new();
+    BufReader::new(stream.take(ANSWER)).read_until(b'\n', &mut answer).map_err(failed)?;
+    serde_json::from_slice(&answer).map_err(|error| NoAnswer::Failed(format!("its answer: {error}")))
+}

@@ -1,0 +1,248 @@
+//! The side of the host: who may ask, how much, for how long, and what is answered.
+
+use std::{
+    fs,
+    io::ErrorKind,
+    os::unix::{
+        fs::{FileTypeExt as _, PermissionsExt as _},
+        net,
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use tokio::{
+    io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader},
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{AgentStatus, Answer, PATIENCE, PluginStatus, QUESTION, Question, Rest, Status};
+use crate::{
+    agent::Shared,
+    engine::Plugin,
+    id::{AgentName, PluginName, UserId},
+    notice::Notice,
+    record,
+};
+
+/// Clients at once; more wait.
+const CLIENTS: usize = 8;
+
+/// A socket at which nobody is answered yet; it goes when it is dropped.
+pub struct Bound {
+    listener: net::UnixListener,
+    path: PathBuf,
+}
+
+impl Bound {
+    /// Listens at `path`, whose folder is for this user alone. What a host that is dead left there is replaced.
+    ///
+    /// # Errors
+    /// One line: somebody listens there, something else is there, or the path is too long for a socket.
+    pub fn open(path: &Path) -> Result<Self, String> {
+        let place = |error: std::io::Error| format!("{}: {error}", path.display());
+        match fs::symlink_metadata(path) {
+            Ok(there) if !there.file_type().is_socket() => {
+                return Err(format!("{}: it is there already, and is no socket", path.display()));
+            }
+            Ok(_) => match net::UnixStream::connect(path) {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+                    fs::remove_file(path).map_err(place)?;
+                }
+                Err(error) => return Err(place(error)),
+                Ok(_) => return Err(format!("{}: another host listens there", path.display())),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(place(error)),
+        }
+        let listener = net::UnixListener::bind(path).map_err(place)?;
+        let bound = Self { listener, path: path.into() };
+        // Whoever came before this is asked who they are, all the same.
+        fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(place)?;
+        bound.listener.set_nonblocking(true).map_err(place)?;
+        Ok(bound)
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+/// What answers.
+pub struct Server {
+    pub shared: Shared,
+    pub agents: Vec<AgentName>,
+    pub started: Instant,
+}
+
+impl Server {
+    /// Answers until the future is dropped.
+    pub async fn serve(self, bound: Bound) {
+        let listener = bound.listener.try_clone().and_then(UnixListener::from_std);
+        let listener = match listener {
+            Ok(listener) => listener,
+            Err(error) => {
+                tracing::warn!(target: "parlour", "{}: {error}", bound.path.display());
+                return;
+            }
+        };
+        let server = Arc::new(self);
+        let room = Arc::new(Semaphore::new(CLIENTS));
+        let mut clients = JoinSet::new();
+        loop {
+            let Ok(permit) = room.clone().acquire_owned().await else { return };
+            let accepted = listener.accept().await;
+            while clients.try_join_next().is_some() {}
+            match accepted {
+                Ok((stream, _)) => {
+                    let server = server.clone();
+                    clients.spawn(async move {
+                        server.attend(stream).await;
+                        drop(permit);
+                    });
+                }
+                // Too many open files: it may be better in a moment.
+                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    /// One client, for as long as it asks.
+    async fn attend(&self, mut stream: UnixStream) {
+        let own = rustix::process::geteuid().as_raw();
+        if !stream.peer_cred().is_ok_and(|peer| may_ask(peer.uid(), own)) {
+            return;
+        }
+        let (from, mut to) = stream.split();
+        let mut from = BufReader::new(from);
+        loop {
+            let mut line = Vec::new();
+            let largest = QUESTION as u64 + 1;
+            let read = timeout(PATIENCE, (&mut from).take(largest).read_until(b'\n', &mut line)).await;
+            if !matches!(read, Ok(Ok(1..))) {
+                return;
+            }
+            let whole = line.len() <= QUESTION;
+            let answer = match serde_json::from_slice(&line) {
+                _ if !whole => Answer::Error(format!("a question has at most {QUESTION} bytes")),
+                Err(error) => Answer::Error(format!("it is no question: {error}")),
+                Ok(question) => {
+                    let answer = timeout(PATIENCE, self.answer(question)).await;
+                    answer.unwrap_or_else(|_| Answer::Error("it takes too long".into()))
+                }
+            };
+            let Ok(mut answer) = serde_json::to_vec(&answer) else { return };
+            answer.push(b'\n');
+            // What follows a question that is too long is not the next one.
+            if !matches!(timeout(PATIENCE, to.write_all(&answer)).await, Ok(Ok(()))) || !whole {
+                return;
+            }
+        }
+    }
+
+    async fn answer(&self, question: Question) -> Answer {
+        match question {
+            Question::Status {} => match self.status().await {
+                Ok(status) => Answer::Status(Box::new(status)),
+                Err(reason) => Answer::Error(reason),
+            },
+            Question::Resume { plugin, user } => self.resume(&plugin, user.as_ref()),
+        }
+    }
+
+    fn resume(&self, name: &PluginName, user: Option<&UserId>) -> Answer {
+        let loaded = self.shared.registry.loaded();
+        let Some(plugin) = loaded.plugins.get(name) else {
+            return Answer::Error(format!("there is no plugin {name}"));
+        };
+        let resumed = plugin.resume(user);
+        if resumed.is_empty() {
+            let whom = user.map_or_else(String::new, |user| format!(" from what {user} does"));
+            return Answer::Error(format!("plugin {name} does not rest{whom}"));
+        }
+        for whom in &resumed {
+            let (plugin, whom) = (name.clone(), whom.clone());
+            self.shared.notices.say(Notice::PluginResumed { plugin, agent: None, whom });
+        }
+        Answer::Resumed(resumed)
+    }
+
+    async fn status(&self) -> Result<Status, String> {
+        let Shared { journal, tally, standing, registry, .. } = &self.shared;
+        record::write(tally, &**journal, true).await?;
+        let failed = |error: crate::journal::Error| error.to_string();
+        let head = journal.record_head().await.map_err(failed)?;
+        let mut agents = Vec::new();
+        for name in &self.agents {
+            let chatting = standing.chatting(name);
+            let backlog = journal.backlog(name).await.map_err(failed)?;
+            agents.push(AgentStatus {
+                name: name.clone(),
+                serves_since: chatting.since,
+                said_at: chatting.said.as_ref().map(|(at, _)| *at),
+                said: chatting.said.map(|(_, text)| text),
+                events_waiting: backlog.events,
+                effects_unsent: backlog.effects,
+            });
+        }
+        let (loaded, mut not_taken) = (registry.loaded(), registry.not_taken());
+        let mut plugins: Vec<PluginStatus> = loaded
+            .plugins
+            .iter()
+            .map(|(name, plugin)| PluginStatus {
+                not_taken: not_taken.remove(name),
+                ..self.plugin(name, Some(plugin))
+            })
+            .collect();
+        let others = not_taken.into_iter();
+        plugins.extend(others.map(|(name, not_taken)| PluginStatus {
+            not_taken: Some(not_taken),
+            ..self.plugin(&name, None)
+        }));
+        plugins.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(Status {
+            uptime_s: self.started.elapsed().as_secs(),
+            agents,
+            plugins,
+            audit_count: head.count,
+            audit_hash: head.hash.to_string(),
+        })
+    }
+
+    fn plugin(&self, name: &PluginName, plugin: Option<&Arc<Plugin>>) -> PluginStatus {
+        let denials = self.shared.tally.denials(name);
+        let rests = plugin.map(|plugin| plugin.resting(Instant::now())).unwrap_or_default();
+        PluginStatus {
+            name: name.clone(),
+            version: plugin.and_then(|plugin| plugin.version.as_ref()).map(ToString::to_string),
+            digest: plugin.map(|plugin| plugin.listing.digest.clone()),
+            not_taken: None,
+            rests: rests.into_iter().map(|(user, left)| Rest { user, left_s: left.as_secs() }).collect(),
+            audit_only: plugin.map(|plugin| plugin.permissions.spared()).unwrap_or_default(),
+            denied: denials.denied,
+            would_be_denied: denials.spared,
+        }
+    }
+}
+
+/// The same user, or one who may do everything anyway.
+fn may_ask(peer: u32, own: u32) -> bool {
+    peer == own || peer == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_same_user_and_root_may_ask() {
+        assert!(may_ask(1000, 1000) && may_ask(0, 1000));
+        assert!(!may_ask(1001, 1000) && !may_ask(1000, 0));
+    }
+}
