@@ -162,7 +162,7 @@ impl Running {
             shared.notices.clone(),
             closing.clone(),
         );
-        let servings = Arc::new(Servings::new(name, agent.plugins.clone(), &shared));
+        let servings = Arc::new(Servings::new(&agent, &shared));
         let toolbox = Toolbox::new(servings.clone(), agent.grants.clone(), &shared);
         Arc::new(Self {
             agent,

@@ -272,7 +272,19 @@ impl Engine {
         let slots = Semaphore::new(limits.instances);
         let clients = Arc::new(clients);
         let tool_slots = Arc::new(Semaphore::new(limits.tools));
-        Ok(Self { inner, linker, cache, limits, slots, tool_slots, ticker, background, clients, notices, tally })
+        Ok(Self {
+            inner,
+            linker,
+            cache,
+            limits,
+            slots,
+            tool_slots,
+            ticker,
+            background,
+            clients,
+            notices,
+            tally,
+        })
     }
 
     /// Makes a plugin of a component: compiles (or finds it compiled), links, and asks it what it

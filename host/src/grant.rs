@@ -120,7 +120,7 @@ impl Permissions {
     /// Whether what was denied is let through all the same: of a plugin that is audit-only, what it asks for.
     #[must_use]
     pub fn spares(&self, denied: Denied) -> bool {
-        let Denied::NotGranted(permission) | Denied::Outside(permission) = denied else { return false };
+        let (Denied::NotGranted(permission) | Denied::Outside(permission)) = denied else { return false };
         self.audit_only && can_be_spared(permission)
     }
 
@@ -147,7 +147,11 @@ impl Permissions {
                 }
                 _ => vec![],
             };
-            if whom.is_empty() { permission.to_string() } else { format!("{permission} = {}", whom.join(" ")) }
+            if whom.is_empty() {
+                permission.to_string()
+            } else {
+                format!("{permission} = {}", whom.join(" "))
+            }
         });
         let held = held.collect::<Vec<_>>().join(", ");
         let spared = self.spared();

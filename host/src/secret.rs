@@ -53,14 +53,14 @@ impl Bound {
 
 /// The secrets of one plugin.
 #[derive(Default)]
-pub(crate) struct Secrets(Vec<Bound>);
+pub struct Secrets(Vec<Bound>);
 
 impl Secrets {
     /// Those that it asks for and that are bound.
     ///
     /// # Errors
     /// One line: one cannot be had, or used. It never has the secret in it.
-    pub fn bind(permissions: &Permissions, settings: &settings::Plugin) -> Result<Self, String> {
+    pub(crate) fn bind(permissions: &Permissions, settings: &settings::Plugin) -> Result<Self, String> {
         let asked = settings.secrets.iter().filter(|(name, _)| permissions.has_secret(name));
         asked.map(|(name, said)| Bound::new(name, said)).collect::<Result<_, _>>().map(Self)
     }
@@ -72,7 +72,7 @@ impl Secrets {
     }
 
     /// Those that go to where a request goes.
-    pub fn to<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a Bound> {
+    pub(crate) fn to<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a Bound> {
         self.0.iter().filter(|bound| bound.audience.same_origin(target))
     }
 }

@@ -4,6 +4,8 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use parlour::{
+    Agent,
+    chat::memory::Rooms,
     id::RoomId,
     llm,
     notice::Notice,
@@ -12,7 +14,7 @@ use parlour::{
 
 use crate::{
     guests::{example, guest},
-    stage::{AGENT, ALICE, BOB, Stage},
+    stage::{AGENT, ALICE, BOB, Stage, access},
 };
 
 /// A host that grants `deeds` all there is, with consent or without; and two encrypted rooms.
@@ -157,6 +159,27 @@ async fn a_model_is_asked_by_consent() {
         },
     )
     .await;
+}
+
+#[tokio::test]
+async fn a_tool_hears_it_by_consent() {
+    for encrypted in [false, true] {
+        let guests = [("caller", guest("handy")), ("handy", guest("handy"))];
+        let tools = ["*".to_owned()].into();
+        let grants = Grants { tools, encrypted, ..Grants::default() };
+        let rooms = Rooms::new();
+        let room = rooms.create_direct(ALICE, AGENT);
+        let agent = Agent::new("agent".parse().unwrap(), rooms.account(AGENT)).access(access());
+        let agent = agent.plugins(vec!["caller", "handy"]);
+        let stage = Stage::start_with(rooms, room.clone(), agent, &guests, |builder| {
+            builder.plugin_settings("caller".parse().unwrap(), Plugin { grants, ..Plugin::default() })
+        })
+        .await;
+        stage.rooms.encrypt(&room);
+        let answer = stage.ask(r#"/use handy.answer {"text":"words"}"#).await;
+        assert_eq!(answer == "words", encrypted, "{answer}");
+        assert_eq!(answer.contains("(`tools`)"), !encrypted, "{answer}");
+    }
 }
 
 /// What a plugin remembers for itself and for a person splits.

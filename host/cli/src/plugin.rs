@@ -9,9 +9,9 @@ mod list;
 mod offer;
 mod push;
 mod remove;
+mod resume;
 mod sign;
 mod verify;
-mod resume;
 
 use std::path::{Path, PathBuf};
 

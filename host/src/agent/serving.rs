@@ -1,19 +1,21 @@
 //! What the plugins of one agent have, which changes when a file does.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 
-use super::Shared;
+use super::{Agent, Shared};
 use crate::{
     engine::Plugin,
     id::{AgentName, PluginName},
     notice::{Notice, Notices},
     registry::Registry,
     router::Catalogue,
+    settings::Grants,
+    tally::Tally,
 };
 
 /// What an agent's plugins have, at one moment.
@@ -29,16 +31,26 @@ pub(super) struct Servings {
     agent: AgentName,
     /// Which plugins serve it, as the settings say.
     listed: Vec<String>,
+    /// What single ones may do here.
+    grants: BTreeMap<PluginName, Grants>,
     registry: Arc<Registry>,
     notices: Notices,
+    tally: Arc<Tally>,
     last: ArcSwap<Serving>,
 }
 
 impl Servings {
     /// Nothing has been asked yet.
-    pub fn new(agent: AgentName, listed: Vec<String>, shared: &Shared) -> Self {
-        let (registry, notices) = (shared.registry.clone(), shared.notices.clone());
-        Self { agent, listed, registry, notices, last: ArcSwap::default() }
+    pub fn new(agent: &Agent, shared: &Shared) -> Self {
+        Self {
+            agent: agent.name.clone(),
+            listed: agent.plugins.clone(),
+            grants: agent.grants.clone(),
+            registry: shared.registry.clone(),
+            notices: shared.notices.clone(),
+            tally: shared.tally.clone(),
+            last: ArcSwap::default(),
+        }
     }
 
     /// What they have now.
@@ -52,9 +64,9 @@ impl Servings {
         let mut listings = Vec::new();
         for name in self.ordered(loaded.plugins.keys()) {
             if let Some(plugin) = loaded.plugins.get(&name) {
-                if let Some(grants) = self.agent.grants.get(&name) {
+                if let Some(grants) = self.grants.get(&name) {
                     let may = plugin.permissions.with(grants.clone()).summary();
-                    self.shared.tally.granted(Some(&self.agent.name), &name, &may);
+                    self.tally.granted(Some(&self.agent), &name, &may);
                 }
                 listings.push(plugin.listing.clone());
                 plugins.insert(name, plugin.clone());

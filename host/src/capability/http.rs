@@ -161,7 +161,8 @@ impl Outgoing {
     fn admitted(&self, request: Request<WasiBody>) -> Result<Admitted, Error> {
         let caller = self.caller.as_ref().ok_or(Error::HttpRequestDenied)?;
         let target = Target::of(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
-        let (route, granted) = caller.route(&target, request.method().as_str(), self.clients.homeservers())?;
+        let (route, granted) =
+            caller.route(&target, request.method().as_str(), self.clients.homeservers())?;
         let slot = Slot::take(&self.open).ok_or(Error::ConnectionLimitReached)?;
         if caller.spent.http.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(Error::ConnectionLimitReached);

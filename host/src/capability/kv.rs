@@ -119,7 +119,13 @@ impl State {
         self.read(&layers, key).await
     }
 
-    async fn put(&mut self, scope: Scope, key: &str, value: Option<Vec<u8>>, call: &str) -> Result<(), Error> {
+    async fn put(
+        &mut self,
+        scope: Scope,
+        key: &str,
+        value: Option<Vec<u8>>,
+        call: &str,
+    ) -> Result<(), Error> {
         let layers = self.layers(scope, call)?;
         self.write(&layers, key, value).await
     }

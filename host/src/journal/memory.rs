@@ -12,8 +12,8 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Arrival, Backlog, Commit, Contribution, Draft, Error, Journal, KeyQuery, Known, Named, Namespace,
-    Pending, Queued, Read, Sent, Sequence, Stored, Usage, Write,
+    Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
+    Read, Sent, Sequence, Stored, Usage, Write,
 };
 use crate::{
     audit::{Entry, Head, Recorded},

@@ -23,8 +23,8 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
-    Arrival, Backlog, Commit, Contribution, Draft, Error, Journal, KeyQuery, Known, Named, Namespace,
-    Pending, Queued, Sent, Sequence, Stored, Usage,
+    Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
+    Sent, Sequence, Stored, Usage,
 };
 use crate::{
     audit::{Entry, Head, Recorded},

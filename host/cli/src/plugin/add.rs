@@ -17,6 +17,7 @@ use parlour::{
         admission::{Candidate, Refused},
         limits::Limits,
     },
+    grant::Permissions,
     id::PluginName,
     lock::{Beyond, Locked},
     manifest::Asks,
@@ -128,7 +129,7 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
     lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry))).map_err(anyhow::Error::msg)?;
     print(&format!("\nplugin {name}: {}\n", place.display()));
     if options.audit_only || audit_only {
-        let spared = Permissions::new(asks, before.clone()).audit_only(true).spared().join(", ");
+        let spared = Permissions::new(asks.clone(), before.clone()).audit_only(true).spared().join(", ");
         print(&format!(
             "AUDIT-ONLY: what is not granted of what it asks for ({spared}) is let through and counted, until `audit_only` is taken out of plugins.{name}.\n"
         ));

@@ -275,7 +275,12 @@ fn report(settings: Option<&Settings>, subject: &Subject, mut counted: Counted) 
 }
 
 /// Whether the secrets that it asks for would arrive.
-fn secrets(settings: Option<&Settings>, name: &PluginName, asks: &Asks, permissions: &Permissions) -> Vec<Secret> {
+fn secrets(
+    settings: Option<&Settings>,
+    name: &PluginName,
+    asks: &Asks,
+    permissions: &Permissions,
+) -> Vec<Secret> {
     let usual = Plugin::default();
     let plugin = settings.and_then(|settings| settings.plugins.get(name)).unwrap_or(&usual);
     let homeservers = settings.into_iter().flat_map(Settings::homeservers);

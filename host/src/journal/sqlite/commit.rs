@@ -83,11 +83,7 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
 }
 
 /// What the host says by itself has an event of the host's own, whose id is that of none.
-pub(super) fn announce(
-    db: &Connection,
-    own: Commit,
-    effects: Effects,
-) -> Result<Vec<Queued>, Failed> {
+pub(super) fn announce(db: &Connection, own: Commit, effects: Effects) -> Result<Vec<Queued>, Failed> {
     let (agent, delivery) = (number(db, &own.agent)?, own.delivery.as_str());
     let known = db
         .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
