@@ -7,6 +7,7 @@
 pub mod admission;
 mod background;
 pub mod cache;
+pub mod compile;
 mod convert;
 pub mod limits;
 mod ticker;
@@ -17,6 +18,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use wasmtime::{
     Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
@@ -28,6 +30,7 @@ use self::{
     admission::{Candidate, Refused, Surface},
     background::{Background, HEAD, Panicked},
     cache::Cache,
+    compile::{Apart, Compiler},
     limits::{LARGEST_MEMORY, Limiter, Limits, Meter},
     ticker::Ticker,
 };
@@ -66,6 +69,7 @@ pub struct Engine {
     inner: wasmtime::Engine,
     linker: Linker<State>,
     cache: Option<Cache>,
+    compiler: Apart,
     limits: Limits,
     slots: Semaphore,
     ticker: Ticker,
@@ -188,12 +192,13 @@ fn seconds(duration: Duration) -> String {
 struct CpuOver;
 
 impl Engine {
-    /// An engine that keeps compiled code in `cache`.
+    /// An engine that has components compiled by `compiler`, and keeps compiled code in `cache`.
     ///
     /// # Errors
-    /// One line, where the machine cannot run it.
+    /// One line, where the machine cannot run it, or nothing can compile.
     pub fn new(
         limits: Limits,
+        compiler: Compiler,
         cache: Option<Cache>,
         links: &[Link],
         notices: Notices,
@@ -208,11 +213,12 @@ impl Engine {
         let ticker = Ticker::start(&inner)?;
         let background = Background::start()?;
         let slots = Semaphore::new(limits.instances);
-        Ok(Self { inner, linker, cache, limits, slots, ticker, background, notices })
+        let compiler = Apart::new(compiler, inner.clone())?;
+        Ok(Self { inner, linker, cache, compiler, limits, slots, ticker, background, notices })
     }
 
-    /// Makes a plugin of a component: compiles (or finds it compiled), links, and asks it what it
-    /// has. Blocks while it compiles: some ten seconds of CPU time for a Python component.
+    /// Makes a plugin of a component: has it compiled (or finds it compiled), links, and asks it what it
+    /// has. Compiling takes some ten seconds of CPU time for a Python component.
     ///
     /// # Errors
     /// [`Refused`], in one line.
@@ -225,10 +231,7 @@ impl Engine {
         let Candidate { bytes, digest, surface } = candidate;
         let wanted = surface.manifest.as_ref().map(|manifest| manifest.limits).unwrap_or_default();
         let config = config::resolve(surface.manifest.as_ref(), settings).map_err(Refused::Declaration)?;
-        let (engine, named) = (self.clone(), digest.clone());
-        let component = tokio::task::spawn_blocking(move || engine.compile(&bytes, &named))
-            .await
-            .map_err(|error| Refused::Host(format!("compiling failed: {error}")))??;
+        let (component, fresh) = self.component(&plugin, bytes, &digest).await?;
         let instance =
             self.linker.instantiate_pre(&component).map_err(|error| unlinkable(&surface, &error))?;
         let shape = |error: wasmtime::Error| Refused::Shape(format!("{error:#}"));
@@ -267,7 +270,12 @@ impl Engine {
             denied: Mutex::default(),
             suspensions: Mutex::default(),
         };
-        let commands = self.list(&loaded).await?;
+        let commands = self.list(&loaded).await;
+        // What is refused for what it is leaves no file.
+        if commands.as_ref().err().is_none_or(Refused::may_change) {
+            self.keep(&loaded.listing.digest, fresh).await;
+        }
+        let commands = commands?;
         if let Some(listing) = Arc::get_mut(&mut loaded.listing) {
             listing.commands = commands;
         }
@@ -371,18 +379,36 @@ impl Engine {
         self.limits.component
     }
 
-    fn compile(&self, bytes: &[u8], digest: &str) -> Result<Component, Refused> {
-        if let Some(found) = self.cache.as_ref().and_then(|cache| cache.get(&self.inner, digest)) {
-            return Ok(found);
+    /// The component compiled, and its code where that is not kept yet.
+    async fn component(
+        self: &Arc<Self>,
+        plugin: &PluginName,
+        bytes: Bytes,
+        digest: &str,
+    ) -> Result<(Component, Option<Vec<u8>>), Refused> {
+        let failed = |error| Refused::Host(format!("loading compiled code failed: {error}"));
+        let (engine, named) = (self.clone(), digest.to_owned());
+        let find = move || engine.cache.as_ref().map(|cache| cache.get(&engine.inner, &named)).transpose();
+        match tokio::task::spawn_blocking(find).await.map_err(failed)? {
+            Ok(Some(Some(component))) => return Ok((component, None)),
+            Ok(_) => {}
+            Err(reason) => self.notices.say(Notice::CompiledAgain { plugin: plugin.clone(), reason }),
         }
-        let component = Component::from_binary(&self.inner, bytes)
-            .map_err(|error| Refused::Invalid(first_line(&format!("{error:#}"))))?;
-        if let Some(cache) = &self.cache
-            && let Err(reason) = cache.put(&self.inner, digest, &component)
-        {
+        let code = self.compiler.compile(bytes, &self.limits).await?;
+        let engine = self.clone();
+        let load = move || cache::fresh(&engine.inner, &code).map(|component| (component, Some(code)));
+        let loaded = tokio::task::spawn_blocking(load).await.map_err(failed)?;
+        loaded.map_err(|error| Refused::Invalid(first_line(&format!("{error:#}"))))
+    }
+
+    /// Keeps compiled code for the next start.
+    async fn keep(self: &Arc<Self>, digest: &str, code: Option<Vec<u8>>) {
+        let (Some(code), Some(cache)) = (code, self.cache.clone()) else { return };
+        let (engine, digest) = (self.clone(), digest.to_owned());
+        let kept = tokio::task::spawn_blocking(move || cache.put(&engine.inner, &digest, &code)).await;
+        if let Err(reason) = kept.unwrap_or_else(|error| Err(error.to_string())) {
             tracing::warn!(target: "parlour", "compiled code is not kept: {reason}");
         }
-        Ok(component)
     }
 
     fn store(&self, plugin: &Plugin, handling: Option<Handling>) -> Store<State> {

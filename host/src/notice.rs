@@ -61,6 +61,13 @@ pub enum Notice {
         /// Which.
         plugin: PluginName,
     },
+    /// The kept native code of a plugin could not be used.
+    CompiledAgain {
+        /// Which.
+        plugin: PluginName,
+        /// Why.
+        reason: String,
+    },
     /// A file was not taken; what served before goes on.
     PluginRefused {
         /// The file, as it was named.
@@ -156,6 +163,7 @@ impl Notice {
             | Self::PluginWaits { .. }
             | Self::PluginResumed { .. } => Level::Info,
             Self::Agent { .. }
+            | Self::CompiledAgain { .. }
             | Self::PluginRefused { .. }
             | Self::PluginFaulted { .. }
             | Self::PluginDenied { .. }
@@ -189,6 +197,9 @@ impl Notice {
                 write!(f, "plugin {plugin}: {what} ({})", digest.get(..12).unwrap_or(digest))
             }
             Self::PluginRemoved { plugin } => write!(f, "plugin {plugin}: removed"),
+            Self::CompiledAgain { plugin, reason } => {
+                write!(f, "plugin {plugin}: {reason}; it is compiled again")
+            }
             Self::PluginRefused { file, reason, kept } => {
                 let after = if *kept { "; the version before it goes on" } else { "" };
                 write!(f, "{file}: refused: {reason}{after}")

@@ -25,6 +25,8 @@ mod capabilities;
 mod permissions;
 // Plugins that misbehave are contained.
 mod attacks;
+// Plugins are compiled in a process apart.
+mod compiling;
 mod faults;
 // Files that are dropped in and replaced.
 mod swap;
