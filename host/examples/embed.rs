@@ -6,6 +6,7 @@ use parlour::{Agent, Host, chat::memory::Rooms, settings::Access};
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
+    parlour::compile_if_asked();
     let file = std::env::args().nth(1).unwrap_or_else(|| "echo.wasm".into());
     let rooms = Rooms::new();
     let room = rooms.create_direct("@alice:memory", "@agent:memory");

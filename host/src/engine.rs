@@ -7,6 +7,7 @@
 pub mod admission;
 mod background;
 pub mod cache;
+pub mod compile;
 mod convert;
 pub mod limits;
 mod ticker;
@@ -17,6 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use semver::Version;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::AbortOnDropHandle;
@@ -31,6 +33,7 @@ use self::{
     admission::{Candidate, Refused, Surface},
     background::{Background, HEAD, Panicked},
     cache::Cache,
+    compile::{Apart, Compiler},
     limits::{LARGEST_MEMORY, Limiter, Limits, Meter},
     ticker::Ticker,
 };
@@ -74,6 +77,7 @@ pub struct Engine {
     inner: wasmtime::Engine,
     linker: Linker<State>,
     cache: Option<Cache>,
+    compiler: Apart,
     limits: Limits,
     slots: Semaphore,
     /// Of tools: their callers hold slots of their own, and nobody waits for those while they hold one.
@@ -248,12 +252,13 @@ fn seconds(duration: Duration) -> String {
 struct CpuOver;
 
 impl Engine {
-    /// An engine that keeps compiled code in `cache`.
+    /// An engine that has components compiled by `compiler`, and keeps compiled code in `cache`.
     ///
     /// # Errors
-    /// One line, where the machine cannot run it.
+    /// One line, where the machine cannot run it, or nothing can compile.
     pub fn new(
         limits: Limits,
+        compiler: Compiler,
         cache: Option<Cache>,
         links: &[Link],
         clients: Clients,
@@ -270,12 +275,14 @@ impl Engine {
         let ticker = Ticker::start(&inner)?;
         let background = Background::start()?;
         let slots = Semaphore::new(limits.instances);
+        let compiler = Apart::new(compiler, inner.clone())?;
         let clients = Arc::new(clients);
         let tool_slots = Arc::new(Semaphore::new(limits.tools));
         Ok(Self {
             inner,
             linker,
             cache,
+            compiler,
             limits,
             slots,
             tool_slots,
@@ -287,8 +294,8 @@ impl Engine {
         })
     }
 
-    /// Makes a plugin of a component: compiles (or finds it compiled), links, and asks it what it
-    /// has. Blocks while it compiles: some ten seconds of CPU time for a Python component.
+    /// Makes a plugin of a component: has it compiled (or finds it compiled), links, and asks it what it
+    /// has. Compiling takes some ten seconds of CPU time for a Python component.
     ///
     /// # Errors
     /// [`Refused`], in one line.
@@ -305,10 +312,7 @@ impl Engine {
         let permissions = Permissions::new(surface.asks(), settings.grants.clone());
         let permissions = permissions.audit_only(settings.audit_only);
         let secrets = Secrets::bind(&permissions, settings).map_err(Refused::Declaration)?;
-        let (engine, named) = (self.clone(), digest.clone());
-        let component = tokio::task::spawn_blocking(move || engine.compile(&bytes, &named))
-            .await
-            .map_err(|error| Refused::Host(format!("compiling failed: {error}")))??;
+        let (component, fresh) = self.component(&plugin, bytes, &digest).await?;
         let instance =
             self.linker.instantiate_pre(&component).map_err(|error| unlinkable(&surface, &error))?;
         let shape = |error: wasmtime::Error| Refused::Shape(format!("{error:#}"));
@@ -358,7 +362,12 @@ impl Engine {
             denied: Mutex::default(),
             suspensions: Mutex::default(),
         };
-        let (commands, tools) = self.list(&loaded).await?;
+        let listed = self.list(&loaded).await;
+        // What is refused for what it is leaves no file.
+        if listed.as_ref().err().is_none_or(Refused::may_change) {
+            self.keep(&loaded.listing.digest, fresh).await;
+        }
+        let (commands, tools) = listed?;
         if let Some(listing) = Arc::get_mut(&mut loaded.listing) {
             listing.commands = commands;
             listing.tools = tools;
@@ -508,18 +517,36 @@ impl Engine {
         self.limits.component
     }
 
-    fn compile(&self, bytes: &[u8], digest: &str) -> Result<Component, Refused> {
-        if let Some(found) = self.cache.as_ref().and_then(|cache| cache.get(&self.inner, digest)) {
-            return Ok(found);
+    /// The component compiled, and its code where that is not kept yet.
+    async fn component(
+        self: &Arc<Self>,
+        plugin: &PluginName,
+        bytes: Bytes,
+        digest: &str,
+    ) -> Result<(Component, Option<Vec<u8>>), Refused> {
+        let failed = |error| Refused::Host(format!("loading compiled code failed: {error}"));
+        let (engine, named) = (self.clone(), digest.to_owned());
+        let find = move || engine.cache.as_ref().map(|cache| cache.get(&engine.inner, &named)).transpose();
+        match tokio::task::spawn_blocking(find).await.map_err(failed)? {
+            Ok(Some(Some(component))) => return Ok((component, None)),
+            Ok(_) => {}
+            Err(reason) => self.notices.say(Notice::CompiledAgain { plugin: plugin.clone(), reason }),
         }
-        let component = Component::from_binary(&self.inner, bytes)
-            .map_err(|error| Refused::Invalid(first_line(&format!("{error:#}"))))?;
-        if let Some(cache) = &self.cache
-            && let Err(reason) = cache.put(&self.inner, digest, &component)
-        {
+        let code = self.compiler.compile(bytes, &self.limits).await?;
+        let engine = self.clone();
+        let load = move || cache::fresh(&engine.inner, &code).map(|component| (component, Some(code)));
+        let loaded = tokio::task::spawn_blocking(load).await.map_err(failed)?;
+        loaded.map_err(|error| Refused::Invalid(first_line(&format!("{error:#}"))))
+    }
+
+    /// Keeps compiled code for the next start.
+    async fn keep(self: &Arc<Self>, digest: &str, code: Option<Vec<u8>>) {
+        let (Some(code), Some(cache)) = (code, self.cache.clone()) else { return };
+        let (engine, digest) = (self.clone(), digest.to_owned());
+        let kept = tokio::task::spawn_blocking(move || cache.put(&engine.inner, &digest, &code)).await;
+        if let Err(reason) = kept.unwrap_or_else(|error| Err(error.to_string())) {
             tracing::warn!(target: "parlour", "compiled code is not kept: {reason}");
         }
-        Ok(component)
     }
 
     fn store(&self, plugin: &Plugin, handling: Option<Handling>, work: Work) -> Store<State> {

@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use futures_util::{StreamExt as _, stream};
 use notify::{
     EventKind, RecommendedWatcher, RecursiveMode, Watcher,
     event::{AccessKind, AccessMode},
@@ -127,15 +128,22 @@ impl Folder {
                 self.registry.remove(&name);
             }
         }
-        for (name, source) in found {
-            let before = self.seen.get(&name).cloned();
-            let Some((look, reason)) = self.look(&name, &source, before.as_ref()).await else { continue };
+        // Side by side, as far as the machine can.
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let looks = stream::iter(found).map(|(name, source)| async {
+            let look = self.look(&name, &source, self.seen.get(&name)).await;
+            (name, source, look)
+        });
+        let looks: Vec<_> = looks.buffered(cores).collect().await;
+        for (name, source, look) in looks {
+            let Some((look, reason)) = look else { continue };
             let refusal = reason.as_ref().map(|reason| Refusal {
                 file: source.component.display().to_string(),
                 reason: reason.to_string(),
                 waits: reason.waits(),
             });
             self.registry.looked_at(&name, refusal);
+            let before = self.seen.get(&name).cloned();
             // While a file waits, what was agreed to before serves in its place.
             if reason.as_ref().is_none_or(Refused::waits) {
                 self.loaded.insert(name.clone());
@@ -173,7 +181,9 @@ impl Folder {
             Some(Look::Again(_, tries)) => (None, *tries),
             Some(Look::Waits(..)) | None => (None, 0),
         };
-        let (seen, loaded) = match source.read(before, self.registry.largest()) {
+        let (source, before, largest) = (source.clone(), before.cloned(), self.registry.largest());
+        let read = tokio::task::spawn_blocking(move || source.read(before.as_ref(), largest)).await;
+        let (seen, loaded) = match read.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
             Ok(None) => return None,
             Ok(Some(New { seen, plugin: Ok(bytes) })) => {
                 (Some(seen), self.registry.load_agreed(name, bytes.into()).await)

@@ -7,6 +7,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::task::JoinSet;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -17,7 +19,7 @@ use crate::{
         llm,
     },
     control::{Bound, Server},
-    engine::{Engine, Link, cache::Cache, limits::Limits},
+    engine::{Engine, Link, cache::Cache, compile::Compiler, limits::Limits},
     folder::{Folder, NotTaken, Sources},
     id::PluginName,
     journal::{Journal, memory::Memory},
@@ -71,6 +73,7 @@ pub struct HostBuilder {
     plugins: BTreeMap<PluginName, settings::Plugin>,
     journal: Arc<dyn Journal>,
     llm: Option<Arc<dyn llm::Backend>>,
+    compiler: Compiler,
     cache: Option<Result<Cache, String>>,
     limits: Limits,
     notices: Notices,
@@ -103,6 +106,7 @@ impl Host {
             plugins: BTreeMap::new(),
             journal: Arc::new(Memory::default()),
             llm: None,
+            compiler: Compiler::default(),
             cache: None,
             limits: Limits::default(),
             notices: Notices::default(),
@@ -244,6 +248,13 @@ impl HostBuilder {
         self
     }
 
+    /// Which program compiles plugins; by default this one, which calls [`crate::compile_if_asked`] first thing in its
+    /// `main`.
+    pub fn compiler(mut self, compiler: Compiler) -> Self {
+        self.compiler = compiler;
+        self
+    }
+
     /// Where compiled code is kept; nowhere by default.
     pub fn cache(mut self, folder: impl Into<PathBuf>) -> Self {
         self.cache = Some(Cache::open(&folder.into()));
@@ -363,7 +374,15 @@ impl HostBuilder {
         let homeservers =
             homeservers.map_err(|reason| BuildError::Engine(format!("homeserver: {reason}")))?;
         let clients = Clients::new(self.resolver, homeservers);
-        let engine = Engine::new(self.limits, cache, &self.links, clients, notices.clone(), tally.clone());
+        let engine = Engine::new(
+            self.limits,
+            self.compiler,
+            cache,
+            &self.links,
+            clients,
+            notices.clone(),
+            tally.clone(),
+        );
         let engine = Arc::new(engine.map_err(BuildError::Engine)?);
         let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
         let registry = Registry::new(
@@ -375,13 +394,18 @@ impl HostBuilder {
             tally.clone(),
         );
         let registry = Arc::new(registry);
-        for (name, bytes) in self.bytes {
-            let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {
-                file: name.to_string(),
-                reason: reason.to_string(),
-            };
-            registry.load(&name, bytes).await.map_err(refused)?;
-        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let loads = stream::iter(self.bytes).map(|(name, bytes)| {
+            let registry = &registry;
+            async move {
+                let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {
+                    file: name.to_string(),
+                    reason: reason.to_string(),
+                };
+                registry.load(&name, Bytes::from_owner(bytes)).await.map_err(refused)
+            }
+        });
+        loads.buffered(cores).try_collect::<()>().await?;
         registry.keep();
         let watched = self.sources.folder.is_some() || !self.sources.files.is_empty();
         let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), notices.clone()));

@@ -33,6 +33,12 @@ impl Kept {
         Ok(Self { folder: folder.into() })
     }
 
+    /// Whether a component is there.
+    #[must_use]
+    pub fn has(&self, digest: &str) -> bool {
+        self.path(digest).exists()
+    }
+
     /// Keeps a component.
     ///
     /// # Errors

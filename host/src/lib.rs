@@ -7,6 +7,8 @@
 //! use parlour::{Agent, Host, chat::memory::Rooms, id::PluginName, settings::Access};
 //!
 //! # async fn run() -> Result<(), Box<dyn std::error::Error>> {
+//! // First thing in `main`: plugins are compiled by this program in a process apart.
+//! parlour::compile_if_asked();
 //! let rooms = Rooms::new();
 //! let room = rooms.create_direct("@alice:memory", "@agent:memory");
 //! let access = Access { users: ["@alice:memory".parse()?].into(), ..Access::default() };
@@ -80,4 +82,6 @@ mod standing;
 
 pub use agent::Agent;
 pub use capability::{http, llm};
+pub use capability::llm;
+pub use engine::compile::{Compiler, compile_if_asked};
 pub use host::{BuildError, Commands, Host, HostBuilder, NoAgentLeft};

@@ -77,6 +77,13 @@ pub enum Notice {
         /// Which.
         plugin: PluginName,
     },
+    /// The kept native code of a plugin could not be used.
+    CompiledAgain {
+        /// Which.
+        plugin: PluginName,
+        /// Why.
+        reason: String,
+    },
     /// A file was not taken; what served before goes on.
     PluginRefused {
         /// Which plugin it would be, if its name is one.
@@ -191,6 +198,7 @@ impl Notice {
             | Self::PluginWaits { .. }
             | Self::PluginResumed { .. } => Level::Info,
             Self::Agent { .. }
+            | Self::CompiledAgain { .. }
             | Self::PluginRefused { .. }
             | Self::PluginFaulted { .. }
             | Self::PluginDenied { .. }
@@ -267,6 +275,9 @@ impl Notice {
                 )
             }
             Self::PluginRemoved { plugin } => write!(f, "plugin {plugin}: removed"),
+            Self::CompiledAgain { plugin, reason } => {
+                write!(f, "plugin {plugin}: {reason}; it is compiled again")
+            }
             Self::PluginRefused { file, reason, kept, .. } => {
                 let after = if *kept { "; the version before it goes on" } else { "" };
                 write!(f, "{file}: refused: {reason}{after}")

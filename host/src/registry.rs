@@ -8,6 +8,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use bytes::Bytes;
 
 use crate::{
     control::Refusal,
@@ -44,6 +45,8 @@ pub struct Registry {
     not_taken: Mutex<BTreeMap<PluginName, Refusal>>,
     /// Held while `loaded` is replaced; readers never wait for it.
     changing: Mutex<()>,
+    /// Held while what was agreed to is written down.
+    agreeing: Mutex<()>,
     /// What was agreed to, where somebody keeps that.
     agreed: Option<Agreed>,
     /// Who may have signed what comes from files; anybody and nobody, where that is not said.
@@ -77,6 +80,7 @@ impl Registry {
             brought: OnceLock::new(),
             not_taken: Mutex::default(),
             changing: Mutex::new(()),
+            agreeing: Mutex::new(()),
             agreed,
             publishers,
             notices,
@@ -94,8 +98,15 @@ impl Registry {
     ///
     /// # Errors
     /// Why it is refused.
-    pub async fn load(&self, name: &PluginName, bytes: Arc<[u8]>) -> Result<(), Refused> {
+    pub async fn load(&self, name: &PluginName, bytes: Bytes) -> Result<(), Refused> {
         self.admit(name, bytes, None).await
+    }
+
+    /// Reads a component, away from those who answer.
+    async fn candidate(&self, bytes: Bytes) -> Result<Candidate, Refused> {
+        let largest = self.largest();
+        let read = tokio::task::spawn_blocking(move || Candidate::read(bytes, largest)).await;
+        read.map_err(|error| Refused::Host(format!("reading it failed: {error}")))?
     }
 
     /// Loads what came from a file: as [`Self::load`], if it does not go beyond what was agreed to. If it does, what was
@@ -103,10 +114,10 @@ impl Registry {
     ///
     /// # Errors
     /// Why it is refused.
-    pub async fn load_agreed(&self, name: &PluginName, bytes: Arc<[u8]>) -> Result<(), Refused> {
+    pub async fn load_agreed(&self, name: &PluginName, bytes: Bytes) -> Result<(), Refused> {
         let listed = self.publishers.as_ref();
         let Some(Agreed { lock, kept }) = &self.agreed else { return self.admit(name, bytes, listed).await };
-        let candidate = Candidate::read(bytes.clone(), self.largest())?;
+        let candidate = self.candidate(bytes.clone()).await?;
         self.signed(name, &candidate, listed)?;
         let offered = candidate.offered();
         let agreed = lock.read().map_err(Refused::Host)?.plugins.remove(name);
@@ -123,10 +134,14 @@ impl Registry {
             }
         }
         self.put(name, candidate).await?;
-        let source = agreed.and_then(|agreed| agreed.source);
-        let written = kept.put(&offered.digest, &bytes).and_then(|()| {
-            let now =
-                lock.change(|lock| drop(lock.plugins.insert(name.clone(), Locked { source, ..offered })))?;
+        let source = agreed.as_ref().and_then(|agreed| agreed.source.clone());
+        let entry = Locked { source, ..offered };
+        if agreed.as_ref() == Some(&entry) && kept.has(&entry.digest) {
+            return Ok(());
+        }
+        let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = kept.put(&entry.digest, &bytes).and_then(|()| {
+            let now = lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry)))?;
             kept.only(&now.plugins.values().map(|locked| locked.digest.as_str()).collect::<Vec<_>>());
             Ok(())
         });
@@ -140,10 +155,10 @@ impl Registry {
     async fn admit(
         &self,
         name: &PluginName,
-        bytes: Arc<[u8]>,
+        bytes: Bytes,
         listed: Option<&BTreeSet<Publisher>>,
     ) -> Result<(), Refused> {
-        let candidate = Candidate::read(bytes, self.largest())?;
+        let candidate = self.candidate(bytes).await?;
         self.signed(name, &candidate, listed)?;
         self.put(name, candidate).await
     }

@@ -90,9 +90,9 @@ impl Source {
         if before == Some(&seen) {
             return Ok(None);
         }
-        let component = bytes(component, largest)?;
+        let component = bytes(component, seen.0.size, largest)?;
         let plugin = match manifest {
-            Some(manifest) => package::with(component, &bytes(manifest, package::LARGEST)?),
+            Some(manifest) => package::with(component, &bytes(manifest, 0, package::LARGEST)?),
             None => Ok(component),
         };
         Ok(Some(New { seen, plugin }))
@@ -136,9 +136,9 @@ pub fn find(
     Ok((found, misnamed))
 }
 
-/// No more than one byte over `largest`, which is enough to see that it is too large.
-fn bytes(file: File, largest: usize) -> std::io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
+/// Some `size` bytes, and no more than one byte over `largest`, which is enough to see that it is too large.
+fn bytes(file: File, size: u64, largest: usize) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(usize::try_from(size).map_or(0, |size| size.min(largest) + 1));
     file.take(u64::try_from(largest).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -32,6 +32,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PAIRS: usize = 2_000;
 
 fn main() -> Result<()> {
+    parlour::compile_if_asked();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     println!("{:<34}{:>12}{:>12}{:>9}", "", "parlour", "bare", "ratio");
     // `cargo bench --bench dispatch -- Rust` measures one language.

@@ -26,6 +26,7 @@ const LANES: usize = 64;
 const BUSY: Duration = Duration::from_secs(1);
 
 fn main() -> Result<()> {
+    parlour::compile_if_asked();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(runtime.spawn(measure()))?
 }

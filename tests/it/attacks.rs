@@ -3,10 +3,10 @@
 
 use std::{net::TcpListener, time::Duration};
 
-use parlour::{Host, engine::limits::Limits};
+use parlour::engine::limits::Limits;
 
 use crate::{
-    guests::{component, example, guest, patched},
+    guests::{component, example, guest, host, patched},
     stage::{AGENT, ALICE, BOB, MALLORY, PATIENCE, Stage},
 };
 
@@ -27,7 +27,7 @@ async fn still_serves(stage: &Stage) {
 /// 2: the plugin never says what it has.
 #[tokio::test]
 async fn a_loop_in_list_commands_is_refused() {
-    let built = Host::builder().limits(usual()).plugin("stuck".parse().unwrap(), component("stuck")).build();
+    let built = host().limits(usual()).plugin("stuck".parse().unwrap(), component("stuck")).build();
     let refused = tokio::time::timeout(PATIENCE, built).await.expect("it ends").map(drop).unwrap_err();
     assert_eq!(refused.to_string(), "stuck: it took longer than 1 s to say what it has");
 }

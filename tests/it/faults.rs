@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use parlour::{engine::limits::Limits, notice::Notice};
 
 use crate::{
-    guests::{example, guest},
+    guests::{example, guest, host},
     stage::{AGENT, ALICE, BOB, Stage},
 };
 
@@ -150,6 +150,6 @@ async fn what_is_no_plugin_is_refused_with_a_reason() {
 
 /// Loads a component the way an embedder does, and says why not.
 async fn load(bytes: Arc<[u8]>) -> Result<(), String> {
-    let built = parlour::Host::builder().plugin("guest".parse().unwrap(), bytes).build().await;
+    let built = host().plugin("guest".parse().unwrap(), bytes).build().await;
     built.map(drop).map_err(|error| error.to_string())
 }

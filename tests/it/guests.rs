@@ -123,8 +123,7 @@ pub fn compiled(component: &Arc<[u8]>) {
     let _one = ONE.lock().unwrap_or_else(PoisonError::into_inner);
     let component = component.clone();
     let compile = move || {
-        let host =
-            parlour::Host::builder().cache(cache()).plugin("guest".parse().unwrap(), component).build();
+        let host = host().cache(cache()).plugin("guest".parse().unwrap(), component).build();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(host).map(drop).unwrap();
     };
@@ -149,6 +148,11 @@ pub fn build_command(folder: &Path, out: &Path) -> Command {
     let mut parlour = Command::new(env!("CARGO_BIN_EXE_parlour"));
     parlour.arg("build").arg(folder).arg("--out").arg(out).env("PATH", path);
     parlour
+}
+
+/// A host that has plugins compiled as the program does.
+pub fn host() -> parlour::HostBuilder {
+    parlour::Host::builder().compiler(parlour::Compiler::Program(env!("CARGO_BIN_EXE_parlour").into()))
 }
 
 /// Where the tests keep compiled code: compiling a Python component takes some ten seconds.

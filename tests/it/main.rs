@@ -43,6 +43,8 @@ mod audit;
 mod control;
 // Plugins that misbehave are contained.
 mod attacks;
+// Plugins are compiled in a process apart.
+mod compiling;
 mod faults;
 // Files that are dropped in and replaced.
 mod swap;

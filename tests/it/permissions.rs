@@ -3,7 +3,7 @@
 use std::{fs, path::Path, sync::Arc};
 
 use parlour::{
-    Agent, Host,
+    Agent,
     chat::memory::Rooms,
     lock::LockFile,
     package,
@@ -11,7 +11,7 @@ use parlour::{
 };
 
 use crate::{
-    guests::{component, guest},
+    guests::{component, guest, host},
     stage::{AGENT, ALICE, BOB, Stage, granted},
 };
 
@@ -103,7 +103,7 @@ async fn settings_fit_the_schema_and_have_its_defaults() {
         .await;
         assert_eq!(stage.ask("/setting city").await, expected);
     }
-    let refused = Host::builder()
+    let refused = host()
         .plugin("deeds".parse().unwrap(), deeds)
         .plugin_settings("deeds".parse().unwrap(), set("city = 7"))
         .build()

@@ -6,7 +6,7 @@ use std::{
 };
 
 use parlour::{
-    Agent, Host, HostBuilder,
+    Agent, HostBuilder,
     chat::memory::{Line, Rooms},
     engine::limits::Limits,
     id::{EventId, RoomId},
@@ -78,7 +78,7 @@ impl Stage {
         let notices: Arc<Mutex<Vec<Notice>>> = Arc::default();
         let (tell, noticed) = watch::channel(());
         let heard = notices.clone();
-        let mut builder = Host::builder()
+        let mut builder = crate::guests::host()
             .agent(agent)
             .cache(crate::guests::cache())
             // Debug builds are slow, and the machine is shared.

@@ -153,7 +153,7 @@ async fn a_bad_tool_refuses_the_plugin_in_one_line() {
         ),
     ] {
         let bytes: Arc<[u8]> = patched(&guest("handy"), old, new).into();
-        let built = Host::builder().plugin("handy".parse().unwrap(), bytes).build().await;
+        let built = crate::guests::host().plugin("handy".parse().unwrap(), bytes).build().await;
         let line = built.map(drop).unwrap_err().to_string();
         assert!(line.starts_with(&format!("handy: {expected}")) && line.lines().count() == 1, "{line}");
     }

@@ -71,6 +71,7 @@ struct Build {
 }
 
 fn main() -> ExitCode {
+    parlour::compile_if_asked();
     let cli = Cli::parse();
     let done = match cli.command {
         None => chat::chat(chat::Options::default()),

@@ -1,9 +1,11 @@
 //! What a component is, read from its bytes before anything is compiled.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
+use bytes::Bytes;
 use wasmparser::{Encoding, Parser, Payload};
 
+use super::compile::Exceeded;
 use crate::{
     kept,
     lock::{Beyond, Locked},
@@ -73,6 +75,9 @@ pub enum Refused {
     /// Native code, which runs outside every sandbox.
     #[error("it is compiled native code; only WebAssembly components are loaded")]
     Precompiled,
+    /// Compiling it takes more than it may.
+    #[error(transparent)]
+    Compiling(#[from] Exceeded),
     /// The file is cut off.
     #[error("the file ends in the middle; it may still be being written")]
     Truncated,
@@ -121,7 +126,7 @@ impl Refused {
     /// The same file may be taken at another time: the host was in trouble, the plugin too slow, or nobody has agreed
     /// yet.
     pub fn may_change(&self) -> bool {
-        matches!(self, Self::Host(_) | Self::Slow(_) | Self::Beyond(_))
+        matches!(self, Self::Host(_) | Self::Slow(_) | Self::Beyond(_) | Self::Compiling(Exceeded::Wall(_)))
     }
 
     /// It waits for somebody to agree, and is as good as any other.
@@ -133,7 +138,7 @@ impl Refused {
 /// A component that could be a plugin of this host, as far as its bytes tell.
 pub struct Candidate {
     /// The component.
-    pub bytes: Arc<[u8]>,
+    pub bytes: Bytes,
     /// SHA-256 of it, in hexadecimal.
     pub digest: String,
     /// What it says of itself.
@@ -145,7 +150,7 @@ impl Candidate {
     ///
     /// # Errors
     /// [`Refused`].
-    pub fn read(bytes: Arc<[u8]>, limit: usize) -> Result<Self, Refused> {
+    pub fn read(bytes: Bytes, limit: usize) -> Result<Self, Refused> {
         if bytes.len() > limit {
             return Err(Refused::TooLarge {
                 size: bytes.len().div_ceil(1024 * 1024),

@@ -1,81 +1,252 @@
 //! Compiled code on disk: one file for each component and engine, by digest, 0600 in a folder of 0700.
 //!
-//! A compiled artefact is native code. Only files that this host's user wrote are read, from a folder that only
-//! that user can write to; a plugin never brings one.
+//! A compiled artefact is native code. Only what this host had compiled is mapped: each file ends in a seal, a keyed hash of
+//! its name and its bytes, whose key is in the folder too. It is checked in the very file that is mapped then, before it
+//! is. That finds what a disk, a backup or somebody else's hand has changed; whoever can read the key is this host's user,
+//! who can do all that the host can. A plugin never brings compiled code.
 
 use std::{
-    fs,
-    hash::{DefaultHasher, Hash, Hasher},
-    io::Write as _,
-    os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    fs::{self, File},
+    io::{ErrorKind, Read as _, Write as _},
+    os::{
+        fd::AsRawFd as _,
+        unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
+    },
     path::{Path, PathBuf},
 };
 
 use wasmtime::{Engine, component::Component};
 
+use super::compile::fingerprint;
+
+/// Bytes of a key, and of a seal.
+const SEAL: usize = 32;
+/// Bytes that are read at once: they stay in the processor's cache until they are hashed.
+const PIECE: usize = 256 * 1024;
+
 /// Where compiled code is kept.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Cache {
     folder: PathBuf,
     /// The user that runs this host.
     user: u32,
+    key: [u8; SEAL],
+}
+
+impl std::fmt::Debug for Cache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Cache").field("folder", &self.folder).finish_non_exhaustive()
+    }
 }
 
 impl Cache {
     /// Keeps compiled code in `folder`, which is made if it is not there.
     ///
     /// # Errors
-    /// One line: the folder cannot be made, is another user's, or others may write to it.
+    /// One line: the folder cannot be made, is another user's, or others may look into it.
     pub fn open(folder: &Path) -> Result<Self, String> {
         let place = |error: std::io::Error| format!("{}: {error}", folder.display());
         fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(place)?;
         let about = fs::metadata(folder).map_err(place)?;
-        if about.permissions().mode() & 0o022 != 0 {
+        if about.permissions().mode() & 0o077 != 0 {
             return Err(format!(
-                "{}: others can write to it, and compiled code is run from it; chmod 700 it",
+                "{}: others can look into it, and compiled code is run from it; chmod 700 it",
                 folder.display()
             ));
         }
         // Whoever makes a file owns it: this is the user that runs this host.
-        let own = tempfile::NamedTempFile::new_in(folder).and_then(|file| file.as_file().metadata());
-        let user = own.map_err(place)?.uid();
+        let own = tempfile::NamedTempFile::new_in(folder).map_err(place)?;
+        let user = own.as_file().metadata().map_err(place)?.uid();
         if about.uid() != user {
             return Err(format!(
                 "{}: it belongs to another user, and compiled code is run from it; name another folder",
                 folder.display()
             ));
         }
-        Ok(Self { folder: folder.into(), user })
+        let key = key(folder, user, own).map_err(|error| format!("{}: key: {error}", folder.display()))?;
+        Ok(Self { folder: folder.into(), user, key })
     }
 
-    /// The compiled component, if it is there and fits the engine.
-    pub fn get(&self, engine: &Engine, digest: &str) -> Option<Component> {
-        let file = self.file(engine, digest);
-        let about = fs::symlink_metadata(&file).ok()?;
-        if !about.is_file() || about.uid() != self.user || about.permissions().mode() & 0o022 != 0 {
-            return None;
+    /// The compiled component, if it is there.
+    ///
+    /// # Errors
+    /// One line: the file is not as it was kept. It is gone now.
+    pub fn get(&self, engine: &Engine, digest: &str) -> Result<Option<Component>, String> {
+        let name = name(engine, digest);
+        let path = self.folder.join(&name);
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("its compiled code cannot be read: {error}")),
+        };
+        if !self.is_sealed(&name, &mut file).unwrap_or(false) {
+            drop(fs::remove_file(&path));
+            return Err("its compiled code is not as it was kept".into());
         }
+        // Under this name it is opened again, whatever its own one stands for by now.
+        let same = PathBuf::from(format!("/dev/fd/{}", file.as_raw_fd()));
         #[expect(unsafe_code, reason = "the file is this host's own: see the module's words")]
-        // SAFETY: only files that `put` wrote are here: the folder and the file belong to the user that runs
-        // this host, and nobody else can write to either.
-        let loaded = unsafe { Component::deserialize_file(engine, &file) };
-        loaded.ok()
+        // SAFETY: it is what this host had compiled, by its seal, and only the user that runs this host can write to it.
+        let mapped = unsafe { Component::deserialize_file(engine, &same) };
+        mapped.map(Some).map_err(|error| format!("its compiled code cannot be used: {error:#}"))
     }
 
-    /// Keeps a compiled component. A failure costs the next start some time, and nothing else.
-    pub fn put(&self, engine: &Engine, digest: &str, component: &Component) -> Result<(), String> {
-        let code = component.serialize().map_err(|error| error.to_string())?;
+    /// Keeps compiled code. A failure costs the next start some time, and nothing else.
+    pub fn put(&self, engine: &Engine, digest: &str, code: &[u8]) -> Result<(), String> {
+        let name = name(engine, digest);
         let place = |error: std::io::Error| format!("{}: {error}", self.folder.display());
+        let seal = self.hasher(&name).update(code).finalize();
         // Its mode is 0600, and it takes its name when it is whole.
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(place)?;
-        file.write_all(&code).map_err(place)?;
-        file.persist(self.file(engine, digest)).map_err(|error| place(error.error))?;
+        file.write_all(code).and_then(|()| file.write_all(seal.as_bytes())).map_err(place)?;
+        file.persist(self.folder.join(name)).map_err(|error| place(error.error))?;
         Ok(())
     }
 
-    fn file(&self, engine: &Engine, digest: &str) -> PathBuf {
-        let mut hasher = DefaultHasher::new();
-        engine.precompile_compatibility_hash().hash(&mut hasher);
-        self.folder.join(format!("{digest}-{:016x}.cwasm", hasher.finish()))
+    /// Whether this file is what was kept under this name.
+    fn is_sealed(&self, name: &str, file: &mut File) -> std::io::Result<bool> {
+        let about = file.metadata()?;
+        let Some(mut left) = usize::try_from(about.len()).ok().and_then(|size| size.checked_sub(SEAL)) else {
+            return Ok(false);
+        };
+        if !about.is_file() || !is_private(&about, self.user) {
+            return Ok(false);
+        }
+        let mut hasher = self.hasher(name);
+        let mut piece = vec![0; PIECE.min(left)];
+        while left > 0 {
+            let piece = &mut piece[..PIECE.min(left)];
+            file.read_exact(piece)?;
+            hasher.update(piece);
+            left -= piece.len();
+        }
+        let mut seal = [0; SEAL];
+        file.read_exact(&mut seal)?;
+        Ok(hasher.finalize() == blake3::Hash::from_bytes(seal))
+    }
+
+    /// A name always has the same length.
+    fn hasher(&self, name: &str) -> blake3::Hasher {
+        let mut hasher = blake3::Hasher::new_keyed(&self.key);
+        hasher.update(name.as_bytes());
+        hasher
+    }
+}
+
+/// What this host has just had compiled.
+///
+/// # Errors
+/// It does not fit the engine, such as more memories than an instance may have.
+pub(super) fn fresh(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
+    #[expect(unsafe_code, reason = "the code is this host's own: see the module's words")]
+    // SAFETY: it is the answer of the compiler, which is this program or one that its embedder named.
+    let component = unsafe { Component::deserialize(engine, code) };
+    component
+}
+
+fn name(engine: &Engine, digest: &str) -> String {
+    format!("{digest}-{}.sealed", fingerprint(engine))
+}
+
+/// Only this user can have written it, or read it.
+fn is_private(about: &fs::Metadata, user: u32) -> bool {
+    about.uid() == user && about.permissions().mode() & 0o777 == 0o600
+}
+
+/// The key of this folder. The first host to need one makes it, from `new`, an empty file of its own.
+fn key(folder: &Path, user: u32, mut new: tempfile::NamedTempFile) -> std::io::Result<[u8; SEAL]> {
+    let path = folder.join("key");
+    let read = || -> std::io::Result<Option<[u8; SEAL]>> {
+        let mut file = match File::open(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            file => file?,
+        };
+        let about = file.metadata()?;
+        let mut key = [0; SEAL];
+        if !about.is_file() || about.len() != key.len() as u64 || !is_private(&about, user) {
+            return Ok(None);
+        }
+        file.read_exact(&mut key)?;
+        Ok(Some(key))
+    };
+    if let Some(key) = read()? {
+        return Ok(key);
+    }
+    let mut key = [0; SEAL];
+    getrandom::fill(&mut key).map_err(std::io::Error::other)?;
+    new.write_all(&key)?;
+    match new.persist_noclobber(&path) {
+        Ok(_) => return Ok(key),
+        Err(error) if error.error.kind() != ErrorKind::AlreadyExists => return Err(error.error),
+        // Another host was faster; or it is no key, and what was kept with it is worth nothing.
+        Err(error) => new = error.file,
+    }
+    if let Some(key) = read()? {
+        return Ok(key);
+    }
+    new.persist(&path).map_err(|error| error.error)?;
+    Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    fn engine() -> Engine {
+        Engine::new(&super::super::features()).unwrap()
+    }
+
+    fn private() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
+        folder
+    }
+
+    #[test]
+    fn only_what_was_kept_under_a_name_is_found_there() {
+        let (folder, engine) = (private(), engine());
+        let code = engine.precompile_component(COMPONENT).unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        assert!(matches!(cache.get(&engine, "a"), Ok(None)));
+        cache.put(&engine, "a", &code).unwrap();
+        assert!(matches!(Cache::open(folder.path()).unwrap().get(&engine, "a"), Ok(Some(_))));
+
+        let changed = || Err("its compiled code is not as it was kept".to_owned());
+        let file = |digest: &str| folder.path().join(name(&engine, digest));
+        let found = |cache: &Cache, digest: &str| cache.get(&engine, digest).map(|found| found.is_some());
+        // Another's code, nothing of a file, the beginning of one, and one that others can write to.
+        fs::copy(file("a"), file("b")).unwrap();
+        assert_eq!(found(&cache, "b"), changed());
+        assert!(!file("b").exists(), "it is removed");
+        for size in [0, SEAL, code.len() / 2] {
+            fs::copy(file("a"), file("b")).unwrap();
+            fs::OpenOptions::new().write(true).open(file("b")).unwrap().set_len(size as u64).unwrap();
+            assert_eq!(found(&cache, "b"), changed());
+        }
+        fs::set_permissions(file("a"), fs::Permissions::from_mode(0o622)).unwrap();
+        assert_eq!(found(&cache, "a"), changed());
+
+        // What was kept with another key.
+        cache.put(&engine, "a", &code).unwrap();
+        assert_eq!(found(&cache, "a"), Ok(true));
+        fs::write(folder.path().join("key"), "short").unwrap();
+        let other = Cache::open(folder.path()).unwrap();
+        assert_eq!(found(&other, "a"), changed());
+        other.put(&engine, "a", &code).unwrap();
+        assert_eq!(found(&Cache::open(folder.path()).unwrap(), "a"), Ok(true));
+    }
+
+    #[test]
+    fn a_folder_that_others_look_into_is_refused() {
+        let folder = private();
+        for mode in [0o755, 0o722, 0o710] {
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(mode)).unwrap();
+            let refused = Cache::open(folder.path()).unwrap_err();
+            assert!(
+                refused.ends_with("others can look into it, and compiled code is run from it; chmod 700 it")
+            );
+        }
     }
 }

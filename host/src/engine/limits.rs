@@ -26,6 +26,16 @@ pub struct Limits {
     pub memory: usize,
     /// Bytes of a component's file. `CPython` and its library have 18 MiB.
     pub component: usize,
+    /// CPU time in which a component is compiled, in whole seconds. A Python one takes some twenty, and several times
+    /// that on a small machine.
+    pub compile_cpu: Duration,
+    /// From the beginning of compiling to its end: a machine may be busy, and others go first.
+    pub compile_wall: Duration,
+    /// Bytes of memory in which a component is compiled, beside what the compiling program takes itself. A Python one
+    /// takes 600 MiB, and more with more cores.
+    pub compile_memory: usize,
+    /// Bytes of a component's native code: a Python one has 35 MiB.
+    pub compiled: usize,
     /// Bytes that a guest may pass in one host call: larger than the largest that a capability takes.
     pub host_call: usize,
     /// Instances at the same time, of all plugins. Those that wait hold one, so that there are many more than
@@ -45,6 +55,10 @@ impl Default for Limits {
             wall: Duration::from_secs(30 * 60),
             memory: 256 * 1024 * 1024,
             component: 64 * 1024 * 1024,
+            compile_cpu: Duration::from_secs(180),
+            compile_wall: Duration::from_secs(10 * 60),
+            compile_memory: 2 * 1024 * 1024 * 1024,
+            compiled: 256 * 1024 * 1024,
             host_call: 8 * 1024 * 1024,
             instances: 256,
             instances_per_plugin: 64,
