@@ -82,6 +82,5 @@ mod standing;
 
 pub use agent::Agent;
 pub use capability::{http, llm};
-pub use capability::llm;
 pub use engine::compile::{Compiler, compile_if_asked};
 pub use host::{BuildError, Commands, Host, HostBuilder, NoAgentLeft};

@@ -3,7 +3,7 @@
 use std::{fs, sync::Arc, time::Duration};
 
 use parlour::{
-    Agent, Host,
+    Agent,
     chat::memory::Rooms,
     engine::limits::Limits,
     notice::Notice,
