@@ -5,6 +5,7 @@ use parlour::{event::Membership, settings::Grants};
 use crate::{
     guests::{assistant, example, greet, guest},
     stage::{AGENT, ALICE, BOB, MALLORY, Stage, granted},
+    web::Web,
 };
 
 #[tokio::test]
@@ -63,14 +64,16 @@ class Commands(exports.Commands):
 "#;
 
 fn drawing(language: &str, main: &str, source: &str) -> std::sync::Arc<[u8]> {
-    plugin(language, main, source, "\"commands\"")
+    plugin(language, main, source, "\"commands\"", TOOLS)
 }
 
-fn plugin(language: &str, main: &str, source: &str, handles: &str) -> std::sync::Arc<[u8]> {
+const TOOLS: &str = "[asks.tools]\nreason = \"To be tried\"\n";
+
+fn plugin(language: &str, main: &str, source: &str, handles: &str, asks: &str) -> std::sync::Arc<[u8]> {
     let folder = tempfile::tempdir().unwrap();
     let manifest = format!(
         "name = \"in-{language}\"\nversion = \"0.1.0\"\ndescription = \"\"\nmain = \"{main}\"\nhandles = [{handles}]\n\
-         [asks.outbox]\n[asks.tools]\nreason = \"To be tried\"\n"
+         [asks.outbox]\n{asks}"
     );
     std::fs::write(folder.path().join("plugin.toml"), manifest).unwrap();
     std::fs::write(folder.path().join(main), source).unwrap();
@@ -80,8 +83,8 @@ fn plugin(language: &str, main: &str, source: &str, handles: &str) -> std::sync:
 /// Each calls a tool in Rust, and has one that is called from Rust.
 #[tokio::test]
 async fn every_language_calls_tools_of_others_and_has_some() {
-    let javascript = plugin("javascript", "plugin.js", LOUD_JAVASCRIPT, "\"commands\", \"tools\"");
-    let python = plugin("python", "plugin.py", LOUD_PYTHON, "\"commands\", \"tools\"");
+    let javascript = plugin("javascript", "plugin.js", LOUD_JAVASCRIPT, "\"commands\", \"tools\"", TOOLS);
+    let python = plugin("python", "plugin.py", LOUD_PYTHON, "\"commands\", \"tools\"", TOOLS);
     for (language, loud) in [("javascript", javascript), ("python", python)] {
         let tools = || granted(Grants { tools: ["*".to_owned()].into(), ..Grants::default() });
         let stage = Stage::start(&[("handy", guest("handy")), ("loud", loud)], |builder| {
@@ -181,3 +184,50 @@ async fn assistant_in_python_says_that_there_is_no_model() {
     assert!(answer.contains("the grant `llm` is missing"), "{answer}");
     assert_eq!(stage.ask("/reset").await, "I have forgotten this conversation.");
 }
+
+/// A request in a language with a client of its own: granted, denied, and with a body.
+#[tokio::test]
+async fn python_sends_requests_to_where_it_may() {
+    let web = Web::start().await;
+    let python = plugin(
+        "python",
+        "plugin.py",
+        FETCHING,
+        "\"commands\"",
+        "[asks.http]\nhosts = [\"http://*:*\"]\nreason = \"To be tried\"\n",
+    );
+    for may in [true, false] {
+        let http = may.then(|| web.origin().parse().unwrap()).into_iter().collect();
+        let plugin = granted(Grants { http, ..Grants::default() });
+        let stage = Stage::start(&[("fetch", python.clone())], |builder| {
+            builder.plugin_settings("fetch".parse().unwrap(), plugin)
+        })
+        .await;
+        let said = stage.ask(&format!("/fetch {}/echo", web.origin())).await;
+        if may {
+            assert!(said.starts_with("200 GET /echo HTTP/1.1") && said.contains("x-mine: one"), "{said}");
+            assert!(said.ends_with("10009 bytes came"), "{said}");
+        } else {
+            assert_eq!(said, "failed: HttpRequestDenied");
+        }
+    }
+}
+
+const FETCHING: &str = r#"
+from parlour_plugin import http, outbox
+from parlour_plugin.types import command, parameter
+from wit_world import exports
+
+
+class Commands(exports.Commands):
+    def list_commands(self):
+        return [command("fetch", "Fetches", parameter("url", "Where from"))]
+
+    def run(self, call):
+        try:
+            answer = http.fetch(call.rest, headers={"X-Mine": "one"})
+            posted = http.fetch(call.rest.replace("echo", "count"), method="POST", json={"a": "x" * 10000})
+            outbox.say(f"{answer.status} {answer.text()} {posted.text()}")
+        except http.Failed as failed:
+            outbox.say(f"failed: {failed}")
+"#;

@@ -2,7 +2,7 @@
 
 from wit_world.imports.outbox import *
 from wit_world.imports.outbox import Target_Here, send
-from wit_world.imports.types import Body_Markdown, Body_Notice, Body_Plain
+from .types import Body_Markdown, Body_Notice, Body_Plain
 
 
 def say(text: str) -> int:

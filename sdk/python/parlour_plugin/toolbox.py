@@ -7,7 +7,7 @@ import json
 
 from wit_world.imports.toolbox import *
 from wit_world.imports.toolbox import Listing_Changed, Output, call_tool, list_tools
-from wit_world.imports.types import Tool
+from .types import Tool
 
 
 def tools() -> list[Tool]:

@@ -3,9 +3,16 @@
 import json
 
 from componentize_py_types import Err
-from wit_world.imports.types import *
-from wit_world.imports.types import Body_Markdown, Body_Notice, Body_Plain
-from wit_world.imports.types import Command, Error, ErrorKind, Parameter, Role, Tool
+
+# Beside the types of `wasi:http`, the contract's have a longer name.
+try:
+    from wit_world.imports.types import *
+    from wit_world.imports.types import Body_Markdown, Body_Notice, Body_Plain
+    from wit_world.imports.types import Command, Error, ErrorKind, Parameter, Role, Tool
+except ImportError:
+    from wit_world.imports.parlour_plugin_types import *
+    from wit_world.imports.parlour_plugin_types import Body_Markdown, Body_Notice, Body_Plain
+    from wit_world.imports.parlour_plugin_types import Command, Error, ErrorKind, Parameter, Role, Tool
 
 TEXT = '{"type":"string"}'
 

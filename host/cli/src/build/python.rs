@@ -17,8 +17,8 @@ const COMPONENTIZE_PY: Tool = Tool {
 };
 
 pub const LIBRARY: Files = embedded!("../../../../sdk/python/parlour_plugin/":
-    "__init__.py", "config.py", "directory.py", "kv.py", "llm.py", "log.py", "outbox.py", "progress.py",
-    "toolbox.py", "types.py",
+    "__init__.py", "config.py", "directory.py", "http.py", "kv.py", "llm.py", "log.py", "outbox.py", "progress.py",
+    "secrets.py", "toolbox.py", "types.py",
 );
 
 /// Builds the sources that were copied to `workshop`.
@@ -31,7 +31,8 @@ pub fn build(
 ) -> Result<()> {
     let module = main.trim_end_matches(".py").replace('/', ".");
     write_all(WIT, &workshop.join("wit"))?;
-    fs::write(workshop.join("wit/world.wit"), world(&manifest.handles, &[]))?;
+    let http = manifest.asks.http.is_some().then_some("wasi:http/outgoing-handler@0.2.12");
+    fs::write(workshop.join("wit/world.wit"), world(&manifest.handles, http.as_slice()))?;
     write_all(LIBRARY, &workshop.join("sdk/parlour_plugin"))?;
 
     let mut tool = Command::new(COMPONENTIZE_PY.executable(folder));
