@@ -13,7 +13,7 @@ mod toolbox;
 mod typing;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicI64},
     time::Duration,
 };
@@ -31,7 +31,7 @@ use crate::{
     engine::Engine,
     event::{Event, Kind},
     gate::Policy,
-    id::{AgentName, PluginName, UserId},
+    id::{AgentName, PluginName, RoomId, UserId},
     journal::{self, Journal},
     lane::Lanes,
     notice::{Notice, Notices},
@@ -134,6 +134,8 @@ pub(crate) struct Running {
     lanes: Lanes,
     outbox: Arc<Outbox>,
     typing: Arc<Typing>,
+    /// Rooms that were never encrypted, as far as the journal remembers.
+    clear: Mutex<HashSet<RoomId>>,
     /// What was received up to here came before this start: a handler may have begun with it.
     before: AtomicI64,
     tasks: TaskTracker,
@@ -172,6 +174,7 @@ impl Running {
             toolbox: Arc::new(toolbox),
             lanes: Lanes::default(),
             outbox: Arc::new(outbox),
+            clear: Mutex::default(),
             typing: Typing::new(chat),
             before: AtomicI64::new(i64::MIN),
             tasks: TaskTracker::new(),

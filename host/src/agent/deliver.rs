@@ -16,6 +16,7 @@ use crate::{
     draft::{Destination, Drafts},
     effect::{Effect, EffectId, MessageRef, Target},
     engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Spent, Work},
+    event::Event,
     journal::{Commit, Error, Outcome},
     notice::Notice,
 };
@@ -205,7 +206,7 @@ impl Running {
             agent_id: self.identity().user.clone(),
             plugin: delivery.plugin.clone(),
             delivery: delivery.id.clone(),
-            event: waiting.event.clone(),
+            event: self.sealed(&waiting.event).await,
             text: delivery.addressed.text.clone(),
             addressed: delivery.addressed.mentioned || waiting.event.room.direct,
             role: delivery.role,
@@ -223,6 +224,27 @@ impl Running {
             tools: self.toolbox.clone(),
             callers: vec![],
         }
+    }
+
+    /// The event, in an encrypted room if that was ever one: whatever a server says of it now, what is remembered of it
+    /// stays there.
+    async fn sealed(&self, event: &Arc<Event>) -> Arc<Event> {
+        let room = &event.room.id;
+        if event.room.encrypted {
+            lock(&self.clear).remove(room);
+            return event.clone();
+        }
+        if lock(&self.clear).contains(room) {
+            return event.clone();
+        }
+        let name = &self.agent.name;
+        if !self.journalled(|| self.shared.journal.was_encrypted(name, room)).await {
+            lock(&self.clear).insert(room.clone());
+            return event.clone();
+        }
+        let mut event = Event::clone(event);
+        event.room.encrypted = true;
+        Arc::new(event)
     }
 
     fn destination(&self, delivery: &Delivery<'_>) -> Destination {

@@ -42,12 +42,21 @@ const REQUESTS: u32 = 64;
 const OPEN: usize = 8;
 /// How long an answer may be on its way, and each piece of it: half of what a call may take. A plugin may say less.
 const DEADLINE: Duration = Duration::from_secs(15 * 60);
+/// Bytes of a request that are taken at once.
+const CHUNK: usize = 16 * 1024;
 /// Bytes of headers, those of the request and those of the answer.
 const HEADERS: usize = 64 * 1024;
 
 /// What a secret's request does not ask for: a part of an answer may be a part of the secret, and what is encoded
 /// cannot be looked through. `gzip` is undone by the client.
-const NOT_WITH_A_SECRET: [HeaderName; 3] = [header::ACCEPT_ENCODING, header::RANGE, header::IF_RANGE];
+const NOT_WITH_A_SECRET: [HeaderName; 6] = [
+    header::ACCEPT_ENCODING,
+    header::ACCEPT_CHARSET,
+    HeaderName::from_static("a-im"),
+    header::TE,
+    header::RANGE,
+    header::IF_RANGE,
+];
 
 /// `wasi:http` of one instance.
 pub struct Http {
@@ -143,6 +152,11 @@ impl WasiHttpHooks for Outgoing {
         false
     }
 
+    /// A request that is never sent holds two of these, outside of the guest's memory.
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
+    }
+
     fn send_request(
         &mut self,
         request: Request<WasiBody>,
@@ -209,6 +223,9 @@ impl Admitted {
         *request.headers_mut() = headers;
         let allowance = Allowance::new(body::REQUEST);
         *request.body_mut() = body::outgoing(body, &allowance);
+        if let Some(address) = target.address() {
+            clients.vet(&[address], route).await?;
+        }
         let answer = clients.of(route)?.execute(request);
         let answer = tokio::time::timeout(deadline(options.first_byte_timeout), answer).await;
         let answer = answer.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| {
@@ -239,9 +256,12 @@ fn clean(headers: &HeaderMap, scrubs: &[crate::scrub::Scrub]) -> Result<HeaderMa
         return Ok(headers);
     }
     // Whatever is still encoded cannot be looked through.
-    if let Some(encoding) = headers.get(header::CONTENT_ENCODING) {
-        let encoding = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
-        return Err(Error::HttpResponseContentCoding(Some(encoding)));
+    if headers.contains_key(header::CONTENT_ENCODING) {
+        return Err(Error::HttpResponseContentCoding(None));
+    }
+    let transfer = headers.get_all(header::TRANSFER_ENCODING);
+    if transfer.iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked")) {
+        return Err(Error::HttpResponseTransferCoding(None));
     }
     // What is taken out changes the length.
     headers.remove(header::CONTENT_LENGTH);

@@ -130,6 +130,9 @@ impl State {
         if !own {
             return Err(not_ours());
         }
+        if !self.here(&to) {
+            self.leaves(Permission::Outbox, "outbox.redact elsewhere")?;
+        }
         let clear = self.here(&to) && !self.handling()?.event.room.encrypted;
         let reason = reason.filter(|_| clear).map(|reason| reason.chars().take(500).collect());
         self.queue(Effect::Redact { to, message, reason })
@@ -158,8 +161,10 @@ impl State {
     }
 
     fn set_name(&mut self, queued: u32, key: String) -> Result<(), Error> {
+        let key = named(key)?;
+        let key = self.name_here(&key)?.unwrap_or(key);
         match self.sent(queued)? {
-            Effect::Send { name, .. } => *name = Some(named(key)?),
+            Effect::Send { name, .. } => *name = Some(key),
             _ => return Err(not_a_message(queued)),
         }
         Ok(())
@@ -237,8 +242,26 @@ impl State {
                     EventId::parse(id).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
                 self.event(id).await
             }
-            MessageRef::Key(key) => self.key(named(key)?).await,
+            MessageRef::Key(key) => {
+                let key = named(key)?;
+                // What was named here hides what was named in clear.
+                match self.name_here(&key)? {
+                    Some(here) => match self.key(here).await {
+                        Err(Error { kind: ErrorKind::NotFound, .. }) => self.key(key).await,
+                        found => found,
+                    },
+                    None => self.key(key).await,
+                }
+            }
         }
+    }
+
+    /// The name as it is kept in an encrypted room: elsewhere nobody can look it up.
+    fn name_here(&self, key: &str) -> Result<Option<String>, Error> {
+        let handling = self.handling()?;
+        let room = &handling.event.room;
+        let sealed = room.encrypted && handling.permissions.carries(Permission::Outbox).is_err();
+        Ok(sealed.then(|| format!("{}\0{key}", room.id)))
     }
 
     fn queued(&self, ordinal: u32, to: effect::Target) -> Result<About, Error> {
@@ -302,8 +325,8 @@ fn same_room(one: &effect::Target, other: &effect::Target) -> bool {
 }
 
 fn named(key: String) -> Result<String, Error> {
-    if key.is_empty() || key.len() > NAME {
-        return Err(error(ErrorKind::Invalid, "a name has 1 to 128 bytes"));
+    if key.is_empty() || key.len() > NAME || key.contains('\0') {
+        return Err(error(ErrorKind::Invalid, "a name has 1 to 128 bytes, none of them 0"));
     }
     Ok(key)
 }

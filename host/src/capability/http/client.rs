@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     error::Error as _,
     io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
     sync::{Arc, OnceLock},
     time::Duration,
 };
@@ -24,7 +24,9 @@ use crate::{
 /// How long a connection may take to come about, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
 /// A connection that nobody uses is closed after this.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE: Duration = Duration::from_secs(10);
+/// So many stay open to one host.
+const IDLE_CONNECTIONS: usize = 4;
 
 /// What finds the addresses of a name. What it finds is vetted, whatever it is.
 #[async_trait]
@@ -65,6 +67,20 @@ impl Clients {
         &self.homeservers
     }
 
+    /// Whether somebody may connect to one of these addresses: a host that is an address is never resolved.
+    ///
+    /// # Errors
+    /// [`Error::DestinationIpProhibited`].
+    pub async fn vet(&self, addresses: &[IpAddr], route: Route) -> Result<(), Error> {
+        let vetted = self.vetted(route).vet(addresses).await;
+        vetted.map(drop).map_err(|Prohibited| Error::DestinationIpProhibited)
+    }
+
+    fn vetted(&self, route: Route) -> Vetted {
+        let homeservers = route.spares_homeservers.then(|| self.homeservers.clone());
+        Vetted { resolver: self.resolver.clone(), private: route.private, homeservers }
+    }
+
     /// The client of a route. The first one takes some milliseconds: it reads the certificates that the machine
     /// trusts.
     pub fn of(&self, route: Route) -> Result<&reqwest::Client, Error> {
@@ -72,9 +88,7 @@ impl Clients {
         if let Some(client) = slot.get() {
             return Ok(client);
         }
-        let resolver = self.resolver.clone();
-        let homeservers = route.spares_homeservers.then(|| self.homeservers.clone());
-        let vetted = Vetted { resolver, private: route.private, homeservers };
+        let vetted = self.vetted(route);
         let client = reqwest::Client::builder()
             .dns_resolver(Arc::new(vetted))
             .redirect(reqwest::redirect::Policy::none())
@@ -83,6 +97,7 @@ impl Clients {
             .referer(false)
             .connect_timeout(CONNECT)
             .pool_idle_timeout(IDLE)
+            .pool_max_idle_per_host(IDLE_CONNECTIONS)
             .build();
         let client = client.map_err(|error| {
             tracing::error!(target: "parlour", "http: {}", innermost(&error));
@@ -93,6 +108,7 @@ impl Clients {
 }
 
 /// A resolver that leaves out where nobody may connect to.
+#[derive(Clone)]
 struct Vetted {
     resolver: Arc<dyn Resolver>,
     private: bool,
@@ -105,28 +121,38 @@ struct Vetted {
 #[error("it has no address that may be connected to")]
 struct Prohibited;
 
+impl Vetted {
+    /// Those of some addresses that may be connected to.
+    async fn vet(&self, found: &[IpAddr]) -> Result<Vec<SocketAddr>, Prohibited> {
+        let mut spared = BTreeSet::new();
+        for server in self.homeservers.iter().flat_map(|servers| servers.iter()) {
+            let addresses = match server.address() {
+                Some(address) => vec![address],
+                // Nobody knows then where it is.
+                None => self.resolver.resolve(server.host()).await.map_err(|_| Prohibited)?,
+            };
+            spared.extend(addresses.into_iter().map(place));
+        }
+        let may =
+            |address: &IpAddr| (self.private || is_public(*address)) && !spared.contains(&place(*address));
+        let vetted: Vec<SocketAddr> =
+            found.iter().copied().filter(may).map(|address| SocketAddr::new(address, 0)).collect();
+        if vetted.is_empty() && !found.is_empty() { Err(Prohibited) } else { Ok(vetted) }
+    }
+}
+
+/// The same for all addresses that lead to the same place: there are many for this machine.
+fn place(address: IpAddr) -> IpAddr {
+    let address = canonical(address);
+    if address.is_loopback() || address.is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address }
+}
+
 impl Resolve for Vetted {
     fn resolve(&self, name: Name) -> Resolving {
-        let (resolver, private) = (self.resolver.clone(), self.private);
-        let homeservers = self.homeservers.clone();
+        let vetted = self.clone();
         Box::pin(async move {
-            let found = resolver.resolve(name.as_str()).await?;
-            let mut spared = BTreeSet::new();
-            for server in homeservers.iter().flat_map(|servers| servers.iter()) {
-                // One that cannot be resolved cannot be reached either.
-                let addresses = match server.address() {
-                    Some(address) => vec![address],
-                    None => resolver.resolve(server.host()).await.unwrap_or_default(),
-                };
-                spared.extend(addresses.into_iter().map(canonical));
-            }
-            let may =
-                |address: &IpAddr| (private || is_public(*address)) && !spared.contains(&canonical(*address));
-            let vetted: Vec<SocketAddr> =
-                found.iter().copied().filter(may).map(|address| SocketAddr::new(address, 0)).collect();
-            if vetted.is_empty() && !found.is_empty() {
-                return Err(Prohibited.into());
-            }
+            let found = vetted.resolver.resolve(name.as_str()).await?;
+            let vetted = vetted.vet(&found).await?;
             Ok(Box::new(vetted.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
         })
     }

@@ -151,8 +151,14 @@ fn consent(
     if said(&options.grant) {
         return Ok(Some(consent));
     }
-    if ways.is_empty() || before.encrypted || said(&options.deny) {
+    let new = decided.iter().any(|grant| CARRY_OUT.iter().any(|way| grant.what == What::Permission(*way)));
+    if ways.is_empty() || (before.encrypted && !new) || (said(&options.deny) && !before.encrypted) {
         return Ok(None);
+    }
+    if before.encrypted && !on_a_terminal() {
+        bail!(
+            "what it hears in encrypted rooms may leave them already, and would by what is new, too; say --grant encrypted"
+        );
     }
     let ways = ways.join(", ");
     if !on_a_terminal() {
