@@ -22,7 +22,7 @@ use crate::{
     kept::Kept,
     lock::LockFile,
     notice::{Notice, Notices},
-    registry::{Agreed, Registry},
+    registry::{self, Agreed, Registry},
     settings,
 };
 
@@ -279,8 +279,9 @@ impl HostBuilder {
         let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
         let registry = Registry::new(engine.clone(), self.plugins, agreed, self.notices.clone());
         let registry = Arc::new(registry);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let loads = stream::iter(self.bytes).map(|(name, bytes)| {
+        // Of one name the last one counts.
+        let bytes: BTreeMap<_, _> = self.bytes.into_iter().collect();
+        let loads = stream::iter(bytes).map(|(name, bytes)| {
             let registry = &registry;
             async move {
                 let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {
@@ -290,7 +291,7 @@ impl HostBuilder {
                 registry.load(&name, Bytes::from_owner(bytes)).await.map_err(refused)
             }
         });
-        loads.buffered(cores).try_collect::<()>().await?;
+        loads.buffered(registry::side_by_side()).try_collect::<()>().await?;
         registry.keep();
         let watched = self.sources.folder.is_some() || !self.sources.files.is_empty();
         let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), self.notices.clone()));
