@@ -21,7 +21,7 @@ use crate::{
     id::PluginName,
     kept,
     notice::{Notice, Notices},
-    registry::Registry,
+    registry::{self, Registry},
     source::{self, New, Source, Whole},
 };
 
@@ -128,13 +128,11 @@ impl Folder {
                 self.registry.remove(&name);
             }
         }
-        // Side by side, as far as the machine can.
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let looks = stream::iter(found).map(|(name, source)| async {
             let look = self.look(&name, &source, self.seen.get(&name)).await;
             (name, source, look)
         });
-        let looks: Vec<_> = looks.buffered(cores).collect().await;
+        let looks: Vec<_> = looks.buffered(registry::side_by_side()).collect().await;
         for (name, source, look) in looks {
             let Some((look, reason)) = look else { continue };
             let refusal = reason.as_ref().map(|reason| Refusal {

@@ -28,7 +28,7 @@ use crate::{
     notice::{Notice, Notices},
     origin::Target,
     record,
-    registry::{Agreed, Registry},
+    registry::{self, Agreed, Registry},
     settings,
     signature::Publisher,
     standing::Standing,
@@ -394,8 +394,9 @@ impl HostBuilder {
             tally.clone(),
         );
         let registry = Arc::new(registry);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let loads = stream::iter(self.bytes).map(|(name, bytes)| {
+        // Of one name the last one counts.
+        let bytes: BTreeMap<_, _> = self.bytes.into_iter().collect();
+        let loads = stream::iter(bytes).map(|(name, bytes)| {
             let registry = &registry;
             async move {
                 let refused = |reason: crate::engine::admission::Refused| BuildError::Plugin {
@@ -405,7 +406,7 @@ impl HostBuilder {
                 registry.load(&name, Bytes::from_owner(bytes)).await.map_err(refused)
             }
         });
-        loads.buffered(cores).try_collect::<()>().await?;
+        loads.buffered(registry::side_by_side()).try_collect::<()>().await?;
         registry.keep();
         let watched = self.sources.folder.is_some() || !self.sources.files.is_empty();
         let mut folder = watched.then(|| Folder::new(self.sources, registry.clone(), notices.clone()));

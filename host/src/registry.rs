@@ -25,6 +25,11 @@ use crate::{
     tally::Tally,
 };
 
+/// How many plugins are loaded at once: while some are read and checked, others say what they have.
+pub fn side_by_side() -> usize {
+    2 * std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 /// The plugins at one moment.
 #[derive(Default)]
 pub struct Loaded {

@@ -128,12 +128,19 @@ impl Needle {
                 });
             }
             if next.is_empty() {
-                let all = places.iter().any(|place| text.len() - place < WIDEST);
-                return if all && number * 2 >= self.bytes.len() { Look::Half } else { Look::No };
+                let ends = places.iter().any(|place| self.may_go_on(number, &text[*place..]));
+                return if ends && number * 2 >= self.bytes.len() { Look::Half } else { Look::No };
             }
             places = next;
         }
         Look::Found(places.into_iter().max().unwrap_or_default())
+    }
+
+    /// Whether a text ends before one of its bytes is written, or within that.
+    fn may_go_on(&self, number: usize, rest: &[u8]) -> bool {
+        let begins =
+            |escape: &Vec<u8>| escape.get(..rest.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(rest));
+        ESCAPES[usize::from(self.bytes[number])].iter().any(begins) || b"\r\n".starts_with(rest)
     }
 
     /// In how many bytes one of its own stands at the beginning of a text, in each way.

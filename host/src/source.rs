@@ -139,6 +139,8 @@ pub fn find(
 /// Some `size` bytes, and no more than one byte over `largest`, which is enough to see that it is too large.
 fn bytes(file: File, size: u64, largest: usize) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::with_capacity(usize::try_from(size).map_or(0, |size| size.min(largest) + 1));
+    // The standard one reads into memory that nobody has cleared.
+    let file = file.into_std();
     file.take(u64::try_from(largest).unwrap_or(u64::MAX).saturating_add(1)).read_to_end(&mut bytes)?;
     Ok(bytes)
 }

@@ -2,10 +2,11 @@
 
 use std::{
     fs,
-    io::{Seek as _, SeekFrom, Write as _},
+    io::{BufRead as _, BufReader, Read, Seek as _, SeekFrom, Write as _},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    sync::Arc,
+    process::{Command, Stdio},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -16,7 +17,7 @@ use nix::{
 use parlour::{Compiler, Host, engine::limits::Limits};
 
 use crate::{
-    guests::{example, host},
+    guests::{example, guest, host, target},
     stage::{PATIENCE, Stage},
 };
 
@@ -348,4 +349,36 @@ async fn a_program_that_cannot_compile_is_told_what_to_add() {
     let mut trusting = Host::builder().compiler(Compiler::InProcess);
     trusting = trusting.plugin("echo".parse().unwrap(), example("echo"));
     trusting.build().await.unwrap();
+}
+
+#[test]
+fn a_program_that_was_replaced_still_compiles() {
+    let folder = tempfile::tempdir_in(target()).unwrap();
+    let (program, plugins) = (folder.path().join("parlour"), folder.path().join("plugins"));
+    let ours = env!("CARGO_BIN_EXE_parlour");
+    fs::hard_link(ours, &program).or_else(|_| fs::copy(ours, &program).map(drop)).unwrap();
+    fs::create_dir(&plugins).unwrap();
+    let mut chat = Command::new(&program);
+    chat.arg("chat").arg("--plugins").arg(&plugins).env("XDG_CACHE_HOME", folder.path().join("cache"));
+    let mut chat = chat.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let (say, lines) = mpsc::channel();
+    let out: [Box<dyn Read + Send>; 2] =
+        [Box::new(chat.stdout.take().unwrap()), Box::new(chat.stderr.take().unwrap())];
+    for out in out {
+        let say = say.clone();
+        std::thread::spawn(move || {
+            BufReader::new(out).lines().map_while(Result::ok).try_for_each(|line| say.send(line))
+        });
+    }
+    let until = |what: &str| {
+        while !lines.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("{what}")).contains(what) {}
+    };
+    writeln!(chat.stdin.as_mut().unwrap(), "/echo it serves").unwrap();
+    until("it serves");
+    fs::write(folder.path().join("new"), "another program").unwrap();
+    fs::rename(folder.path().join("new"), &program).unwrap();
+    fs::write(plugins.join("deeds.wasm"), guest("deeds")).unwrap();
+    until("plugin deeds: loaded");
+    drop(chat.stdin.take());
+    assert!(chat.wait().unwrap().success());
 }

@@ -116,6 +116,17 @@ async fn nothing_leads_out_of_the_folder() {
     still_serves(&stage).await;
 }
 
+/// 9: each file that is open is one of the host's.
+#[tokio::test]
+async fn so_many_files_are_open_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("note"), "remember me").unwrap();
+    let stage = stage(folder.path(), false, None).await;
+    assert_eq!(stage.ask("/hold 10 /files/note").await, "10");
+    assert_eq!(stage.ask("/hold 1000 /files/note").await, "32");
+    still_serves(&stage).await;
+}
+
 /// 26: a folder has a size.
 #[tokio::test]
 async fn a_folder_is_not_filled() {

@@ -190,6 +190,11 @@ async fn the_homeserver_is_reached_only_by_its_own_name() {
     // Another name for the same address.
     let said = wide.ask(&format!("/fetch GET http://other.example:{}/count", web.address.port())).await;
     assert_eq!(said, "error: ErrorCode::DestinationIpProhibited");
+    // Its address itself, and others that lead to the same machine.
+    for host in ["127.0.0.1", "0.0.0.0", "127.0.0.2", "[::1]", "[::ffff:127.0.0.1]"] {
+        let said = wide.ask(&format!("/fetch GET http://{host}:{}/count", server.address.port())).await;
+        assert_eq!(said, "error: ErrorCode::DestinationIpProhibited", "{host}");
+    }
     assert_eq!(server.connections() + web.connections(), 0);
     let named = with(&format!("{{ url = \"{url}\", private = true }}")).await;
     assert!(named.ask(&format!("/fetch GET {url}/count")).await.starts_with("200"));

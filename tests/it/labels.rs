@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use parlour::{
     Agent,
-    chat::memory::Rooms,
+    chat::memory::{Line, Rooms},
     id::RoomId,
     llm,
     notice::Notice,
@@ -147,6 +147,41 @@ async fn a_message_elsewhere_is_edited_by_consent() {
         async |scene| scene.heard(&scene.stage.room).await,
     )
     .await;
+}
+
+/// Which of its messages elsewhere are removed could spell words.
+#[tokio::test]
+async fn a_message_elsewhere_is_removed_by_consent() {
+    Scene::leaves_by_consent(
+        async |scene| {
+            let asked = scene.stage.rooms.say(ALICE, &scene.stage.room, "/count");
+            format!("/remove {}", scene.stage.answer_to(&scene.stage.room, &asked).await.id)
+        },
+        async |scene| {
+            scene.stage.until(&scene.stage.room, |lines| lines.iter().any(|line| line.redacted)).await;
+        },
+    )
+    .await;
+}
+
+/// A name that is given to a message is a text that could be asked for elsewhere.
+#[tokio::test]
+async fn a_name_that_was_given_in_an_encrypted_room_is_known_there() {
+    for encrypted in [false, true] {
+        let scene = scene(encrypted).await;
+        scene.stage.rooms.say(ALICE, &scene.sealed, "/edit named");
+        scene.stage.until(&scene.sealed, |lines| lines.iter().any(|line| line.text == "named")).await;
+        scene.stage.rooms.say(ALICE, &scene.sealed, "/rename again");
+        scene.stage.until(&scene.sealed, |lines| lines.iter().any(|line| line.text == "again")).await;
+        if encrypted {
+            scene.stage.rooms.say(ALICE, &scene.stage.room, "/rename from elsewhere");
+            let there = |lines: &[Line]| lines.iter().any(|line| line.text == "from elsewhere");
+            scene.stage.until(&scene.sealed, there).await;
+        } else {
+            let unknown = "/rename: this plugin gave no message that name";
+            assert_eq!(scene.stage.ask("/rename from elsewhere").await, unknown);
+        }
+    }
 }
 
 #[tokio::test]

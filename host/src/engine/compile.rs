@@ -117,6 +117,8 @@ impl Apart {
             // An allocator that many programs have would take a gigabyte before there is a limit.
             .env("MIMALLOC_ARENA_RESERVE", "0")
             .current_dir("/")
+            // What a terminal tells the host is not for it.
+            .process_group(0)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());

@@ -21,6 +21,7 @@ impl Commands for Files {
             rest("grow", "BYTES PATH: makes it so long"),
             rest("litter", "COUNT: makes so many files"),
             rest("list", "PATH"),
+            rest("hold", "COUNT PATH: opens it so often, and says how often"),
             rest("remove", "PATH"),
             rest("rename", "PATH PATH"),
             rest("link", "PATH PATH: a second name"),
@@ -74,6 +75,10 @@ fn done(name: &str, rest: &str) -> std::io::Result<String> {
             let mut names = names.collect::<std::io::Result<Vec<_>>>()?;
             names.sort();
             return Ok(format!("[{}]", names.join(" ")));
+        }
+        "hold" => {
+            let open: Vec<_> = (0..number()).map_while(|_| File::open(second).ok()).collect();
+            return Ok(open.len().to_string());
         }
         "remove" => fs::remove_file(rest)?,
         "rename" => fs::rename(first, second)?,

@@ -6,7 +6,7 @@ use std::{
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-use rustix::process::{Resource, Rlimit, Signal, nice, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Resource, Rlimit, nice, setrlimit};
 use wasmparser::{Validator, WasmFeatures};
 
 use super::{
@@ -100,7 +100,9 @@ fn limit(memory: u64, cpu: u64) -> std::io::Result<()> {
     setrlimit(Resource::Core, at_most(0, 0))?;
     setrlimit(Resource::Fsize, at_most(0, 0))?;
     nice(NICE)?;
-    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // Where the system can tell it, it ends with the host.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     Ok(())
 }
 
