@@ -2,6 +2,7 @@
 
 mod deliver;
 mod delivery;
+mod files;
 mod handle;
 mod health;
 mod home;

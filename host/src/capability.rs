@@ -11,6 +11,7 @@ pub mod http;
 pub mod kv;
 pub mod llm;
 pub mod logging;
+pub mod media;
 pub mod outbox;
 pub mod progress;
 mod secrets;
@@ -46,6 +47,7 @@ pub mod bindings {
         imports: {
             "parlour:plugin/kv": async | trappable,
             "parlour:plugin/llm": async | trappable,
+            "parlour:plugin/media": async | trappable,
             "parlour:plugin/outbox": async | trappable,
             "parlour:plugin/toolbox": async | trappable,
             default: trappable,
@@ -96,6 +98,8 @@ pub struct Handling {
     pub llm: Option<Arc<dyn llm::Backend>>,
     /// What it may refer to.
     pub messages: Arc<dyn outbox::Messages>,
+    /// The files of its message.
+    pub media: Arc<media::Files>,
     /// What the delivery has used up, over all its attempts.
     pub spent: Arc<Spent>,
     /// Where drafts go; nowhere in a tool.
@@ -133,6 +137,8 @@ pub struct Spent {
     pub http: AtomicU32,
     /// Calls of tools.
     pub tools: AtomicU32,
+    /// Downloads of files.
+    pub media: AtomicU32,
 }
 
 /// What belongs to one instance.
@@ -149,6 +155,8 @@ pub struct State {
     pub http: http::Http,
     /// The folder that it may see.
     pub files: files::Files,
+    /// For the files of messages that its plugin holds.
+    pub room: media::Room,
     /// What the host puts on them.
     pub secrets: Arc<Secrets>,
     /// Where its log lines go.
@@ -228,7 +236,7 @@ pub fn error(kind: types::ErrorKind, message: impl Into<String>) -> types::Error
 /// Everything that a plugin may import: ours, and WASI with nothing behind it.
 pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtime::Result<()> {
     use bindings::{
-        parlour::plugin::{directory, kv, llm, outbox, progress, secrets, toolbox},
+        parlour::plugin::{directory, kv, llm, media, outbox, progress, secrets, toolbox},
         wasi::{config::store, logging::logging},
     };
     use wasmtime::component::HasSelf;
@@ -244,6 +252,7 @@ pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtim
     secrets::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     directory::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     toolbox::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    media::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
 }

@@ -11,10 +11,11 @@ pub mod memory;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use crate::{
     effect::Outgoing,
-    event::{Batch, Position},
+    event::{Batch, MediaSource, Position},
     id::{EventId, RoomId, UserId},
 };
 
@@ -50,6 +51,16 @@ pub trait Chat: Send + Sync + 'static {
     /// # Errors
     /// [`SendError`] says whether to try again.
     async fn send(&self, outgoing: &Outgoing) -> Result<EventId, SendError>;
+
+    /// Fetches a file of a message that it handed over, out of its encryption and as it was sent. What has more than
+    /// `most` bytes is not held in memory whole. A chat without files need not have it.
+    ///
+    /// # Errors
+    /// [`MediaError`] says whether to try again.
+    async fn media(&self, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
+        let _ = (file, most);
+        Err(MediaError::Gone { reason: "this chat has no files".into() })
+    }
 
     /// Shows that the agent is working in a room, or no longer. Returns at once; a failure is nobody's trouble.
     fn typing(&self, room: &RoomId, on: bool);
@@ -94,6 +105,31 @@ pub enum Ended {
     /// The account was signed out or closed for good.
     #[error("{0}")]
     Lost(String),
+}
+
+/// Why a file is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    /// It has more bytes than were wanted.
+    #[error("it is too large")]
+    TooLarge,
+    /// It is not what its sender encrypted.
+    #[error("it is not what was sent")]
+    Altered,
+    /// It will never be there.
+    #[error("{reason}")]
+    Gone {
+        /// Why.
+        reason: String,
+    },
+    /// It may be there later.
+    #[error("{reason}")]
+    Later {
+        /// When the other side wants to be asked, if it says so.
+        after: Option<Duration>,
+        /// What happened.
+        reason: String,
+    },
 }
 
 /// Why something was not sent.

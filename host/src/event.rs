@@ -1,6 +1,8 @@
 //! What comes in: the values that a chat hands over. No I/O and no policy; what a person may do is decided by
 //! [`crate::gate`], from these.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{EventId, RoomId, UserId};
@@ -139,6 +141,33 @@ pub struct Attachment {
     pub size: Option<u64>,
     /// Milliseconds, for sound and video.
     pub duration: Option<u64>,
+    /// Where the chat finds it.
+    #[serde(default)]
+    pub source: Option<MediaSource>,
+}
+
+/// Where a chat finds a file, and the key where it is encrypted: opaque, the chat's own word. No guest sees it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MediaSource(String);
+
+impl MediaSource {
+    /// The chat's own word.
+    pub fn new(word: impl Into<String>) -> Self {
+        Self(word.into())
+    }
+
+    /// The word.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A key may be in it.
+impl fmt::Debug for MediaSource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MediaSource")
+    }
 }
 
 /// What kind of file.

@@ -26,6 +26,9 @@ pub struct Permissions {
 /// What all files of a folder that is written to may have, where nobody says otherwise.
 pub const FILES: u64 = 64 * 1024 * 1024;
 
+/// What one file of a message may have: it is held in memory.
+pub const MEDIA: u64 = 32 * 1024 * 1024;
+
 /// A folder that may be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach<'a> {
@@ -180,6 +183,7 @@ impl Permissions {
             Permission::People => !self.grants.people.is_empty(),
             Permission::Http => !self.grants.http.is_empty(),
             Permission::Files => self.grants.files.is_some(),
+            Permission::Media => self.grants.media.is_some(),
             Permission::Tools => !self.grants.tools.is_empty(),
         };
         if granted { Ok(()) } else { Err(Denied::NotGranted(permission)) }
@@ -278,6 +282,14 @@ impl Permissions {
         Ok(Reach { folder: &granted.folder, write: asked.write && granted.write, bytes })
     }
 
+    /// Bytes that a file of a message may have.
+    #[must_use]
+    pub fn media(&self) -> u64 {
+        let asked = self.asks.media.as_ref().and_then(|media| media.bytes).unwrap_or(MEDIA);
+        let granted = self.grants.media.as_ref().and_then(|media| media.bytes).unwrap_or(MEDIA);
+        asked.min(granted).min(MEDIA)
+    }
+
     /// Whether a secret of this name is put on its requests.
     #[must_use]
     pub fn has_secret(&self, name: &str) -> bool {
@@ -321,6 +333,7 @@ fn can_be_spared(permission: Permission) -> bool {
         | Permission::People
         | Permission::Llm
         | Permission::Http
+        | Permission::Media
         | Permission::Tools => true,
         // Without a grant there is no folder.
         Permission::Files | Permission::Secrets => false,
@@ -331,8 +344,8 @@ fn can_be_spared(permission: Permission) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        manifest::{Ask, AskKv, AskTools},
-        settings::Kv,
+        manifest::{Ask, AskKv, AskMedia, AskTools},
+        settings::{Kv, Media},
     };
 
     #[test]
@@ -387,6 +400,19 @@ mod tests {
         assert!(other.spares(Denied::NotGranted(Permission::Rooms)), "for every agent");
         let usual = Permissions::new(asks, Grants::default());
         assert!(!usual.spares(Denied::NotGranted(Permission::Rooms)) && usual.spared().is_empty());
+    }
+
+    #[test]
+    fn a_file_is_as_large_as_was_asked_and_granted() {
+        let most = |asked: Option<u64>, granted: Option<u64>| {
+            let media = AskMedia { bytes: asked, ..AskMedia::default() };
+            let asks = Asks { media: Some(media), ..Asks::default() };
+            let media = Some(Media { bytes: granted });
+            Permissions::new(asks, Grants { media, ..Grants::default() }).media()
+        };
+        assert_eq!(most(None, None), MEDIA);
+        assert_eq!((most(Some(10), None), most(None, Some(10)), most(Some(20), Some(10))), (10, 10, 10));
+        assert_eq!(most(Some(MEDIA * 2), Some(MEDIA * 2)), MEDIA, "nobody has more");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    grant::{FILES, KV},
+    grant::{FILES, KV, MEDIA},
     id::PluginName,
     manifest::{Asks, Permission},
     mistake,
@@ -79,6 +79,8 @@ pub enum Beyond {
     Methods,
     /// It asks to write files, or more of them.
     Writes,
+    /// It asks to read larger files of messages.
+    Reads,
     /// It asks for another secret, or for one to go elsewhere.
     Secret(String),
     /// It asks for tools that it did not ask for before.
@@ -119,6 +121,7 @@ impl fmt::Display for Beyond {
             Self::Reaches(host) => write!(f, "it now asks for {host} (`http`)"),
             Self::Methods => f.write_str("it now asks for other methods (`http`)"),
             Self::Writes => f.write_str("it now asks to write more files (`files`)"),
+            Self::Reads => f.write_str("it now asks to read larger files of messages (`media`)"),
             Self::Secret(name) => write!(f, "it now asks for the secret {name} (`secrets`)"),
             Self::Calls => f.write_str("it now asks to call other tools (`tools`)"),
             Self::Older { offered, agreed } => {
@@ -172,6 +175,9 @@ impl Locked {
         let ((write, bytes), (wrote, agreed_bytes)) = (writes(offered), writes(self));
         let more_files = self.asks.files.is_some() && ((write && !wrote) || bytes > agreed_bytes);
         let writes = more_files.then_some(Beyond::Writes);
+        let media = |of: &Self| of.asks.media.as_ref().map(|media| media.bytes.unwrap_or(MEDIA));
+        let reads = media(self).is_some_and(|agreed| media(offered).is_some_and(|bytes| bytes > agreed));
+        let reads = reads.then_some(Beyond::Reads);
         let secrets = offered.asks.secrets.iter().filter(|(name, asked)| {
             self.asks.secrets.get(*name).is_none_or(|agreed| agreed.audience != asked.audience)
         });
@@ -202,6 +208,7 @@ impl Locked {
             .chain(reaches)
             .chain(methods)
             .chain(writes)
+            .chain(reads)
             .chain(secrets)
             .chain(calls)
             .chain(older)
@@ -282,7 +289,7 @@ impl LockFile {
 mod tests {
     use super::*;
     use crate::{
-        manifest::{Ask, AskKv, AskTools},
+        manifest::{Ask, AskKv, AskMedia, AskTools},
         signature::Key,
     };
 
@@ -317,6 +324,17 @@ mod tests {
         let mut hoards = locked("b", Some("1.2.0"), false);
         hoards.asks.kv = Some(AskKv { bytes: Some(KV.bytes + 1), ..AskKv::default() });
         assert!(beyond(&hoards).ends_with("it now asks to remember more (`kv`)"));
+        let media = |bytes| AskMedia { bytes, ..AskMedia::default() };
+        let reads = |before: Option<u64>, now: Option<u64>| {
+            let [before, now] = [("a", before), ("b", now)].map(|(digest, bytes)| {
+                let mut reads = locked(digest, None, false);
+                reads.asks.media = Some(media(bytes));
+                reads
+            });
+            !before.beyond(&now).is_empty()
+        };
+        assert!(reads(Some(10), Some(11)) && reads(Some(10), None));
+        assert!(!reads(None, Some(10)) && !reads(None, Some(MEDIA)) && !reads(Some(11), Some(10)));
         let tools = |digest: &str, names: &[&str]| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
             let asks = Asks { tools: Some(AskTools { names, ..AskTools::default() }), ..Asks::default() };

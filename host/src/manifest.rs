@@ -116,6 +116,9 @@ pub struct Asks {
     /// Read, and write, the files of a folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<AskFiles>,
+    /// Read the files of messages that it handles.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub media: Option<AskMedia>,
     /// Secrets that the host puts on requests; the plugin never sees one. By name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, AskSecret>,
@@ -182,6 +185,17 @@ pub struct AskFiles {
     pub bytes: Option<u64>,
 }
 
+/// `asks.media`: files of messages.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AskMedia {
+    /// Why, in a sentence, for whoever grants it.
+    pub reason: String,
+    /// Bytes of one file, where it takes no larger ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
 /// `asks.secrets.NAME`: a secret that it needs on its requests.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -218,6 +232,7 @@ pub enum Permission {
     Llm,
     Http,
     Files,
+    Media,
     Secrets,
     Tools,
 }
@@ -243,6 +258,7 @@ impl Permission {
             Self::Llm => "ask the language model",
             Self::Http => "send HTTP requests",
             Self::Files => "see the files of a folder",
+            Self::Media => "read the files of messages that it handles",
             Self::Secrets => "have secrets put on its requests, without seeing them",
             Self::Tools => "call tools of other plugins",
         }
@@ -262,6 +278,7 @@ impl fmt::Display for Permission {
             Self::Llm => "llm",
             Self::Http => "http",
             Self::Files => "files",
+            Self::Media => "media",
             Self::Secrets => "secrets",
             Self::Tools => "tools",
         })
@@ -291,6 +308,7 @@ impl Asks {
             (Permission::Llm, why(self.llm.as_ref())),
             (Permission::Http, self.http.as_ref().map(|http| http.reason.as_str())),
             (Permission::Files, self.files.as_ref().map(|files| files.reason.as_str())),
+            (Permission::Media, self.media.as_ref().map(|media| media.reason.as_str())),
             (Permission::Secrets, (!self.secrets.is_empty()).then_some("")),
             (Permission::Tools, self.tools.as_ref().map(|tools| tools.reason.as_str())),
         ];

@@ -4,6 +4,7 @@
 //! environment or a file except [`parse`]'s caller and [`SecretText::reveal`].
 
 pub(crate) mod homeserver;
+mod media;
 mod parse;
 mod secret;
 
@@ -311,6 +312,9 @@ pub struct Grants {
     pub http: Vec<HttpGrant>,
     /// See this folder, and no other.
     pub files: Option<Files>,
+    /// Read the files of messages that it handles: `true`, or a table.
+    #[serde(deserialize_with = "media::granted")]
+    pub media: Option<Media>,
     /// Carry out of encrypted rooms what is said there: by whatever else is granted here.
     pub encrypted: bool,
     /// Call these tools of other plugins: `weather.forecast`, `weather.*`, or `"*"`.
@@ -329,6 +333,14 @@ pub struct Files {
     #[serde(default)]
     pub write: bool,
     /// Bytes of all its files, where that is not the usual.
+    pub bytes: Option<u64>,
+}
+
+/// Which files of messages a plugin may read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Media {
+    /// Bytes of one file, where larger ones are not for it.
     pub bytes: Option<u64>,
 }
 

@@ -6,6 +6,7 @@ export * as directory from "parlour:plugin/directory@0.1.0";
 export * as kv from "./kv.js";
 export * as llm from "./llm.js";
 export * as log from "./log.js";
+export * as media from "./media.js";
 export * as outbox from "./outbox.js";
 export * as progress from "parlour:plugin/progress@0.1.0";
 export * as toolbox from "./toolbox.js";

@@ -31,6 +31,8 @@ mod http;
 mod labels;
 // Which files they see.
 mod files;
+// Which files of messages they read, and how much of them.
+mod media;
 // Who made it, and whether that matters.
 mod publishers;
 // Where it was pulled from.

@@ -182,6 +182,11 @@ impl Person {
         Ok(serde_json::from_value(self.ask(json!({ "do": "devices", "user": user })).await?)?)
     }
 
+    /// Uploads a file, and gives what stands in the content of a message for it.
+    pub async fn upload(&self, text: &str, mime: &str, encrypt: bool) -> Result<Value> {
+        self.ask(json!({ "do": "upload", "text": text, "mime": mime, "encrypt": encrypt })).await
+    }
+
     /// What this person has seen so far.
     pub fn log(&self) -> Log {
         self.log.borrow().clone()

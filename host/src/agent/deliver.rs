@@ -8,11 +8,13 @@ use std::{
 use super::{
     AGAIN, Running,
     delivery::{Asked, Conclusion, Delivery, STOPPED, Shown, place},
+    files::FromChat,
     health,
     ledger::FromJournal,
     lock,
 };
 use crate::{
+    capability::media::Files,
     draft::{Destination, Drafts},
     effect::{Effect, EffectId, MessageRef, Target},
     engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Spent, Work},
@@ -220,6 +222,7 @@ impl Running {
             messages: journal,
             llm: self.shared.llm.clone(),
             drafts: Some(drafts),
+            media: Arc::new(Files::new(Arc::new(FromChat(self.agent.chat.clone())))),
             spent,
             tools: self.toolbox.clone(),
             callers: vec![],

@@ -9,6 +9,7 @@ mod backfill;
 mod convert_in;
 mod failure;
 mod identity;
+mod media;
 mod membership;
 mod presence;
 mod room;
@@ -27,6 +28,7 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{FutureExt as _, future::BoxFuture};
 use matrix_sdk::{
     Client, Room, SessionMeta, SessionTokens,
@@ -49,9 +51,9 @@ use self::{
     wire::{Wire, cause},
 };
 use crate::{
-    chat::{Chat, Ended, Identity, SendError, StartError},
+    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
     effect::Outgoing,
-    event::{Batch, Position},
+    event::{Batch, MediaSource, Position},
     id::{EventId, RoomId, UserId},
     notice::{Notice, Notices},
 };
@@ -64,6 +66,8 @@ const IDENTITY: Duration = Duration::from_mins(1);
 
 /// So may the first contact: an account in many rooms has much to tell.
 const FIRST_CONTACT: Duration = Duration::from_mins(5);
+
+const NOT_YET: &str = "the account has not signed in yet";
 
 /// One account on one homeserver.
 pub struct Matrix {
@@ -96,6 +100,7 @@ impl Stream {
 /// What exists once the account is signed in.
 struct Live {
     client: Client,
+    wire: Wire,
     account: Account,
     notices: Notices,
     session: Session,
@@ -121,9 +126,7 @@ impl Matrix {
     }
 
     fn live(&self) -> Result<&Arc<Live>, SendError> {
-        self.live
-            .get()
-            .ok_or(SendError::Later { after: None, reason: "the account has not signed in yet".into() })
+        self.live.get().ok_or(SendError::Later { after: None, reason: NOT_YET.into() })
     }
 
     async fn sign_in(&self, from: Option<Position>) -> Result<Identity, StartError> {
@@ -144,6 +147,7 @@ impl Matrix {
         }
         let live = Arc::new(Live {
             client,
+            wire,
             account: self.account.clone(),
             notices: self.notices.clone(),
             session,
@@ -206,6 +210,18 @@ impl Matrix {
         async { send::send(&self.live()?.client, self.account.encryption, outgoing).await }.boxed()
     }
 
+    fn fetching<'f>(
+        &'f self,
+        file: &'f MediaSource,
+        most: usize,
+    ) -> BoxFuture<'f, Result<Bytes, MediaError>> {
+        async move {
+            let live = self.live.get().ok_or(MediaError::Later { after: None, reason: NOT_YET.into() })?;
+            media::fetch(live, file, most).await
+        }
+        .boxed()
+    }
+
     fn answering<'f>(&'f self, room: &'f RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>> {
         async move { membership::answer(self.live()?, room, accept).await }.boxed()
     }
@@ -240,6 +256,19 @@ impl Chat for Matrix {
         Self: 'f,
     {
         self.sending(outgoing)
+    }
+
+    fn media<'s, 'm, 'f>(
+        &'s self,
+        file: &'m MediaSource,
+        most: usize,
+    ) -> BoxFuture<'f, Result<Bytes, MediaError>>
+    where
+        's: 'f,
+        'm: 'f,
+        Self: 'f,
+    {
+        self.fetching(file, most)
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

@@ -25,13 +25,14 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use tokio::sync::watch;
 
 pub use self::account::Memory;
 use self::world::{RoomState, World};
 use super::SendError;
 use crate::{
-    event::{Class, Invite, Membership, Message},
+    event::{Class, Invite, MediaSource, Membership, Message},
     id::{EventId, RoomId, UserId},
 };
 
@@ -155,6 +156,19 @@ impl Rooms {
         let id = self.lock().write(&user_id(user), room, message, None, None);
         self.tell();
         id
+    }
+
+    /// Keeps a file, for attachments to be found by.
+    pub fn keep(&self, bytes: impl Into<Bytes>) -> MediaSource {
+        let mut world = self.lock();
+        let name = format!("file{}", world.files.len());
+        world.files.insert(name.clone(), bytes.into());
+        MediaSource::new(name)
+    }
+
+    /// Removes a file, as a homeserver does some day.
+    pub fn lose(&self, file: &MediaSource) {
+        self.lock().files.remove(file.as_str());
     }
 
     /// Somebody joins or leaves.

@@ -23,7 +23,8 @@ pub const VERSION: &str = "0.1.0";
 /// What of the contract a plugin exports.
 const HANDLES: [&str; 4] = ["commands", "messages", "members", "tools"];
 /// What of the contract a plugin imports.
-const IMPORTS: [&str; 8] = ["types", "outbox", "kv", "progress", "llm", "directory", "secrets", "toolbox"];
+const IMPORTS: [&str; 9] =
+    ["types", "outbox", "kv", "progress", "llm", "directory", "secrets", "toolbox", "media"];
 /// The standard packages that are linked; what is behind them is what was granted.
 const WASI: [&str; 9] = [
     "wasi:cli",

@@ -7,6 +7,7 @@ use crate::{
     capability::{
         bindings::exports::parlour::plugin::{commands, members, tools},
         directory::role,
+        media::handle,
         types,
     },
     command::{Argument, Command, Parameter},
@@ -63,7 +64,7 @@ pub fn message(handling: &Handling) -> types::Message {
         }),
         mentions: said
             .map_or_else(Vec::new, |message| message.mentions.iter().map(ToString::to_string).collect()),
-        attachments: said.map_or_else(Vec::new, attachments),
+        attachments: said.map_or_else(Vec::new, |message| attachments(handling, message)),
         addressed: handling.addressed,
         sent: timestamp(event.sent),
         extra: None,
@@ -152,9 +153,9 @@ fn person(
     }
 }
 
-fn attachments(message: &Message) -> Vec<types::Attachment> {
+fn attachments(handling: &Handling, message: &Message) -> Vec<types::Attachment> {
     let attachment = |(index, attachment): (usize, &crate::event::Attachment)| types::Attachment {
-        handle: index.to_string(),
+        handle: handle(handling, index),
         kind: match attachment.kind {
             AttachmentKind::Image => types::AttachmentKind::Image,
             AttachmentKind::Audio => types::AttachmentKind::Audio,

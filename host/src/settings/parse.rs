@@ -309,6 +309,21 @@ mod tests {
     }
 
     #[test]
+    fn media_is_granted_as_a_whole_or_with_a_size() {
+        let media = |text: &str| {
+            let settings = parsed(&format!("{AGENT}[plugins.b.grants]\nmedia = {text}\n"))?;
+            Ok::<_, String>(settings.plugins["b"].grants.media.clone())
+        };
+        assert_eq!(media("true").unwrap(), Some(Media::default()));
+        assert_eq!(media("false").unwrap(), None);
+        assert_eq!(media("{ bytes = 1_000 }").unwrap(), Some(Media { bytes: Some(1000) }));
+        for (wrong, said) in [("3", "true, or a table"), ("{ byte = 1 }", "did you mean `bytes`?")] {
+            let error = media(wrong).unwrap_err();
+            assert!(error.starts_with("parlour.toml:") && error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
     fn files_are_relative_to_the_settings() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), "hidden\n").unwrap();
@@ -327,5 +342,5 @@ mod tests {
         assert!(settings.behaviour.require_mention);
     }
 
-    use crate::id::UserId;
+    use crate::{id::UserId, settings::Media};
 }

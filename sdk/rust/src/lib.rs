@@ -39,6 +39,7 @@ mod json;
 pub mod kv;
 pub mod llm;
 pub mod log;
+pub mod media;
 pub mod outbox;
 pub mod prelude;
 pub mod random;

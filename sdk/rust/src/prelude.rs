@@ -4,5 +4,5 @@ pub use crate::types::Attachment;
 pub use crate::{
     Body, Command, Commands, Conversation, Error, ErrorKind, Invocation, MemberChange, Members, Membership,
     Message, Messages, Outcome, Parameter, Role, Sender, Tool, ToolCall, ToolResult, Tools, config,
-    directory, kv, llm, log, outbox, progress, random, toolbox,
+    directory, kv, llm, log, media, outbox, progress, random, toolbox,
 };

@@ -30,6 +30,7 @@ fn meaning(interface: &str) -> &'static str {
         "progress" => "shows a draft while it works",
         "llm" => "asks the language model",
         "secrets" => "learns which secrets are put on its requests",
+        "media" => "reads the files of messages that it handles",
         "directory" => "sees the commands that a person may use",
         _ => "something that this version does not know",
     }
@@ -193,6 +194,9 @@ fn asked(asks: &Asks) -> Vec<String> {
         {
             let bytes = files.bytes.map_or_else(String::new, |bytes| format!(", up to {bytes} bytes"));
             lines.push(format!("              and write them{bytes}"));
+        }
+        if let Some(media) = asks.media.as_ref().filter(|_| permission == Permission::Media) {
+            lines.extend(media.bytes.map(|bytes| format!("              of up to {bytes} bytes")));
         }
         if permission == Permission::Secrets {
             for (name, secret) in &asks.secrets {

@@ -5,7 +5,7 @@ use matrix_sdk::ruma::{MatrixToUri, MatrixUri, matrix_uri::MatrixId};
 use serde_json::{Map, Value};
 
 use crate::{
-    event::{Attachment, AttachmentKind, Class, Kind, Member, Membership, Message, Quoted},
+    event::{Attachment, AttachmentKind, Class, Kind, MediaSource, Member, Membership, Message, Quoted},
     id::{EventId, UserId},
     render,
 };
@@ -143,7 +143,14 @@ fn attachment(msgtype: &str, content: &Map<String, Value>, body: &str) -> Option
         mime: info.and_then(|info| text(info, "mimetype")).map(ToOwned::to_owned),
         size: number("size"),
         duration: number("duration"),
+        source: source(content),
     })
+}
+
+/// The encrypted file (spec, "Sending encrypted attachments"), or the address of one that is not.
+fn source(content: &Map<String, Value>) -> Option<MediaSource> {
+    let encrypted = content.get("file").filter(|file| file.is_object()).map(ToString::to_string);
+    encrypted.or_else(|| text(content, "url").map(ToOwned::to_owned)).map(MediaSource::new)
 }
 
 /// A name without folders and without what a terminal would obey.
@@ -397,6 +404,13 @@ mod tests {
         assert_eq!((voice.kind, voice.duration, voice.size), (AttachmentKind::Voice, Some(1500), None));
         let (_, audio) = file(json!({ "msgtype": "m.audio", "body": "v.ogg" }));
         assert_eq!(audio.kind, AttachmentKind::Audio);
+        let source = |content: Value| file(content).1.source.map(|source| source.as_str().to_owned());
+        let plain = json!({ "msgtype": "m.file", "body": "x", "url": "mxc://hs/a" });
+        assert_eq!(source(plain).as_deref(), Some("mxc://hs/a"));
+        let sealed =
+            json!({ "msgtype": "m.file", "body": "x", "url": "mxc://hs/a", "file": { "url": "mxc://hs/b" } });
+        assert_eq!(source(sealed).as_deref(), Some(r#"{"url":"mxc://hs/b"}"#));
+        assert_eq!(source(json!({ "msgtype": "m.file", "body": "x", "url": 3, "file": "x" })), None);
         for (declared, shown) in [
             ("../../etc/passwd", "passwd"),
             ("C:\\x\\y.txt", "y.txt"),

@@ -43,6 +43,15 @@ impl Wire {
         &self.base
     }
 
+    /// A request for something below `/_matrix`. Each part of the path stays one.
+    pub fn get(&self, path: &[&str], token: &str) -> RequestBuilder {
+        let mut url = self.base.clone();
+        if let Ok(mut parts) = url.path_segments_mut() {
+            parts.pop_if_empty().push("_matrix").extend(path);
+        }
+        self.http.get(url).bearer_auth(token)
+    }
+
     /// `GET /_matrix/client/versions` (spec, client-server API, "API Versions").
     pub async fn versions(&self) -> Result<(), WireError> {
         let answer = self.ask(self.request(Method::GET, "versions", None)).await?;

@@ -6,12 +6,13 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{Rooms, world::RoomState};
 use crate::{
-    chat::{Chat, Ended, Identity, SendError, StartError},
+    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
     effect::Outgoing,
-    event::{Batch, Membership, Position},
+    event::{Batch, MediaSource, Membership, Position},
     id::{EventId, RoomId, TransactionId, UserId},
 };
 
@@ -103,6 +104,13 @@ impl Chat for Memory {
         let sent = self.rooms.lock().send(&self.user, outgoing);
         self.rooms.tell();
         sent
+    }
+
+    async fn media(&self, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
+        let world = self.rooms.lock();
+        let bytes =
+            world.files.get(file.as_str()).ok_or(MediaError::Gone { reason: "M_NOT_FOUND".into() })?;
+        if bytes.len() > most { Err(MediaError::TooLarge) } else { Ok(bytes.clone()) }
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

@@ -5,6 +5,8 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
+
 use super::{Line, message};
 use crate::{
     chat::SendError,
@@ -19,6 +21,7 @@ pub(super) struct World {
     pub(super) log: Vec<Event>,
     pub(super) transactions: HashMap<(UserId, TransactionId), EventId>,
     pub(super) names: HashMap<UserId, String>,
+    pub(super) files: HashMap<String, Bytes>,
     pub(super) invites: Vec<(UserId, Invite)>,
     pub(super) reads: Vec<(UserId, RoomId, EventId)>,
     pub(super) refusals: Vec<SendError>,

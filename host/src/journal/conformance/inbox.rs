@@ -1,7 +1,7 @@
 //! What comes in, and until when it stays.
 
 use super::*;
-use crate::event::{Attachment, AttachmentKind, Member, Membership, Quoted};
+use crate::event::{Attachment, AttachmentKind, MediaSource, Member, Membership, Quoted};
 
 pub(super) async fn an_event_is_pending_until_it_ends(journal: Ledger) {
     let sequence = arrive(&*journal, "$1").await;
@@ -28,6 +28,7 @@ pub(super) async fn an_event_comes_back_whole(journal: Ledger) {
         mime: None,
         size: Some(u64::from(u32::MAX) + 1),
         duration: Some(3),
+        source: Some(MediaSource::new("{\"url\":\"mxc://a/b\"}")),
     }];
     let mut left = said("$2", "");
     left.event.kind = Kind::Member(Member {

@@ -56,7 +56,7 @@ impl std::str::FromStr for Grant {
     }
 }
 
-const NEED_A_GRANT: [Permission; 8] = [
+const NEED_A_GRANT: [Permission; 9] = [
     Permission::Kv,
     Permission::Home,
     Permission::Rooms,
@@ -64,6 +64,7 @@ const NEED_A_GRANT: [Permission; 8] = [
     Permission::Llm,
     Permission::Http,
     Permission::Files,
+    Permission::Media,
     Permission::Tools,
 ];
 /// What carries words out of the room in which they were said.
@@ -213,6 +214,7 @@ fn is_held(grants: &Grants, permission: Permission) -> bool {
         Permission::People => !grants.people.is_empty(),
         Permission::Http => !grants.http.is_empty(),
         Permission::Files => grants.files.is_some(),
+        Permission::Media => grants.media.is_some(),
         Permission::Tools => !grants.tools.is_empty(),
         Permission::Outbox
         | Permission::Kv
