@@ -199,11 +199,14 @@ fn bytes_that_are_no_text_end_nothing() {
     assert_eq!(text(&output.stdout), "one\n\u{fffd}\u{fffd}\nthree\n");
 }
 
-/// `yes | parlour chat | head -1`, and the like.
+/// `yes | parlour chat | head -1`, and the like; of `yes` so much that it is soon read, since a chat keeps all that it was
+/// told and has not answered.
 #[test]
 fn a_reader_who_has_seen_enough_ends_it_quietly() {
     let cache = crate::guests::target().join("test-tools");
-    for command in ["yes '/echo more' | $PARLOUR chat | head -1", "$PARLOUR plugin inspect $ECHO | head -1"] {
+    for command in
+        ["yes '/echo more' | head -500 | $PARLOUR chat | head -1", "$PARLOUR plugin inspect $ECHO | head -1"]
+    {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("echo.wasm");
         fs::write(&file, example("echo")).unwrap();
