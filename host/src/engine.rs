@@ -52,6 +52,7 @@ use crate::{
     suspension::Suspension,
 };
 
+    text::escaped,
 /// A deep recursion ends here; guests' own stacks are in their memory.
 const STACK: usize = 512 * 1024;
 /// Things of the host's that an instance may hold at once, such as streams and answers of a model.
@@ -533,5 +534,5 @@ fn unlinkable(surface: &Surface, error: &wasmtime::Error) -> Refused {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(300).collect()
+    escaped(text.lines().next().unwrap_or_default(), 300)
 }

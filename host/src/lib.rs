@@ -66,6 +66,8 @@ mod begin;
 mod draft;
 mod folder;
 mod host;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod kept;
 mod lane;
 pub mod lock;

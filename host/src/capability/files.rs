@@ -202,6 +202,7 @@ impl OutputStream for Charged {
 
     fn flush(&mut self) -> StreamResult<()> {
         self.inner.flush()
+#[async_trait]
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
@@ -218,6 +219,11 @@ impl Pollable for Charged {
 
 /// Puts our own `wasi:filesystem/types` in the place of wasmtime-wasi's.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+
+    /// Waits for what is being written: nobody leaves it behind.
+    async fn cancel(&mut self) {
+        self.inner.cancel().await;
+    }
     linker.allow_shadowing(true);
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     linker.allow_shadowing(false);

@@ -347,7 +347,7 @@ pub fn checked(body: Body) -> Result<effect::Body, Error> {
 
 /// Without what makes a text read otherwise than it is: the two characters that override its direction. Languages
 /// that are written from right to left need none of them.
-fn readable(text: String) -> String {
+pub fn readable(text: String) -> String {
     const OVERRIDES: [char; 2] = ['\u{202d}', '\u{202e}'];
     if text.contains(OVERRIDES) { text.replace(OVERRIDES, "") } else { text }
 }
