@@ -4,6 +4,7 @@
 //! there, never from an argument. What is not granted answers `denied`; nothing that a guest says traps the
 //! host, and every number and text from it is bounded where it comes in.
 
+pub mod clocks;
 mod config;
 pub mod directory;
 pub mod files;
@@ -17,7 +18,7 @@ mod secrets;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, atomic::AtomicU32},
+    sync::{Arc, Mutex, atomic::AtomicU32},
 };
 
 use wasmtime::component::ResourceTable;
@@ -121,6 +122,8 @@ pub struct Spent {
     pub llm: AtomicU32,
     /// HTTP requests.
     pub http: AtomicU32,
+    /// Messages by where they go to.
+    pub messages: Mutex<BTreeMap<String, u32>>,
 }
 
 /// What a handler has done so far: committed if it returns ok, dropped otherwise.
@@ -152,6 +155,10 @@ pub struct State {
     pub http: http::Http,
     /// The folder that it may see.
     pub files: files::Files,
+    /// What it reads the time by.
+    pub clocks: clocks::Clocks,
+    /// How much its plugin has said lately.
+    pub said: Arc<outbox::Said>,
     /// What the host puts on them.
     pub secrets: Arc<Secrets>,
     /// Where its log lines go.

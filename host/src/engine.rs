@@ -36,9 +36,11 @@ use crate::{
     capability::{
         self,
         bindings::exports::parlour::plugin::{commands, members, messages},
+        clocks::Clocks,
         files::{Budgets, Files},
         http::{Http, client::Clients},
         logging::Log,
+        outbox::Said,
         types,
     },
     command::Argument,
@@ -50,9 +52,9 @@ use crate::{
     secret::Secrets,
     settings,
     suspension::Suspension,
+    text::escaped,
 };
 
-    text::escaped,
 /// A deep recursion ends here; guests' own stacks are in their memory.
 const STACK: usize = 512 * 1024;
 /// Things of the host's that an instance may hold at once, such as streams and answers of a model.
@@ -92,6 +94,8 @@ pub struct Plugin {
     config: Arc<BTreeMap<String, String>>,
     secrets: Arc<Secrets>,
     budgets: Budgets,
+    /// How much it says.
+    said: Arc<Said>,
     /// What a call of it may take.
     limits: Limits,
     slots: Semaphore,
@@ -276,6 +280,7 @@ impl Engine {
             config: Arc::new(config),
             secrets: Arc::new(secrets),
             budgets: Budgets::default(),
+            said: Arc::new(Said::new(self.limits.messages)),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             denied: Mutex::default(),
@@ -408,6 +413,8 @@ impl Engine {
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
+        let clocks = Clocks::new(self.limits.clock);
+        clocks.give(&mut wasi);
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
             Files::open(permissions, event.room.encrypted, &plugin.budgets, &mut wasi)
         });
@@ -424,6 +431,8 @@ impl Engine {
             handling,
             http,
             files,
+            clocks,
+            said: plugin.said.clone(),
             secrets: plugin.secrets.clone(),
             work: Work::default(),
             config: plugin.config.clone(),

@@ -43,6 +43,7 @@ pub mod addressing;
 mod config;
 pub mod gate;
 pub mod grant;
+mod rate;
 pub mod router;
 mod scrub;
 mod secret;
@@ -65,9 +66,9 @@ mod backoff;
 mod begin;
 mod draft;
 mod folder;
-mod host;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod host;
 mod kept;
 mod lane;
 pub mod lock;

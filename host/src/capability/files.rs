@@ -164,6 +164,17 @@ impl State {
         }
     }
 
+    /// Of a file that is touched now, the time is now.
+    fn rounded(&self, about: types::DescriptorStat) -> types::DescriptorStat {
+        let round = |time: Option<_>| time.map(|time| self.clocks.round(time));
+        types::DescriptorStat {
+            data_access_timestamp: round(about.data_access_timestamp),
+            data_modification_timestamp: round(about.data_modification_timestamp),
+            status_change_timestamp: round(about.status_change_timestamp),
+            ..about
+        }
+    }
+
     fn charged(
         &mut self,
         stream: Resource<DynOutputStream>,
@@ -191,6 +202,7 @@ struct Charged {
     budget: Arc<Budget>,
 }
 
+#[async_trait]
 impl OutputStream for Charged {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         if !self.budget.take(bytes.len() as u64) {
@@ -202,11 +214,15 @@ impl OutputStream for Charged {
 
     fn flush(&mut self) -> StreamResult<()> {
         self.inner.flush()
-#[async_trait]
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
         self.inner.check_write()
+    }
+
+    /// Waits for what is being written: nobody leaves it behind.
+    async fn cancel(&mut self) {
+        self.inner.cancel().await;
     }
 }
 
@@ -219,11 +235,6 @@ impl Pollable for Charged {
 
 /// Puts our own `wasi:filesystem/types` in the place of wasmtime-wasi's.
 pub fn add_to_linker(linker: &mut Linker<State>) -> wasmtime::Result<()> {
-
-    /// Waits for what is being written: nobody leaves it behind.
-    async fn cancel(&mut self) {
-        self.inner.cancel().await;
-    }
     linker.allow_shadowing(true);
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     linker.allow_shadowing(false);
@@ -339,11 +350,13 @@ impl HostDescriptor for State {
     }
 
     async fn stat(&mut self, fd: Fd) -> FsResult<types::DescriptorStat> {
-        self.filesystem().stat(fd).await
+        let about = self.filesystem().stat(fd).await?;
+        Ok(self.rounded(about))
     }
 
     async fn stat_at(&mut self, fd: Fd, how: PathFlags, path: String) -> FsResult<types::DescriptorStat> {
-        self.filesystem().stat_at(fd, how, path).await
+        let about = self.filesystem().stat_at(fd, how, path).await?;
+        Ok(self.rounded(about))
     }
 
     async fn set_times(

@@ -21,6 +21,7 @@ impl Commands for Files {
             rest("grow", "BYTES PATH: makes it so long"),
             rest("litter", "COUNT: makes so many files"),
             rest("list", "PATH"),
+            rest("changed", "PATH: nanoseconds of the second in which it was"),
             rest("remove", "PATH"),
             rest("rename", "PATH PATH"),
             rest("link", "PATH PATH: a second name"),
@@ -74,6 +75,10 @@ fn done(name: &str, rest: &str) -> std::io::Result<String> {
             let mut names = names.collect::<std::io::Result<Vec<_>>>()?;
             names.sort();
             return Ok(format!("[{}]", names.join(" ")));
+        }
+        "changed" => {
+            let changed = fs::metadata(rest)?.modified()?.duration_since(std::time::UNIX_EPOCH);
+            return Ok(changed.map_err(std::io::Error::other)?.subsec_nanos().to_string());
         }
         "remove" => fs::remove_file(rest)?,
         "rename" => fs::rename(first, second)?,
