@@ -33,6 +33,7 @@ mod publishers;
 // Plugins that misbehave are contained.
 mod attacks;
 mod faults;
+mod fuzz;
 // Files that are dropped in and replaced.
 mod swap;
 // Plugins in other languages than Rust.
