@@ -309,7 +309,7 @@ fn harmless(html: &str) {
             attributes = more.trim_start();
             assert!(closing.is_none() && known.contains(&attribute), "{attribute} in <{tag}> in {html}");
             let leads = ["http:", "https:", "mailto:", "matrix:"].iter().any(|scheme| {
-                value.get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
+                value.trim_start().get(..scheme.len()).is_some_and(|head| head.eq_ignore_ascii_case(scheme))
             });
             assert!(attribute != "href" || leads, "{value} in {html}");
             assert!(attribute != "src" || value.starts_with("mxc://"), "{value} in {html}");

@@ -15,6 +15,8 @@ use html5ever::{
 };
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
+use crate::text::hidden;
+
 /// The tags that the specification suggests to permit.
 pub(crate) const TAGS: [&str; 37] = [
     "del",
@@ -266,7 +268,10 @@ fn cleaner() -> Builder<'static> {
 fn attribute<'u>(tag: &str, name: &str, value: &'u str) -> Option<Cow<'u, str>> {
     let allowed = match (tag, name) {
         ("img", "src") => value.starts_with("mxc://"),
-        ("a", "href") => !value.to_ascii_lowercase().starts_with("mxc:"),
+        // What browsers skip over is not always what others do.
+        ("a", "href") => {
+            !value.contains(hidden) && !value.trim_start().to_ascii_lowercase().starts_with("mxc:")
+        }
         ("code", "class") => value.starts_with("language-") && !value.contains(char::is_whitespace),
         _ => true,
     };
@@ -324,6 +329,7 @@ mod tests {
             ("**x** [a](javascript:alert(1))", "<p><strong>x</strong> <a>a</a></p>"),
             ("**x** [a](data:text/html,x)", "<p><strong>x</strong> <a>a</a></p>"),
             ("**x** [a](/relative)", "<p><strong>x</strong> <a>a</a></p>"),
+            ("**x** <a href=\"\u{1}https://e.org\">a</a>", "<p><strong>x</strong> <a>a</a></p>"),
             ("**x** [a](mxc://hs/1)", "<p><strong>x</strong> <a>a</a></p>"),
             ("**x** Vec<String>", "<p><strong>x</strong> Vec&lt;String&gt;</p>"),
             (
