@@ -4,6 +4,7 @@
 //! there, never from an argument. What is not granted answers `denied`; nothing that a guest says traps the
 //! host, and every number and text from it is bounded where it comes in.
 
+pub mod clocks;
 mod config;
 pub mod directory;
 pub mod files;
@@ -139,6 +140,8 @@ pub struct Spent {
     pub tools: AtomicU32,
     /// Downloads of files.
     pub media: AtomicU32,
+    /// Messages by whose they are and where they go to.
+    pub messages: Mutex<BTreeMap<(PluginName, String), u32>>,
 }
 
 /// What belongs to one instance.
@@ -157,6 +160,10 @@ pub struct State {
     pub files: files::Files,
     /// For the files of messages that its plugin holds.
     pub room: media::Room,
+    /// What it reads the time by.
+    pub clocks: clocks::Clocks,
+    /// How much its plugin has said lately.
+    pub said: Arc<outbox::Said>,
     /// What the host puts on them.
     pub secrets: Arc<Secrets>,
     /// Where its log lines go.

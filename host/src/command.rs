@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde_json::Value;
 
-use crate::settings::Role;
+use crate::{manifest, settings::Role, text};
 
 /// A command that people can type.
 pub struct Command {
@@ -59,6 +59,9 @@ pub struct InvalidCommand {
 /// Longest names, and most parameters, that a command may have: what a person can still type and read.
 const NAME: usize = 32;
 const PARAMETERS: usize = 16;
+/// Bytes of a parameter's schema, and of what is said of a wrong value or schema.
+const SCHEMA: usize = 4 * 1024;
+const SAID: usize = 300;
 
 impl Command {
     /// Checks a declaration.
@@ -80,7 +83,7 @@ impl Command {
         if !shaped {
             return invalid("a name is lower-case letters, digits and hyphens, a letter first, at most 32");
         }
-        if description.len() > 500 || description.contains(char::is_control) {
+        if description.len() > 500 || description.contains(text::hidden) {
             return invalid("a description is one line of at most 500 bytes");
         }
         if parameters.len() > PARAMETERS {
@@ -122,12 +125,13 @@ impl Command {
                 }
             };
             if let Err(error) = parameter.validator.validate(&value) {
-                return Err(format!("{}: {error}; usage: {self}", parameter.name));
+                let said = text::escaped(&error.to_string(), SAID);
+                return Err(format!("{}: {said}; usage: {self}", parameter.name));
             }
             arguments.push(Argument { name: parameter.name.clone(), value: value.to_string() });
         }
         if !rest.is_empty() && !self.parameters.is_empty() {
-            return Err(format!("{rest:?} is too much; usage: {self}"));
+            return Err(format!("{:?} is too much; usage: {self}", text::beginning(rest)));
         }
         Ok(arguments)
     }
@@ -158,9 +162,12 @@ impl Parameter {
     pub fn new(name: String, description: String, schema: String, required: bool) -> Result<Self, String> {
         if name.is_empty()
             || name.len() > NAME
-            || name.contains(|c: char| c.is_whitespace() || c.is_control())
+            || name.contains(|c: char| c.is_whitespace() || text::unseen(c))
         {
             return Err("a parameter's name is one word of at most 32 bytes".into());
+        }
+        if schema.len() > SCHEMA {
+            return Err(format!("parameter {name:?}: its schema has at most {} KiB", SCHEMA / 1024));
         }
         let parsed: Value = serde_json::from_str(&schema)
             .map_err(|error| format!("parameter {name:?}: its schema is no JSON: {error}"))?;
@@ -169,12 +176,18 @@ impl Parameter {
             Value::Array(kinds) => !kinds.iter().any(|kind| kind == "string"),
             _ => false,
         };
-        let validator = jsonschema::options()
+        if manifest::refers(&parsed) {
+            return Err(format!("parameter {name:?}: its schema is one without $ref"));
+        }
+        let unusable = |error: String| {
+            format!("parameter {name:?}: its schema cannot be used: {}", text::escaped(&error, SAID))
+        };
+        let validator = manifest::options()
             .should_validate_formats(true)
             .with_format("matrix-user-id", |text: &str| crate::id::UserId::parse(text).is_ok())
             .with_format("matrix-room-id", |text: &str| crate::id::RoomId::parse(text).is_ok())
             .build(&parsed)
-            .map_err(|error| format!("parameter {name:?}: its schema cannot be used: {error}"))?;
+            .map_err(|error| unusable(error.to_string()))?;
         let kind = if literal { Kind::Literal } else { Kind::Text };
         Ok(Self { name, description, schema, required, kind, validator })
     }
@@ -229,5 +242,32 @@ mod tests {
             let error = remind().arguments(typed).unwrap_err();
             assert!(error.starts_with(expected), "{typed:?}: {error}");
         }
+        // However much was typed.
+        let much = "x".repeat(100_000);
+        for typed in [format!("5 {much}"), format!("5 @a:b \"x\" {much}"), much.clone()] {
+            if let Err(error) = remind().arguments(&typed) {
+                assert!(
+                    error.len() < 600 && error.ends_with("usage: /remind <minutes> <who> [text]"),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    /// What reading a value costs is bounded, though plugin and schema are somebody else's.
+    #[test]
+    fn a_schema_costs_little() {
+        let schema = |schema: String| Parameter::new("a".into(), String::new(), schema, true).map(|_| ());
+        for (text, expected) in [
+            (r##"{"allOf":[{"$ref":"#"}]}"##.to_owned(), "its schema is one without $ref"),
+            (r#"{"pattern":"(a{1000}){1000}"}"#.to_owned(), "its schema cannot be used: "),
+            (format!(r#"{{"enum":["{}"]}}"#, "x".repeat(5000)), "its schema has at most 4 KiB"),
+            (format!(r#"{{"type":"{}"}}"#, "\\u202e".repeat(500)), "its schema cannot be used: "),
+        ] {
+            let error = schema(text).unwrap_err();
+            assert!(error.contains(expected), "{error}");
+            assert!(error.len() < 500 && !error.contains(text::hidden), "{error:?}");
+        }
+        assert_eq!(schema(r#"{"pattern":"^\\w+ \\p{L}{1,20}$"}"#.into()), Ok(()));
     }
 }

@@ -42,10 +42,12 @@ use crate::{
     capability::{
         self,
         bindings::exports::parlour::plugin::{commands, members, messages, tools},
+        clocks::Clocks,
         files::{Budgets, Files},
         http::{Http, client::Clients},
         logging::Log,
         media::Room,
+        outbox::Said,
         types,
     },
     command::{Argument, Command},
@@ -58,6 +60,7 @@ use crate::{
     settings,
     suspension::Suspension,
     tally::{Counts, Tally},
+    text::escaped,
     tool::Tool,
 };
 
@@ -108,6 +111,8 @@ pub struct Plugin {
     secrets: Arc<Secrets>,
     budgets: Budgets,
     room: Room,
+    /// How much it says.
+    said: Arc<Said>,
     /// What a call of it may take.
     limits: Limits,
     slots: Semaphore,
@@ -359,6 +364,7 @@ impl Engine {
             secrets: Arc::new(secrets),
             budgets: Budgets::default(),
             room: Room::default(),
+            said: Arc::new(Said::new(self.limits.messages)),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
@@ -559,6 +565,8 @@ impl Engine {
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
+        let clocks = Clocks::new(self.limits.clock);
+        clocks.give(&mut wasi);
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
             Files::open(permissions, event.room.encrypted, &plugin.budgets, &mut wasi)
         });
@@ -577,6 +585,8 @@ impl Engine {
             http,
             files,
             room: plugin.room.clone(),
+            clocks,
+            said: plugin.said.clone(),
             secrets: plugin.secrets.clone(),
             work,
             config: plugin.config.clone(),
@@ -712,5 +722,5 @@ fn unlinkable(surface: &Surface, error: &wasmtime::Error) -> Refused {
 }
 
 fn first_line(text: &str) -> String {
-    text.lines().next().unwrap_or_default().chars().take(300).collect()
+    escaped(text.lines().next().unwrap_or_default(), 300)
 }

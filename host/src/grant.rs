@@ -1,6 +1,6 @@
 //! What a plugin may do: what it asks for in its manifest, as far as the operator grants it.
 
-use std::path::Path;
+use std::{num::NonZeroU32, path::Path};
 
 use crate::{
     id::{RoomId, UserId},
@@ -208,6 +208,12 @@ impl Permissions {
             bytes: least(asked.and_then(|kv| kv.bytes), self.grants.kv.bytes, KV.bytes),
             keys: least(asked.and_then(|kv| kv.keys), self.grants.kv.keys, KV.keys),
         }
+    }
+
+    /// How many messages it may send to one room within a minute, where that is said.
+    #[must_use]
+    pub fn messages_per_minute(&self) -> Option<NonZeroU32> {
+        self.grants.messages_per_minute
     }
 
     /// Whether another room may be written to.

@@ -7,7 +7,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A text that is not the id it was given as.
+use crate::text;
+
+/// A text that is not the id it was given as; of a long one its beginning.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {expected}")]
 pub struct InvalidId {
@@ -33,7 +35,7 @@ macro_rules! ids {
                 if valid(text) {
                     Ok(Self(text.into()))
                 } else {
-                    Err(InvalidId { text: text.into(), expected: $expected })
+                    Err(InvalidId { text: text::beginning(text), expected: $expected })
                 }
             }
 

@@ -47,6 +47,7 @@ pub mod addressing;
 mod config;
 pub mod gate;
 pub mod grant;
+mod rate;
 pub mod router;
 mod scrub;
 pub mod secret;
@@ -71,6 +72,8 @@ mod begin;
 pub mod control;
 mod draft;
 mod folder;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod host;
 mod kept;
 mod lane;

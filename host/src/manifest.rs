@@ -22,7 +22,11 @@ use crate::{
 };
 
 /// How deep its tables are at the most.
-const DEEPEST: usize = 32;
+pub(crate) const DEEPEST: usize = 32;
+/// Bytes of what is said of a wrong one.
+const REASON: usize = 1024;
+/// Bytes of what a schema's pattern becomes: what is larger takes long to make, and both are the plugin's own.
+const PATTERN: usize = 1024 * 1024;
 /// A text of a manifest is shown to people, and fits into a line of theirs.
 const LINE: usize = 300;
 
@@ -328,6 +332,11 @@ impl Manifest {
     /// # Errors
     /// One line that begins with the place.
     pub fn parse(text: &str) -> Result<Self, String> {
+        // A key may hold anything, and errors name keys.
+        Self::parsed(text).map_err(|reason| text::escaped(&reason, REASON))
+    }
+
+    fn parsed(text: &str) -> Result<Self, String> {
         // Whoever reads it afterwards does so recursively.
         if depth(text) > DEEPEST {
             return Err(format!("plugin.toml: its tables are more than {DEEPEST} deep"));
@@ -399,7 +408,7 @@ impl Manifest {
 }
 
 /// How deep the tables and lists of a TOML text are at the most, keys with dots counted.
-fn depth(text: &str) -> usize {
+pub(crate) fn depth(text: &str) -> usize {
     let (mut header, mut deepest) = (0, 0);
     // The dots of the key at each level.
     let mut open = vec![0_usize];
@@ -440,8 +449,13 @@ pub(crate) fn refers(schema: &serde_json::Value) -> bool {
 /// # Errors
 /// It is no JSON Schema.
 pub(crate) fn validator(schema: &serde_json::Value) -> Result<jsonschema::Validator, String> {
-    let options = jsonschema::options().with_pattern_options(jsonschema::PatternOptions::regex());
-    options.build(schema).map_err(|error| error.to_string())
+    options().build(schema).map_err(|error| error.to_string())
+}
+
+/// How schemas of plugins are read.
+pub(crate) fn options() -> jsonschema::ValidationOptions<'static> {
+    let patterns = jsonschema::PatternOptions::regex().size_limit(PATTERN);
+    jsonschema::options().with_pattern_options(patterns)
 }
 
 fn one_line(name: &str, line: &str) -> Result<(), String> {

@@ -10,6 +10,8 @@ use std::{collections::BTreeSet, fmt, net::IpAddr, str::FromStr};
 use reqwest::Url;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::text;
+
 /// What a method may be called; these two are never sent: the one opens a tunnel, the other echoes what the host put
 /// on the request.
 const NEVER: [&str; 2] = ["CONNECT", "TRACE"];
@@ -123,7 +125,7 @@ impl fmt::Display for Target {
 fn host(url: &Url) -> Option<String> {
     let host = url.host_str()?.trim_start_matches('[').trim_end_matches(']');
     let host = host.strip_suffix('.').unwrap_or(host);
-    (!host.is_empty()).then(|| host.to_owned())
+    (!host.is_empty() && !host.ends_with('.')).then(|| host.to_owned())
 }
 
 impl Pattern {
@@ -179,6 +181,7 @@ impl FromStr for Pattern {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let refuse = |why: &str| {
+            let text = text::beginning(text);
             format!(
                 "{text:?} {why}: write an origin such as https://api.example.org or https://*.example.org:8443"
             )
@@ -249,7 +252,7 @@ impl FromStr for Method {
     fn from_str(text: &str) -> Result<Self, String> {
         let fits = (1..=METHOD).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_uppercase());
         if !fits {
-            return Err(format!("{text:?} is no method such as \"GET\""));
+            return Err(format!("{:?} is no method such as \"GET\"", text::beginning(text)));
         }
         if NEVER.contains(&text) {
             return Err(format!("{text} is never sent"));
@@ -425,6 +428,8 @@ mod tests {
             ("https://a.example?", "has more in it"),
             ("https://a.*.example", "has its * at another place"),
             ("https://*a.example", "has its * at another place"),
+            ("https://..", "names no host"),
+            ("https://a.example..", "names no host"),
             ("https://", "is not a URL"),
         ] {
             let error = text.parse::<Pattern>().unwrap_err();

@@ -7,12 +7,10 @@ use std::borrow::Cow;
 use wasm_encoder::{ComponentSection as _, CustomSection};
 use wasmparser::{Parser, Payload};
 
-use crate::{manifest::Manifest, signature, text::escaped};
+use crate::{manifest::Manifest, signature};
 
 /// The custom section's name.
 pub const SECTION: &str = "parlour:plugin";
-/// Bytes of what is said of a wrong one.
-const REASON: usize = 1024;
 /// Bytes of a manifest's text.
 pub const LARGEST: usize = 64 * 1024;
 
@@ -72,8 +70,7 @@ pub fn read(section: &[u8]) -> Result<Manifest, String> {
         return Err(format!("plugin.toml: it has at most {} KiB", LARGEST / 1024));
     }
     let text = std::str::from_utf8(section).map_err(|error| format!("plugin.toml: {error}"))?;
-    // A key may hold anything, and errors name keys.
-    Manifest::parse(text).map_err(|reason| escaped(&reason, REASON))
+    Manifest::parse(text)
 }
 
 #[cfg(test)]

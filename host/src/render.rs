@@ -4,15 +4,21 @@
 
 use std::{
     borrow::Cow,
-    collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, PoisonError},
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, HashMap, HashSet},
 };
 
 use ammonia::{Builder, UrlRelative};
+use html5ever::{
+    tendril::StrTendril,
+    tokenizer::{BufferQueue, TagKind, Token, TokenSink, TokenSinkResult, Tokenizer, TokenizerOpts},
+};
 use pulldown_cmark::{CowStr, Event, Options, Parser, Tag, TagEnd, html};
 
+use crate::text::hidden;
+
 /// The tags that the specification suggests to permit.
-const TAGS: [&str; 37] = [
+pub(crate) const TAGS: [&str; 37] = [
     "del",
     "h1",
     "h2",
@@ -53,7 +59,7 @@ const TAGS: [&str; 37] = [
 ];
 
 /// The specification's attributes, per tag.
-const ATTRIBUTES: [(&str, &[&str]); 6] = [
+pub(crate) const ATTRIBUTES: [(&str, &[&str]); 6] = [
     ("span", &["data-mx-bg-color", "data-mx-color", "data-mx-spoiler", "data-mx-maths"]),
     ("a", &["target", "href"]),
     ("img", &["width", "height", "alt", "title", "src"]),
@@ -64,6 +70,22 @@ const ATTRIBUTES: [(&str, &[&str]); 6] = [
 
 /// Where a link may lead.
 const SCHEMES: [&str; 4] = ["http", "https", "mailto", "matrix"];
+
+/// What is opened again where it was left open; of `a` there is one at most.
+const REPEATED: [&str; 13] =
+    ["b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u"];
+/// What ends where the next one of its kind begins, or has nothing in it.
+const ENDS_BY_ITSELF: [&str; 11] =
+    ["p", "li", "td", "th", "tr", "thead", "tbody", "caption", "br", "hr", "img"];
+/// What has nothing in it.
+const EMPTY: [&str; 3] = ["br", "hr", "img"];
+
+/// So many elements a text may become: many times those of a message that is meant to be read, and some ten megabytes.
+const COST: usize = 200_000;
+/// Bytes of HTML that are looked at, more than any message holds; and what of a text makes so many: columns of a table
+/// are there in each of its rows.
+const LARGEST: usize = 128 * 1024;
+const EVENTS: usize = 64 * 1024;
 
 /// The specification asks that clients refuse more than 100 levels; a text nested deeper goes without HTML.
 const DEPTH: usize = 90;
@@ -102,6 +124,9 @@ pub fn markdown(text: &str) -> Rendered {
             Event::Text(_) | Event::SoftBreak => {}
             _ => plain = false,
         }
+        if events.len() > EVENTS {
+            return Rendered { body, html: None };
+        }
         events.push(match event {
             Event::SoftBreak => Event::HardBreak,
             Event::Html(raw) | Event::InlineHtml(raw) if !is_permitted(&raw) => Event::Text(raw),
@@ -124,29 +149,101 @@ pub fn markdown(text: &str) -> Rendered {
     }
     let mut rendered = String::new();
     html::push_html(&mut rendered, events.into_iter());
-    Rendered { body, html: Some(sanitize(rendered.trim_end())) }
+    Rendered { body, html: sanitize(rendered.trim_end()) }
 }
 
-/// Takes out all that the specification does not permit.
+/// Takes out all that the specification does not permit. None where nobody should read it: too long, too much work, or
+/// nested too deep for clients.
 #[must_use]
-pub fn sanitize(html: &str) -> String {
-    cleaner().attribute_filter(attribute).clean(html).to_string()
+pub fn sanitize(html: &str) -> Option<String> {
+    if html.len() > LARGEST || !is_modest(html) {
+        return None;
+    }
+    let clean = cleaner().attribute_filter(attribute).clean(html).to_string();
+    (depth(&clean) <= DEPTH).then_some(clean)
 }
 
-/// Where the links of somebody else's HTML lead, entities decoded.
+/// Whether a text becomes a tree that is not much larger than it is long, nor much deeper than clients take. What is left
+/// open is there again in each block that follows (HTML standard, "reconstruct the active formatting elements"), three
+/// times where it is the same.
+fn is_modest(html: &str) -> bool {
+    let tags = Cell::new(0_usize);
+    let repeated = RefCell::new(BTreeMap::<_, usize>::new());
+    let open = RefCell::new(BTreeMap::<_, usize>::new());
+    let (now, deepest) = (Cell::new(0_usize), Cell::new(0));
+    each_tag(html, |tag| {
+        tags.set(tags.get() + 1);
+        let mut open = open.borrow_mut();
+        let same_name = open.entry(tag.name.to_string()).or_default();
+        if tag.kind == TagKind::EndTag {
+            now.set(now.get() - usize::from(*same_name > 0));
+            *same_name = same_name.saturating_sub(1);
+            return;
+        }
+        if !ENDS_BY_ITSELF.contains(&&*tag.name) {
+            *same_name += 1;
+            now.set(now.get() + 1);
+            deepest.set(deepest.get().max(now.get()));
+        }
+        if REPEATED.contains(&&*tag.name) {
+            *repeated.borrow_mut().entry((tag.name.to_string(), tag.attrs)).or_default() += 1;
+        }
+    });
+    let repeated: usize = repeated.borrow().values().map(|same| same.min(&3)).sum();
+    tags.get().saturating_mul(repeated) <= COST && deepest.get() <= 2 * DEPTH
+}
+
+/// How deep the elements of clean HTML are.
+fn depth(html: &str) -> usize {
+    let (now, deepest) = (Cell::new(0_usize), Cell::new(0));
+    each_tag(html, |tag| match tag.kind {
+        TagKind::StartTag if EMPTY.contains(&&*tag.name) => {}
+        TagKind::StartTag => {
+            now.set(now.get() + 1);
+            deepest.set(deepest.get().max(now.get()));
+        }
+        TagKind::EndTag => now.set(now.get().saturating_sub(1)),
+    });
+    deepest.get()
+}
+
+/// Where the links of somebody else's HTML lead, entities decoded. Only its tags are looked at: what they make of it
+/// together costs more than it is long.
 #[must_use]
 pub fn links(html: &str) -> Vec<String> {
-    let found = Arc::new(Mutex::new(Vec::new()));
-    let into = found.clone();
-    let _ = cleaner()
-        .attribute_filter(move |tag, name, value| {
-            if tag == "a" && name == "href" {
-                into.lock().unwrap_or_else(PoisonError::into_inner).push(value.to_owned());
+    let found = RefCell::new(Vec::new());
+    each_tag(html, |tag| {
+        if tag.kind == TagKind::StartTag && &*tag.name == "a" {
+            let to = tag.attrs.iter().find(|attribute| &*attribute.name.local == "href");
+            let to = to.map(|attribute| attribute.value.to_string());
+            let scheme = |to: &String| {
+                let scheme = to.split_once(':').map(|(scheme, _)| scheme.to_ascii_lowercase());
+                scheme.is_some_and(|scheme| SCHEMES.contains(&scheme.as_str()))
+            };
+            found.borrow_mut().extend(to.filter(scheme));
+        }
+    });
+    found.into_inner()
+}
+
+/// Looks at each tag of a text, as it is written.
+fn each_tag(html: &str, look: impl Fn(html5ever::tokenizer::Tag)) {
+    struct Tags<F>(F);
+    impl<F: Fn(html5ever::tokenizer::Tag)> TokenSink for Tags<F> {
+        type Handle = ();
+
+        fn process_token(&self, token: Token, _: u64) -> TokenSinkResult<()> {
+            if let Token::TagToken(tag) = token {
+                (self.0)(tag);
             }
-            None
-        })
-        .clean(html);
-    std::mem::take(&mut *found.lock().unwrap_or_else(PoisonError::into_inner))
+            TokenSinkResult::Continue
+        }
+    }
+    let tokenizer = Tokenizer::new(Tags(look), TokenizerOpts::default());
+    let input = BufferQueue::default();
+    input.push_back(StrTendril::from_slice(html));
+    let _ = tokenizer.feed(&input);
+    tokenizer.end();
 }
 
 fn cleaner() -> Builder<'static> {
@@ -160,6 +257,7 @@ fn cleaner() -> Builder<'static> {
                 .map(|(tag, names)| (*tag, names.iter().copied().collect()))
                 .collect::<HashMap<_, _>>(),
         )
+        .generic_attributes(HashSet::new())
         .url_schemes(SCHEMES.into_iter().chain(["mxc"]).collect())
         .url_relative(UrlRelative::Deny)
         .link_rel(None);
@@ -170,7 +268,10 @@ fn cleaner() -> Builder<'static> {
 fn attribute<'u>(tag: &str, name: &str, value: &'u str) -> Option<Cow<'u, str>> {
     let allowed = match (tag, name) {
         ("img", "src") => value.starts_with("mxc://"),
-        ("a", "href") => !value.to_ascii_lowercase().starts_with("mxc:"),
+        // What browsers skip over is not always what others do.
+        ("a", "href") => {
+            !value.contains(hidden) && !value.trim_start().to_ascii_lowercase().starts_with("mxc:")
+        }
         ("code", "class") => value.starts_with("language-") && !value.contains(char::is_whitespace),
         _ => true,
     };
@@ -228,6 +329,7 @@ mod tests {
             ("**x** [a](javascript:alert(1))", "<p><strong>x</strong> <a>a</a></p>"),
             ("**x** [a](data:text/html,x)", "<p><strong>x</strong> <a>a</a></p>"),
             ("**x** [a](/relative)", "<p><strong>x</strong> <a>a</a></p>"),
+            ("**x** <a href=\"\u{1}https://e.org\">a</a>", "<p><strong>x</strong> <a>a</a></p>"),
             ("**x** [a](mxc://hs/1)", "<p><strong>x</strong> <a>a</a></p>"),
             ("**x** Vec<String>", "<p><strong>x</strong> Vec&lt;String&gt;</p>"),
             (
@@ -236,11 +338,32 @@ mod tests {
             ),
             ("**x** <b onclick=\"y()\" style=\"a\">z", "<p><strong>x</strong> <b>z</b></p>"),
             ("<div><script>alert(1)</script>ok</div>", "<div>ok</div>"),
+            ("[a](https://e.org \"t\")", "<p><a href=\"https://e.org\">a</a></p>"),
+            ("<u lang=x title=y>so</u> **x**", "<p><u>so</u> <strong>x</strong></p>"),
             ("**x** <img src=\"https://e.org/track\">", "<p><strong>x</strong> <img></p>"),
         ] {
             assert_eq!(html(text), shown, "{text:?}");
         }
         assert_eq!(markdown(&">".repeat(2000)).html, None, "nested too deep for clients");
+        assert_eq!(markdown(&"<div>".repeat(2000)).html, None, "and so is this");
+        let many = "- **x** `y` _z_ <b>w</b> [v](https://e.org)\n".repeat(600);
+        assert!(html(&many).len() > many.len(), "a long text has its looks");
+    }
+
+    /// What is left open is opened again in each block: 30 KiB would be millions of elements.
+    #[test]
+    fn what_is_left_open_is_not_multiplied() {
+        let open: String =
+            (0..1000).flat_map(|number| ["<b x=".into(), number.to_string(), ">".into()]).collect();
+        let text = format!("{open}{}", "<p>x".repeat(4000));
+        assert_eq!(markdown(&text).html, None);
+        // Those that are there three times at most are few.
+        let same = format!("**x** {}{}", "<b>".repeat(20), "<p>x".repeat(400));
+        assert!((same.len()..20 * same.len()).contains(&html(&same).len()));
+        let table = format!("{}\n{}\n{}", "|a".repeat(1000), "|-".repeat(1000), "|b\n".repeat(9000));
+        assert_eq!(markdown(&table).html, None);
+        let links = format!("{open}{}<a href=https://e.org>", "<p>x".repeat(10_000));
+        assert_eq!(super::links(&links), ["https://e.org"]);
     }
 
     #[test]

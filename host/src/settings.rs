@@ -10,6 +10,7 @@ mod secret;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
     path::PathBuf,
     time::Duration,
 };
@@ -321,6 +322,8 @@ pub struct Grants {
     pub tools: BTreeSet<String>,
     /// How much it may remember, where that is not the usual.
     pub kv: Kv,
+    /// Messages, edits and reactions in one room within a minute, where that is not the usual.
+    pub messages_per_minute: Option<NonZeroU32>,
 }
 
 /// A folder that a plugin may see, as `/files`.

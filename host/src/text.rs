@@ -6,13 +6,32 @@
 pub fn escaped(text: &str, limit: usize) -> String {
     let mut line = String::with_capacity(text.len().min(limit));
     for c in text.chars() {
-        if line.len() >= limit {
+        let before = line.len();
+        if hidden(c) {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+        if line.len() > limit {
+            line.truncate(before);
             line.push('…');
             break;
         }
-        if hidden(c) { line.extend(c.escape_default()) } else { line.push(c) }
     }
     line
+}
+
+/// What of a text stands in an error that names it.
+const NAMED: usize = 80;
+
+/// The beginning of a text that an error names: whoever wrote it may have written megabytes.
+#[must_use]
+pub fn beginning(text: &str) -> String {
+    let mut beginning: String = text.chars().take(NAMED).collect();
+    if beginning.len() < text.len() {
+        beginning.push('…');
+    }
+    beginning
 }
 
 /// Control characters, and those that turn a line into another one on a terminal: bidirectional controls and
@@ -83,5 +102,9 @@ mod tests {
     fn a_line_is_bounded() {
         assert_eq!(escaped("x y", 8), "x y");
         assert_eq!(escaped(&"x".repeat(100), 8), "xxxxxxxx…");
+        assert_eq!(escaped(&"x".repeat(8), 8), "xxxxxxxx");
+        // What takes several bytes is there as a whole or not at all.
+        assert_eq!(escaped("xxxxxxx\u{1b}", 8), "xxxxxxx…");
+        assert_eq!(escaped("xxxxxxxé", 8), "xxxxxxx…");
     }
 }

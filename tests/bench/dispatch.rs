@@ -13,6 +13,7 @@ mod dispatch_chat;
 mod installed;
 
 use std::{
+    num::NonZeroU32,
     path::Path,
     process::Command,
     sync::Arc,
@@ -20,7 +21,7 @@ use std::{
 };
 
 use anyhow::Result;
-use parlour::{Agent, Host, journal::sqlite::Sqlite, settings::Access};
+use parlour::{Agent, Host, engine::limits::Limits, journal::sqlite::Sqlite, settings::Access};
 
 use self::{bare::Bare, dispatch_chat::Loop};
 
@@ -90,6 +91,8 @@ async fn measure(component: Arc<[u8]>, durable: bool) -> Result<(Duration, Durat
     let access = Access { users: ["@alice:bench".parse()?].into(), ..Access::default() };
     let mut builder = Host::builder()
         .agent(Agent::new("agent".parse()?, chat).access(access))
+        // Nobody reads them.
+        .limits(Limits { messages: NonZeroU32::MAX, ..Limits::default() })
         .plugin("echo".parse()?, component.clone());
     if durable {
         let journal =

@@ -10,10 +10,13 @@ mod guests;
 #[expect(dead_code, reason = "the tests need more tools")]
 mod installed;
 
-use std::time::{Duration, Instant};
+use std::{
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
-use parlour::{Agent, Host, chat::memory::Rooms, id::RoomId, settings::Access};
+use parlour::{Agent, Host, chat::memory::Rooms, engine::limits::Limits, id::RoomId, settings::Access};
 
 const AGENT: &str = "@agent:memory";
 const ALICE: &str = "@alice:memory";
@@ -39,6 +42,8 @@ async fn measure() -> Result<()> {
     let access = Access { users: [ALICE.parse()?, BOB.parse()?].into(), ..Access::default() };
     let host = Host::builder()
         .agent(Agent::new("agent".parse()?, rooms.account(AGENT)).access(access))
+        // Nobody reads them.
+        .limits(Limits { messages: NonZeroU32::MAX, ..Limits::default() })
         .plugin("echo".parse()?, guests::example("echo"))
         .plugin("hostile".parse()?, guests::guest("hostile"))
         .build()

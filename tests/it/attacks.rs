@@ -1,13 +1,17 @@
 //! Attacks on the host, by number as in `tests/README.md`: each fails, and the next event is answered. Where the one
 //! defence against it can be taken away, it succeeds without it.
 
-use std::{net::TcpListener, time::Duration};
+use std::{
+    net::TcpListener,
+    num::NonZeroU32,
+    time::{Duration, Instant},
+};
 
-use parlour::engine::limits::Limits;
+use parlour::{engine::limits::Limits, settings::Grants};
 
 use crate::{
     guests::{component, example, guest, host, patched},
-    stage::{AGENT, ALICE, BOB, MALLORY, PATIENCE, Stage},
+    stage::{AGENT, ALICE, BOB, MALLORY, PATIENCE, Stage, granted},
 };
 
 async fn stage(limits: Limits) -> Stage {
@@ -93,6 +97,50 @@ async fn handles_that_are_never_dropped_end_with_the_instance() {
     let answer = stage.ask("/leak 5000").await;
     assert!(answer.starts_with("/leak: stopped: it crashed: "), "{answer}");
     still_serves(&stage).await;
+}
+
+/// 11: a message at every event. What is too much comes later, and nobody else waits for it.
+#[tokio::test]
+async fn a_plugin_says_so_much_a_minute_and_the_rest_comes_later() {
+    let talking = async |messages| {
+        let grants = Grants { messages_per_minute: NonZeroU32::new(messages), ..Grants::default() };
+        let guests = [("echo", example("echo")), ("hostile", guest("hostile"))];
+        Stage::start(&guests, |builder| builder.plugin_settings("echo".parse().unwrap(), granted(grants)))
+            .await
+    };
+    let stage = talking(6).await;
+    for number in 0..6 {
+        assert_eq!(stage.ask(&format!("/echo {number}")).await, number.to_string());
+    }
+    let seventh = stage.rooms.say(ALICE, &stage.room, "/echo seventh");
+    stage.noticed("plugin echo waits for agent agent: this plugin says too much in one room").await;
+    assert_eq!(stage.rooms.transcript(&stage.room).last().unwrap().id, seventh, "it has not answered");
+    let room = stage.rooms.create_direct(BOB, AGENT);
+    assert_eq!(stage.ask_as(BOB, &room, "/echo here").await, "here");
+    let began = Instant::now();
+    assert_eq!(stage.answer_to(&stage.room, &seventh).await.text, "seventh");
+    assert!(began.elapsed() > Duration::from_secs(5), "six a minute are one in ten seconds");
+    // The twin.
+    let stage = talking(1000).await;
+    for number in 0..100 {
+        assert_eq!(stage.ask(&format!("/echo {number}")).await, number.to_string());
+    }
+}
+
+/// 37: a clock by which the work of others on the same machine can be measured.
+#[tokio::test]
+async fn clocks_are_coarse_and_sleeping_works() {
+    let fine = stage(Limits { clock: Duration::from_nanos(1), ..usual() }).await;
+    let (said, coarse) = (fine.ask("/tick").await, stage(usual()).await);
+    let step: u64 = said.split_once(" ns").unwrap_or_else(|| panic!("{said}")).0.parse().unwrap();
+    assert!(step < 1_000_000 && said.ends_with("slept: true"), "{said}");
+    let said = coarse.ask("/tick").await;
+    for step in said.split(", ").take(2) {
+        let step: u64 = step.split_once(" ns").unwrap().0.parse().unwrap();
+        assert!(step >= 1_000_000 && step.is_multiple_of(1_000_000), "{said}");
+    }
+    assert!(said.ends_with("slept: true"), "{said}");
+    still_serves(&coarse).await;
 }
 
 /// 15: an id that the plugin makes up, and one of a message that somebody else wrote.

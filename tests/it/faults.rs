@@ -1,6 +1,6 @@
 //! Plugins that misbehave: each is contained and reported, and the next event is served.
 
-use std::{sync::Arc, time::Duration};
+use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
 use parlour::{engine::limits::Limits, notice::Notice};
 
@@ -102,7 +102,9 @@ async fn stop_overtakes_and_ends_the_handler_at_once() {
 
 #[tokio::test]
 async fn more_effects_than_allowed_are_refused() {
-    let stage = stage().await;
+    let limits = Limits { messages: NonZeroU32::MAX, cpu: Duration::from_secs(1), ..Limits::default() };
+    let guests = [("naughty", guest("naughty")), ("echo", example("echo"))];
+    let stage = Stage::start(&guests, |builder| builder.limits(limits)).await;
     let answer = stage.ask("/flood").await;
     assert_eq!(answer, "/flood: 100 effects are the most for one delivery");
     assert_eq!(stage.ask("/echo next").await, "next");

@@ -1,8 +1,11 @@
 //! Which files a plugin sees: those of one folder, as far as it was granted.
 
-use std::{fs, os::unix::fs::symlink, path::Path};
+use std::{fs, os::unix::fs::symlink, path::Path, time::Duration};
 
-use parlour::settings::{self, Grants, Plugin};
+use parlour::{
+    engine::limits::Limits,
+    settings::{self, Grants, Plugin},
+};
 
 use crate::{
     guests::{example, guest},
@@ -154,6 +157,29 @@ async fn a_folder_is_not_filled() {
         ["/fill 600000 /files/two", "/grow 600000 /files/three", "/sparse 1000000 /files/four", "/litter 500"]
     {
         assert_eq!(more.ask(attempt).await, "done", "{attempt}");
+    }
+}
+
+/// 37: a file that is touched now says what time it is.
+#[tokio::test]
+async fn when_a_file_was_changed_is_rounded_as_the_clocks_are() {
+    let folder = tempfile::tempdir().unwrap();
+    for (clock, coarse) in [(Duration::from_millis(1), true), (Duration::from_nanos(1), false)] {
+        let files = settings::Files { folder: folder.path().to_owned(), write: true, bytes: None };
+        let plugin =
+            Plugin { grants: Grants { files: Some(files), ..Grants::default() }, ..Plugin::default() };
+        let stage = Stage::start(&[("files", guest("files"))], |builder| {
+            let limits = Limits { clock, cpu: Duration::from_secs(1), ..Limits::default() };
+            builder.plugin_settings("files".parse().unwrap(), plugin).limits(limits)
+        })
+        .await;
+        let mut exact = 0;
+        for number in 0..5 {
+            stage.ask(&format!("/write /files/{number} x")).await;
+            let changed: u32 = stage.ask(&format!("/changed /files/{number}")).await.parse().unwrap();
+            exact += u32::from(!changed.is_multiple_of(1_000_000));
+        }
+        assert_eq!(exact == 0, coarse, "{exact} of 5");
     }
 }
 

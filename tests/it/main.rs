@@ -48,6 +48,7 @@ mod attacks;
 // Plugins are compiled in a process apart.
 mod compiling;
 mod faults;
+mod fuzz;
 // Files that are dropped in and replaced.
 mod swap;
 // Plugins in other languages than Rust.

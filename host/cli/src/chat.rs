@@ -4,6 +4,7 @@ mod editor;
 
 use std::{
     io::{BufRead, ErrorKind, IsTerminal, Write},
+    num::NonZeroU32,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -19,6 +20,7 @@ use nix::sys::termios;
 use parlour::{
     Agent, Host,
     chat::console::{Console, Printed},
+    engine::limits::Limits,
     id::{PluginName, UserId},
     notice::{Level, Notice, Notices},
     package,
@@ -80,6 +82,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     });
     let mut builder = Host::builder()
         .agent(Agent::new("parlour".parse()?, console).access(access.clone()))
+        // A file on its standard input is read faster than anybody types.
+        .limits(Limits { messages: NonZeroU32::MAX, ..Limits::default() })
         .notices(notices);
     if let Some(cache) = cache() {
         builder = builder.cache_if_possible(cache);

@@ -174,6 +174,18 @@ impl State {
         }
     }
 
+    /// Of a file that is touched now, the time is now. Who has read what is nobody's business: reading in an encrypted
+    /// room would be seen outside of it.
+    fn rounded(&self, about: types::DescriptorStat) -> types::DescriptorStat {
+        let round = |time: Option<_>| time.map(|time| self.clocks.round(time));
+        types::DescriptorStat {
+            data_access_timestamp: None,
+            data_modification_timestamp: round(about.data_modification_timestamp),
+            status_change_timestamp: round(about.status_change_timestamp),
+            ..about
+        }
+    }
+
     fn charged(
         &mut self,
         stream: Resource<DynOutputStream>,
@@ -201,6 +213,7 @@ struct Charged {
     budget: Arc<Budget>,
 }
 
+#[async_trait]
 impl OutputStream for Charged {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         if !self.budget.take(bytes.len() as u64) {
@@ -216,6 +229,11 @@ impl OutputStream for Charged {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         self.inner.check_write()
+    }
+
+    /// Waits for what is being written: nobody leaves it behind.
+    async fn cancel(&mut self) {
+        self.inner.cancel().await;
     }
 }
 
@@ -349,13 +367,13 @@ impl HostDescriptor for State {
     }
 
     async fn stat(&mut self, fd: Fd) -> FsResult<types::DescriptorStat> {
-        // Who has read what is nobody's business: reading in an encrypted room would be seen outside of it.
-        Ok(types::DescriptorStat { data_access_timestamp: None, ..self.filesystem().stat(fd).await? })
+        let about = self.filesystem().stat(fd).await?;
+        Ok(self.rounded(about))
     }
 
     async fn stat_at(&mut self, fd: Fd, how: PathFlags, path: String) -> FsResult<types::DescriptorStat> {
         let about = self.filesystem().stat_at(fd, how, path).await?;
-        Ok(types::DescriptorStat { data_access_timestamp: None, ..about })
+        Ok(self.rounded(about))
     }
 
     async fn set_times(

@@ -1,5 +1,11 @@
 //! `outbox`: what a handler wants done is queued here and leaves after the commit.
 
+use std::{
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
 use async_trait::async_trait;
 
 use super::{
@@ -13,6 +19,7 @@ use crate::{
     id::{AgentName, EventId, PluginName, RoomId, UserId},
     journal::{self, Known, Named},
     manifest::Permission,
+    rate::Rates,
     settings::Role,
 };
 
@@ -36,6 +43,20 @@ pub trait Messages: Send + Sync {
         plugin: &PluginName,
         name: &str,
     ) -> Result<Option<Named>, journal::Error>;
+}
+
+/// What a plugin has said lately, by agent, and by room or person.
+pub struct Said {
+    /// Within a minute, where its grants say nothing else.
+    pub usual: NonZeroU32,
+    lately: Mutex<Rates<(AgentName, String)>>,
+}
+
+impl Said {
+    /// Nothing yet.
+    pub fn new(usual: NonZeroU32) -> Self {
+        Self { usual, lately: Mutex::default() }
+    }
 }
 
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
@@ -186,7 +207,34 @@ impl State {
     fn queue(&mut self, effect: Effect) -> Result<u32, Error> {
         self.handling()?;
         let many = || error(ErrorKind::TooLarge, "100 effects are the most for one delivery");
+        if self.work.is_full(EFFECTS) {
+            return Err(many());
+        }
+        self.charge_message(&effect)?;
         self.work.queue(effect, EFFECTS).ok_or_else(many)
+    }
+
+    /// Whether the plugin may say one more thing there within this minute. What an earlier attempt of the same delivery
+    /// was charged is not charged again: one that comes back later gets on.
+    fn charge_message(&self, effect: &Effect) -> Result<(), Error> {
+        let Some(to) = place_of(effect) else { return Ok(()) };
+        let handling = self.handling()?;
+        let now = self.work.count(|effect| place_of(effect) == Some(to));
+        let mut charged = handling.spent.messages.lock().unwrap_or_else(PoisonError::into_inner);
+        let charged = charged.entry((handling.plugin.clone(), to.to_owned())).or_default();
+        if (now as u64) < u64::from(*charged) {
+            return Ok(());
+        }
+        let quota = handling.permissions.messages_per_minute().unwrap_or(self.said.usual);
+        let mut lately = self.said.lately.lock().unwrap_or_else(PoisonError::into_inner);
+        let taken = lately.take((handling.agent.clone(), to.to_owned()), quota, Instant::now());
+        taken.map_err(|wait| {
+            let wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).saturating_add(1);
+            let line = "this plugin says too much in one room within a minute";
+            Error { retry_after: Some(wait), ..error(ErrorKind::RateLimited, line) }
+        })?;
+        *charged += 1;
+        Ok(())
     }
 
     fn sent(&mut self, ordinal: u32) -> Result<&mut Effect, Error> {
@@ -317,6 +365,21 @@ impl State {
     }
 }
 
+/// The room or the person that an effect is seen by, if it is by anybody.
+fn place_of(effect: &Effect) -> Option<&str> {
+    let to = match effect {
+        Effect::Send { to, .. }
+        | Effect::Edit { to, .. }
+        | Effect::React { to, .. }
+        | Effect::Redact { to, .. } => to,
+        Effect::SetHome(_) => return None,
+    };
+    Some(match to {
+        effect::Target::Place(place) => place.room.as_str(),
+        effect::Target::Direct(user) => user.as_str(),
+    })
+}
+
 fn same_room(one: &effect::Target, other: &effect::Target) -> bool {
     match (one, other) {
         (effect::Target::Place(one), effect::Target::Place(other)) => one.room == other.room,
@@ -370,7 +433,7 @@ pub fn checked(body: Body) -> Result<effect::Body, Error> {
 
 /// Without what makes a text read otherwise than it is: the two characters that override its direction. Languages
 /// that are written from right to left need none of them.
-fn readable(text: String) -> String {
+pub fn readable(text: String) -> String {
     const OVERRIDES: [char; 2] = ['\u{202d}', '\u{202e}'];
     if text.contains(OVERRIDES) { text.replace(OVERRIDES, "") } else { text }
 }

@@ -70,10 +70,15 @@ impl Work {
         self.under_way.last().map(|mark| mark.call)
     }
 
+    /// Whether there are `most` effects.
+    pub fn is_full(&self, most: usize) -> bool {
+        self.effects.len() >= most
+    }
+
     /// Queues an effect, and answers its ordinal; none where there are `most` of them.
     pub fn queue(&mut self, effect: Effect, most: usize) -> Option<u32> {
         let (ordinal, call) = (self.effects.len(), self.running()?);
-        if ordinal >= most {
+        if self.is_full(most) {
             return None;
         }
         self.effects.push((call, effect));
@@ -89,10 +94,19 @@ impl Work {
 
     /// The newest effect of the running plugin's that fits, with its ordinal: another call of it may have queued it.
     pub fn newest(&self, fits: impl Fn(&Effect) -> bool) -> Option<(u32, &Effect)> {
-        let plugin = &self.calls.get(self.running()?)?.plugin;
-        let own = |call: usize| self.calls.get(call).is_some_and(|call| call.plugin == *plugin);
-        let at = self.effects.iter().rposition(|(call, effect)| own(*call) && fits(effect))?;
+        let at = self.effects.iter().rposition(|(call, effect)| self.is_own(*call) && fits(effect))?;
         Some((u32::try_from(at).ok()?, &self.effects[at].1))
+    }
+
+    /// How many effects of the running plugin's fit.
+    pub fn count(&self, fits: impl Fn(&Effect) -> bool) -> usize {
+        self.effects.iter().filter(|(call, effect)| self.is_own(*call) && fits(effect)).count()
+    }
+
+    /// Whether a call is of the plugin that runs.
+    fn is_own(&self, call: usize) -> bool {
+        let plugin = |call: usize| self.calls.get(call).map(|call| &call.plugin);
+        self.running().and_then(plugin) == plugin(call)
     }
 
     /// What was written under a key, if something was.

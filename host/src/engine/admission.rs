@@ -39,6 +39,10 @@ const WASI: [&str; 9] = [
 ];
 /// Names are looked at up to here.
 const NAME: usize = 200;
+/// Imports and exports, each: Python's have some 60.
+const NAMES: usize = 1000;
+/// So many names stand in an error.
+const NAMED: usize = 10;
 
 /// What a component says of itself, and what it imports and exports, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -92,7 +96,7 @@ pub enum Refused {
     #[error("it exports none of {CONTRACT}'s commands, messages, members and tools")]
     NothingHandled,
     /// It wants what this host does not have.
-    #[error("it imports what this host does not have: {}", .0.join(", "))]
+    #[error("it imports what this host does not have: {}", listed(.0))]
     Imports(Vec<String>),
     /// What it exports or imports has another shape than the contract says.
     #[error("it does not fit the contract: {0}")]
@@ -210,11 +214,13 @@ pub fn surface(bytes: &[u8]) -> Result<Surface, Refused> {
             }
             Payload::ComponentImportSection(imports) if depth == 0 => {
                 for import in imports {
+                    few(&surface.imports)?;
                     surface.imports.push(shown(import.map_err(|error| broken(&error))?.name.name));
                 }
             }
             Payload::ComponentExportSection(exports) if depth == 0 => {
                 for export in exports {
+                    few(&surface.exports)?;
                     surface.exports.push(shown(export.map_err(|error| broken(&error))?.name.name));
                 }
             }
@@ -271,6 +277,24 @@ impl Surface {
     }
 }
 
+/// Whether there may be one more.
+fn few(names: &[String]) -> Result<(), Refused> {
+    if names.len() < NAMES {
+        Ok(())
+    } else {
+        Err(Refused::Invalid(format!("it imports or exports more than {NAMES} things")))
+    }
+}
+
+/// The first ones, and how many more there are.
+fn listed(names: &[String]) -> String {
+    let first = names.iter().take(NAMED).map(String::as_str).collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first}, and {more} more"),
+    }
+}
+
 /// A name as it can be shown: nothing has validated it yet.
 fn shown(name: &str) -> String {
     escaped(name, NAME)
@@ -291,7 +315,7 @@ fn broken(error: &wasmparser::BinaryReaderError) -> Refused {
     if error.message().contains("unexpected end") {
         Refused::Truncated
     } else {
-        Refused::Invalid(error.message().to_owned())
+        Refused::Invalid(escaped(error.message(), NAME))
     }
 }
 

@@ -8,12 +8,14 @@ use crate::{
         bindings::exports::parlour::plugin::{commands, members, tools},
         directory::role,
         media::handle,
+        outbox::readable,
         types,
     },
     command::{Argument, Command, Parameter},
     event::{AttachmentKind, DeviceTrust, Kind, Membership, Message},
     id::UserId,
     settings::Role,
+    text,
     tool::Tool,
 };
 
@@ -24,6 +26,8 @@ const COMMANDS: usize = 64;
 const TOOLS: usize = 64;
 /// In an error's `code`: it comes from a tool, or is about one.
 pub const OF_A_TOOL: &str = "tool";
+/// Bytes of all their schemas: each is read here, and what is in them takes time.
+const SCHEMAS: usize = 32 * 1024;
 
 /// An invocation of a command.
 pub fn invocation(
@@ -184,6 +188,10 @@ pub fn commands(declared: Vec<types::Command>) -> Result<Vec<Arc<Command>>, Stri
     if declared.len() > COMMANDS {
         return Err(format!("it declares {} commands; {COMMANDS} are the most", declared.len()));
     }
+    let parameters = declared.iter().flat_map(|command| &command.parameters);
+    if parameters.map(|parameter| parameter.schema.len()).sum::<usize>() > SCHEMAS {
+        return Err(format!("the schemas of its commands have at most {} KiB", SCHEMAS / 1024));
+    }
     let mut commands: Vec<Arc<Command>> = Vec::with_capacity(declared.len());
     for command in declared {
         if commands.iter().any(|known| known.name == command.name) {
@@ -201,7 +209,7 @@ pub fn commands(declared: Vec<types::Command>) -> Result<Vec<Arc<Command>>, Stri
                 Parameter::new(parameter.name, parameter.description, parameter.schema, parameter.required)
             })
             .collect::<Result<_, _>>()
-            .map_err(|reason| format!("command {:?}: {reason}", command.name))?;
+            .map_err(|reason| format!("command {:?}: {reason}", text::beginning(&command.name)))?;
         let checked = Command::new(command.name, command.description, parameters, role);
         commands.push(Arc::new(checked.map_err(|error| error.to_string())?));
     }
@@ -253,8 +261,50 @@ pub fn guest_error(error: types::Error, a_tool_failed: bool) -> GuestError {
         .collect();
     GuestError {
         kind,
-        message,
+        message: readable(message),
         word: error.kind,
         retry_after: error.retry_after.map(|after| Duration::from_millis(after.into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::capability::error;
+
+    /// It is shown to people as a message is.
+    #[test]
+    fn what_a_guest_says_of_an_error_is_bounded_and_not_turned_around() {
+        let said = guest_error(error(types::ErrorKind::Invalid, "good\u{202e}live"), false);
+        assert_eq!((said.kind, said.message.as_str()), (GuestErrorKind::Refused, "goodlive"));
+        let said = guest_error(error(types::ErrorKind::Internal, "é".repeat(100_000)), false);
+        assert_eq!((said.kind, said.message.len()), (GuestErrorKind::Failed, MESSAGE));
+    }
+
+    #[test]
+    fn what_is_declared_has_a_size() {
+        let parameter = |schema: &str| types::Parameter {
+            name: "a".into(),
+            description: String::new(),
+            schema: schema.into(),
+            required: true,
+            extra: None,
+        };
+        let command = |name: &str, parameters| types::Command {
+            name: name.into(),
+            description: String::new(),
+            parameters,
+            role: types::Role::User,
+            extra: None,
+        };
+        let schema = format!(r#"{{"enum":["{}"]}}"#, "x".repeat(4000));
+        let many = (0..9).map(|number| command(&format!("c{number}"), vec![parameter(&schema)]));
+        assert_eq!(
+            commands(many.clone().collect()).unwrap_err(),
+            "the schemas of its commands have at most 32 KiB"
+        );
+        assert_eq!(commands(many.take(8).collect()).unwrap().len(), 8);
+        let long = commands(vec![command(&"x".repeat(1_000_000), vec![parameter("{")])]).unwrap_err();
+        assert!(long.len() < 300, "{long}");
     }
 }

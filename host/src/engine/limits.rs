@@ -1,6 +1,7 @@
 //! What a call may take. Each limit is on by default, with its reason beside it.
 
 use std::{
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -46,6 +47,12 @@ pub struct Limits {
     /// Instances of tools at the same time, beside those: whoever calls a tool holds an instance until it has ended. Of
     /// one plugin's tools as many run as of its other instances.
     pub tools: usize,
+    /// Messages, edits and reactions of one plugin in one room, within a minute, where its grants say nothing else: more
+    /// than anybody reads, and more than a homeserver takes for long.
+    pub messages: NonZeroU32,
+    /// What clocks of guests are rounded down to: waiting is not more exact, and what others do on the same machine is
+    /// not to be measured.
+    pub clock: Duration,
 }
 
 impl Default for Limits {
@@ -63,6 +70,8 @@ impl Default for Limits {
             instances: 256,
             instances_per_plugin: 64,
             tools: 128,
+            messages: const { NonZeroU32::new(60).expect("it is not zero") },
+            clock: Duration::from_millis(1),
         }
     }
 }

@@ -3,7 +3,14 @@
 use std::path::{Path, PathBuf};
 
 use super::{Settings, homeserver};
-use crate::mistake;
+use crate::{
+    manifest::{DEEPEST, depth},
+    mistake,
+    text::escaped,
+};
+
+/// Bytes of a place, and of what is wrong there.
+const REASON: usize = 1024;
 
 /// Settings that cannot be used: one line with file, line and column.
 #[derive(Debug, thiserror::Error)]
@@ -62,6 +69,28 @@ pub fn parse(
     text: &str,
     env: impl IntoIterator<Item = (String, String)>,
 ) -> Result<Settings, SettingsError> {
+    parsed(name, text, env).map_err(|error| match error {
+        SettingsError::Invalid { place, reason } => {
+            SettingsError::Invalid { place: escaped(&place, REASON), reason: escaped(&reason, REASON) }
+        }
+        unreadable @ SettingsError::Unreadable { .. } => unreadable,
+    })
+}
+
+fn parsed(
+    name: &str,
+    text: &str,
+    env: impl IntoIterator<Item = (String, String)>,
+) -> Result<Settings, SettingsError> {
+    // Whoever reads it afterwards does so recursively.
+    let shallow = |place: &str, depth: usize| match depth {
+        0..=DEEPEST => Ok(()),
+        _ => Err(SettingsError::Invalid {
+            place: place.into(),
+            reason: format!("its tables are more than {DEEPEST} deep"),
+        }),
+    };
+    shallow(name, depth(text))?;
     // Parsed as it stands first: only then do errors have a line.
     let settings: Settings = toml::from_str(text).map_err(|error| invalid(name, text, &error))?;
     let overrides: Vec<_> = env
@@ -69,6 +98,9 @@ pub fn parse(
         .filter_map(|(key, value)| Some((key.strip_prefix("PARLOUR_")?.to_owned(), value)))
         .filter(|(key, _)| is_setting(key))
         .collect();
+    for (key, value) in &overrides {
+        shallow(&format!("environment (PARLOUR_{key})"), key.split("__").count() + depth(value))?;
+    }
     let settings = if overrides.is_empty() {
         settings
     } else {

@@ -22,6 +22,7 @@ impl Commands for Files {
             rest("litter", "COUNT: makes so many files"),
             rest("list", "PATH"),
             rest("hold", "COUNT PATH: opens it so often, and says how often"),
+            rest("changed", "PATH: nanoseconds of the second in which it was"),
             rest("remove", "PATH"),
             rest("rename", "PATH PATH"),
             rest("link", "PATH PATH: a second name"),
@@ -79,6 +80,10 @@ fn done(name: &str, rest: &str) -> std::io::Result<String> {
         "hold" => {
             let open: Vec<_> = (0..number()).map_while(|_| File::open(second).ok()).collect();
             return Ok(open.len().to_string());
+        }
+        "changed" => {
+            let changed = fs::metadata(rest)?.modified()?.duration_since(std::time::UNIX_EPOCH);
+            return Ok(changed.map_err(std::io::Error::other)?.subsec_nanos().to_string());
         }
         "remove" => fs::remove_file(rest)?,
         "rename" => fs::rename(first, second)?,

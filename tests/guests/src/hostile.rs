@@ -8,7 +8,10 @@ use std::{
 };
 
 use parlour_plugin::prelude::*;
-use wasip2::clocks::monotonic_clock::subscribe_duration;
+use wasip2::clocks::{
+    monotonic_clock::{now, subscribe_duration},
+    wall_clock,
+};
 
 struct Hostile;
 
@@ -29,6 +32,7 @@ impl Commands for Hostile {
             rest("leak", "Takes so many handles and drops none"),
             rest("look", "Looks around on the machine"),
             rest("connect", "Connects to an address"),
+            rest("tick", "Measures the smallest step of its clocks"),
             rest("remember", "Keeps something in memory"),
             rest("steal", "Reads a key of somebody else's"),
             rest("pretend", "Answers what others have said, by a name that it makes up"),
@@ -70,6 +74,16 @@ impl Commands for Hostile {
                 Ok(_) => "connected".to_owned(),
                 Err(error) => format!("{:?}, and {:?}", error.kind(), call.rest.to_socket_addrs().is_ok()),
             },
+            "tick" => {
+                let before = now();
+                subscribe_duration(20_000_000).block();
+                let slept = now() - before >= 19_000_000;
+                let wall = || {
+                    let now = wall_clock::now();
+                    now.seconds * 1_000_000_000 + u64::from(now.nanoseconds)
+                };
+                format!("{} ns, {} ns, slept: {slept}", step(now), step(wall))
+            }
             "remember" => format!("{}", CALLS.fetch_add(1, Relaxed) + 1),
             "steal" => {
                 for key in ["../deeds/count", "plugin:deeds/count", "deeds\0count", "count"] {
@@ -93,6 +107,26 @@ impl Commands for Hostile {
         outbox::say(said)?;
         Ok(())
     }
+}
+
+/// The smallest of a clock's next steps.
+fn step(clock: impl Fn() -> u64) -> u64 {
+    let next = |from: u64| {
+        loop {
+            let now = clock();
+            if now != from {
+                return now;
+            }
+        }
+    };
+    let mut at = next(clock());
+    let steps = (0..20).map(|_| {
+        let after = next(at);
+        let step = after - at;
+        at = after;
+        step
+    });
+    steps.min().unwrap_or_default()
 }
 
 /// Uses the stack at every level.
