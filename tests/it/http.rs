@@ -11,6 +11,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use parlour::{
     HostBuilder,
     engine::limits::Limits,
@@ -385,3 +386,25 @@ async fn a_secret_goes_to_its_audience_and_nowhere_else() {
         );
     }
 }
+/// 22: a server that decodes what it was sent, before it echoes it.
+#[tokio::test]
+async fn credentials_do_not_come_back_decoded() {
+    let web = Web::start().await;
+    let (user, password) = ("somebody", "open/sesame");
+    let mut plugin = with_secret(&web, &web.origin());
+    let secret = plugin.secrets.get_mut("api-key").unwrap();
+    secret.value = SecretText::Literal(STANDARD.encode(format!("{user}:{password}")));
+    secret.header = "Authorization: Basic {}".into();
+    let stage = stage(plugin, |builder| builder).await;
+    for path in ["basic", "echo", "base64"] {
+        let said = stage.ask(&format!("/fetch GET {}/{path}", web.origin())).await;
+        assert!(said.starts_with("200") && said.contains("[secret]"), "{path}: {said}");
+        let again = STANDARD.encode(format!("x{user}:{password}"));
+        for part in [user, password, &again[4..12], &STANDARD.encode(user)[..10]] {
+            assert!(!said.contains(part), "{path}, {part}: {said}");
+        }
+        let searched = stage.ask(&format!("/search emases/nepo GET {}/{path}", web.origin())).await;
+        assert!(searched.starts_with("0 in memory"), "{path}: {searched}");
+    }
+}
+
