@@ -577,7 +577,7 @@ impl Engine {
         });
         let wasi = wasi.build();
         let counts = Arc::<Mutex<Counts>>::default();
-        let mut http = Http::new(self.clients.clone(), plugin.secrets.clone());
+        let mut http = Http::new(self.clients.of(&plugin.listing.plugin), plugin.secrets.clone());
         if let Some(handling) = &handling {
             http = http.with(handling, counts.clone());
         }
