@@ -527,6 +527,11 @@ impl Engine {
         self.limits.component
     }
 
+    /// How long a host call waits for the journal.
+    pub fn lookup(&self) -> Duration {
+        self.limits.lookup
+    }
+
     /// The component compiled, and its code where that is not kept yet.
     async fn component(
         self: &Arc<Self>,
