@@ -43,7 +43,7 @@ use crate::{
         self,
         bindings::exports::parlour::plugin::{commands, members, messages, tools},
         clocks::Clocks,
-        files::{Budgets, Files},
+        files::{Files, Folders},
         http::{Http, client::Clients},
         logging::Log,
         media::Room,
@@ -90,6 +90,8 @@ pub struct Engine {
     background: Background,
     /// How plugins' requests leave.
     clients: Arc<Clients>,
+    /// What is in the folders that they write to.
+    folders: Folders,
     notices: Notices,
     tally: Arc<Tally>,
 }
@@ -109,7 +111,6 @@ pub struct Plugin {
     pub permissions: Arc<Permissions>,
     config: Arc<BTreeMap<String, String>>,
     secrets: Arc<Secrets>,
-    budgets: Budgets,
     room: Room,
     /// How much it says.
     said: Arc<Said>,
@@ -296,6 +297,7 @@ impl Engine {
             ticker,
             background,
             clients,
+            folders: Folders::default(),
             notices,
             tally,
         })
@@ -362,7 +364,6 @@ impl Engine {
             permissions: Arc::new(permissions),
             config: Arc::new(config),
             secrets: Arc::new(secrets),
-            budgets: Budgets::default(),
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
             limits: self.limits.of(wanted, settings.limits),
@@ -526,6 +527,11 @@ impl Engine {
         self.limits.component
     }
 
+    /// How long a host call waits for the journal.
+    pub fn lookup(&self) -> Duration {
+        self.limits.lookup
+    }
+
     /// The component compiled, and its code where that is not kept yet.
     async fn component(
         self: &Arc<Self>,
@@ -568,7 +574,7 @@ impl Engine {
         let clocks = Clocks::new(self.limits.clock);
         clocks.give(&mut wasi);
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
-            Files::open(permissions, event.room.encrypted, &plugin.budgets, &mut wasi)
+            Files::open(permissions, event.room.encrypted, &self.folders, &mut wasi)
         });
         let files = files.unwrap_or_else(|| Ok(Files::default())).unwrap_or_else(|reason| {
             self.notices.say(Notice::PluginFiles { plugin: plugin.listing.plugin.clone(), reason });
@@ -576,7 +582,7 @@ impl Engine {
         });
         let wasi = wasi.build();
         let counts = Arc::<Mutex<Counts>>::default();
-        let mut http = Http::new(self.clients.clone(), plugin.secrets.clone());
+        let mut http = Http::new(self.clients.of(&plugin.listing.plugin), plugin.secrets.clone());
         if let Some(handling) = &handling {
             http = http.with(handling, counts.clone());
         }

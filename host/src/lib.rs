@@ -79,6 +79,7 @@ mod kept;
 mod lane;
 pub mod lock;
 mod outbox;
+pub mod owner;
 mod record;
 mod registry;
 mod standing;

@@ -21,6 +21,7 @@ use crate::{
     manifest::{Asks, Permission},
     mistake,
     origin::Pattern,
+    owner,
     signature::Publisher,
     tool,
 };
@@ -279,6 +280,7 @@ impl LockFile {
         let text = toml::to_string(&lock).map_err(|error| format!("{}: {error}", self.path.display()))?;
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(place)?;
         file.write_all(format!("{HEAD}{text}").as_bytes()).map_err(place)?;
+        owner::inherit(file.as_file(), folder).map_err(place)?;
         file.as_file().sync_all().map_err(place)?;
         file.persist(&self.path).map_err(|error| place(error.error))?;
         Ok(lock)

@@ -441,7 +441,8 @@ fn where_requests_go_is_shown_and_granted() {
     let said = plugin(folder, &["add", "weather.wasm", "--grant", "http"]);
     let shown = text(&said.stdout);
     for line in [
-        "What is said in encrypted rooms does not leave them by http: --grant encrypted lets it.\n",
+        "What it hears in encrypted rooms does not leave them; --grant encrypted lets it, all of these ways: \
+         by HTTP requests, to the agent's home, by edits of what it wrote elsewhere.\n",
         "It needs the secret api-key. Bind it:\n\n    [plugins.weather.secrets.api-key]\n    value = { env = \"NAME\" }\n    audience = \"https://api.weather.example\"\n",
     ] {
         assert!(shown.contains(line), "{line}: {shown}");
@@ -462,4 +463,78 @@ fn where_requests_go_is_shown_and_granted() {
         "{said:?}"
     );
     assert!(text(&said.stderr).contains("it asks for http, which nobody has granted or denied"), "{said:?}");
+}
+
+#[test]
+fn what_is_granted_is_written_down_as_it_was_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let manifest = "name = \"notes\"\nversion = \"1.0.0\"\ndescription = \"\"\n[asks.outbox]\n[asks.kv]\n\
+                    [asks.files]\nwrite = true\nreason = \"Keeps notes\"\n";
+    let notes = parlour::package::embed(component("files"), manifest).unwrap();
+    fs::write(folder.join("notes.wasm"), &notes).unwrap();
+    fs::create_dir(folder.join("settings")).unwrap();
+    fs::write(folder.join("settings/parlour.toml"), "").unwrap();
+    let config = ["-c", "settings/parlour.toml"];
+    let add = |more: &[&str]| plugin(folder, &[&["add", "notes.wasm"], &config[..], more].concat());
+
+    let said = add(&["--deny", "llm"]);
+    assert_eq!(text(&said.stderr), "parlour: --deny: it does not ask for llm\n");
+    let said = add(&["--grant", "files=mine"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    // All ways out, those that need no grant as well.
+    let ways = "all of these ways: into files, to the agent's home, by edits of what it wrote elsewhere, \
+                in its memory, which it has in every room.\n";
+    assert!(text(&said.stdout).contains(ways), "{}", text(&said.stdout));
+    let settings = parlour::settings::load(&folder.join("settings/parlour.toml")).unwrap();
+    let granted = settings.plugins["notes"].grants.files.as_ref().unwrap();
+    assert_eq!(granted.folder, folder.canonicalize().unwrap().join("mine"));
+    // Where the settings are it stays as it was written.
+    fs::write(folder.join("parlour.toml"), "").unwrap();
+    assert!(plugin(folder, &["add", "notes.wasm", "--grant", "files=mine"]).status.success());
+    let written = fs::read_to_string(folder.join("parlour.toml")).unwrap();
+    assert!(written.contains("folder = \"mine\""), "{written}");
+}
+
+#[test]
+fn which_of_several_components_is_meant_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::create_dir_all(folder.join("plugins/notes")).unwrap();
+    fs::write(folder.join("parlour.toml"), "").unwrap();
+    let manifest = "name = \"notes\"\nversion = \"1.0.0\"\ndescription = \"\"\n[asks.outbox]\n";
+    fs::write(folder.join("plugins/notes/plugin.toml"), manifest).unwrap();
+    for name in ["one.wasm", "other.wasm"] {
+        fs::write(folder.join("plugins/notes").join(name), component("files")).unwrap();
+    }
+    let which = "plugins/notes/notes.wasm: there is no such component, and several others: the one that is meant has \
+                 the name of its folder\n";
+    for arguments in [["check", "notes"], ["add", "plugins/notes"], ["inspect", "plugins/notes"]] {
+        let said = plugin(folder, &arguments);
+        assert_eq!(said.status.code(), Some(2), "{said:?}");
+        assert!(text(&said.stderr).ends_with(which), "{}", text(&said.stderr));
+    }
+    fs::rename(folder.join("plugins/notes/one.wasm"), folder.join("plugins/notes/notes.wasm")).unwrap();
+    assert!(plugin(folder, &["check", "notes"]).status.success());
+}
+
+#[test]
+fn what_root_adds_belongs_to_whom_the_folder_belongs_to() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    const SOMEBODY: u32 = 12_345;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("parlour.toml"), "").unwrap();
+    fs::write(folder.join("deeds.wasm"), guest("deeds")).unwrap();
+    for path in [folder, &folder.join("parlour.toml")] {
+        if chown(path, Some(SOMEBODY), Some(SOMEBODY)).is_err() {
+            // Only root can give anything away, and so can only root write what is somebody else's.
+            return;
+        }
+    }
+    let said = plugin(folder, &["add", "deeds.wasm", "--grant", "llm", "--audit-only"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    for path in ["parlour.toml", "parlour.lock", "plugins", "plugins/deeds.wasm"] {
+        assert_eq!(fs::metadata(folder.join(path)).unwrap().uid(), SOMEBODY, "{path}");
+    }
 }

@@ -10,6 +10,7 @@
 
 // The harness.
 mod guests;
+mod hanging;
 mod host;
 mod installed;
 mod model;

@@ -202,7 +202,10 @@ impl Running {
         let waiting = delivery.waiting;
         let name = &self.agent.name;
         let home = self.journalled(|| self.shared.journal.home(name)).await;
-        let journal = Arc::new(FromJournal(self.shared.journal.clone()));
+        let journal = Arc::new(FromJournal {
+            journal: self.shared.journal.clone(),
+            within: self.shared.engine.lookup(),
+        });
         Handling {
             agent: name.clone(),
             agent_id: self.identity().user.clone(),
