@@ -49,7 +49,9 @@ impl Running {
                 self.outbox.is_encrypted(&arrival.event.room.id);
             }
             let Some(sequence) = sequence else {
-                self.agent.chat.ended(&arrival.event.id);
+                if matches!(arrival.verdict, Verdict::Deny(_)) {
+                    self.agent.chat.ended(&arrival.event.id);
+                }
                 continue;
             };
             let Arrival { event, session, .. } = arrival;

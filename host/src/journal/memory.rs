@@ -530,7 +530,10 @@ mod tests {
         journal.receive(&agent, &later, &Position("there".into())).await.unwrap();
         let ledger = journal.ledger();
         let agent = &ledger.agents[&agent];
-        assert_eq!((agent.received.len(), agent.known.len(), agent.committed.len()), (REMEMBERED, REMEMBERED, 0));
+        assert_eq!(
+            (agent.received.len(), agent.known.len(), agent.committed.len()),
+            (REMEMBERED, REMEMBERED, 0)
+        );
     }
 
     #[test]
@@ -546,7 +549,10 @@ mod tests {
             let id = EffectId { delivery, ordinal: Some(0) };
             agent.accepted(Delivered { id, event: event(number), name: Some((plugin.clone(), name)) });
         }
-        assert_eq!((agent.accepted.len(), agent.messages.len(), agent.sent.len()), (REMEMBERED, REMEMBERED, REMEMBERED));
+        assert_eq!(
+            (agent.accepted.len(), agent.messages.len(), agent.sent.len()),
+            (REMEMBERED, REMEMBERED, REMEMBERED)
+        );
         assert!(!agent.messages.contains_key(&event(0)));
         assert_eq!(agent.named[&plugin].keys().collect::<Vec<_>>(), ["newest"]);
         let id = EffectId { delivery: DeliveryId::parse("again").unwrap(), ordinal: Some(0) };
