@@ -233,7 +233,9 @@ mod tests {
         take(&mut taken).await;
         assert_eq!(taken.len(), 1 + WAITING + 1, "each end makes room for one");
         while !typing.is_finished() {
-            taken.iter().for_each(|event| console.ended(&event.id));
+            for event in &taken {
+                console.ended(&event.id);
+            }
             take(&mut taken).await;
         }
         assert_eq!(taken.len(), 1 + 3 * WAITING);
