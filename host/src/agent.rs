@@ -217,7 +217,11 @@ impl Running {
                 }
             };
             match batch {
-                Ok(batch) => self.take_in(batch).await,
+                Ok(batch) => {
+                    self.take_in(batch).await;
+                    // Where there is always another batch, what was taken in has its turn all the same.
+                    tokio::task::yield_now().await;
+                }
                 Err(Ended::Closed) => break Finished::Closed,
                 Err(Ended::Lost(reason)) => {
                     // Nothing can be sent any more: what has not ended is run again when the account is back.

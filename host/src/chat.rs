@@ -68,6 +68,13 @@ pub trait Chat: Send + Sync + 'static {
     /// Shows that the agent has read up to an event. Returns at once; a failure is nobody's trouble.
     fn read(&self, room: &RoomId, event: &EventId, thread: Option<&EventId>);
 
+    /// An event that was handed over has ended: nothing more is done about it. Returns at once. What has not ended when the
+    /// host does may end without a word. A chat that hands over only so much at a time waits for it; the others need
+    /// not have it.
+    fn ended(&self, event: &EventId) {
+        let _ = event;
+    }
+
     /// Accepts an invitation, or declines it by leaving.
     ///
     /// # Errors

@@ -4,14 +4,30 @@
 use std::{
     net::TcpListener,
     num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
-use parlour::{engine::limits::Limits, settings::Grants};
+use async_trait::async_trait;
+use parlour::{
+    Agent,
+    chat::{
+        Chat, Ended, Identity, SendError, StartError,
+        memory::{Memory, Rooms},
+    },
+    effect::Outgoing,
+    engine::limits::Limits,
+    event::{Batch, Position},
+    id::{EventId, RoomId, UserId},
+    settings::Grants,
+};
 
 use crate::{
     guests::{component, example, guest, host, patched},
-    stage::{AGENT, ALICE, BOB, MALLORY, PATIENCE, Stage, granted},
+    stage::{AGENT, ALICE, BOB, MALLORY, PATIENCE, Stage, access, granted},
 };
 
 async fn stage(limits: Limits) -> Stage {
@@ -134,6 +150,65 @@ async fn a_plugin_says_so_much_a_minute_and_the_rest_comes_later() {
     for number in 0..10 {
         assert_eq!(stage.ask(&format!("/echo {number}")).await, number.to_string());
     }
+}
+
+/// A chat in which somebody has always said something more.
+struct Talkative {
+    account: Memory,
+    rooms: Rooms,
+    room: RoomId,
+    said: Arc<AtomicU32>,
+}
+
+const MUCH: u32 = 20_000;
+
+#[async_trait]
+impl Chat for Talkative {
+    async fn start(&self, from: Option<Position>) -> Result<Identity, StartError> {
+        self.account.start(from).await
+    }
+
+    async fn next(&self) -> Result<Batch, Ended> {
+        if self.said.fetch_add(2, Relaxed) < MUCH {
+            self.rooms.say(ALICE, &self.room, "/echo again");
+            self.rooms.say(ALICE, &self.room, "/echo and again");
+        }
+        self.account.next().await
+    }
+
+    async fn send(&self, outgoing: &Outgoing) -> Result<EventId, SendError> {
+        self.account.send(outgoing).await
+    }
+
+    fn typing(&self, room: &RoomId, on: bool) {
+        self.account.typing(room, on);
+    }
+
+    fn read(&self, room: &RoomId, event: &EventId, thread: Option<&EventId>) {
+        self.account.read(room, event, thread);
+    }
+
+    async fn answer(&self, room: &RoomId, accept: bool) -> Result<(), SendError> {
+        self.account.answer(room, accept).await
+    }
+
+    async fn direct(&self, user: &UserId) -> Result<RoomId, SendError> {
+        self.account.direct(user).await
+    }
+}
+
+/// 11: a flood from outside. What came first is answered while it goes on.
+#[tokio::test]
+async fn who_never_stops_talking_is_answered_meanwhile() {
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let said = Arc::<AtomicU32>::default();
+    let (account, within) = (rooms.account(AGENT), room.clone());
+    let chat = Talkative { account, rooms: rooms.clone(), room: within, said: said.clone() };
+    let agent = Agent::new("agent".parse().unwrap(), chat).access(access());
+    let stage = Stage::start_with(rooms, room, agent, &[("echo", example("echo"))], |builder| builder).await;
+    stage.until(&stage.room, |lines| lines.iter().any(|line| line.sender.as_str() == AGENT)).await;
+    assert!(said.load(Relaxed) < MUCH, "the first answer comes behind all questions");
 }
 
 /// 37: a clock by which the work of others on the same machine can be measured.

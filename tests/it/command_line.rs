@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, Output, Stdio},
@@ -199,14 +199,11 @@ fn bytes_that_are_no_text_end_nothing() {
     assert_eq!(text(&output.stdout), "one\n\u{fffd}\u{fffd}\nthree\n");
 }
 
-/// `yes | parlour chat | head -1`, and the like; of `yes` so much that it is soon read, since a chat keeps all that it was
-/// told and has not answered.
+/// `yes | parlour chat | head -1`, and the like.
 #[test]
 fn a_reader_who_has_seen_enough_ends_it_quietly() {
     let cache = crate::guests::target().join("test-tools");
-    for command in
-        ["yes '/echo more' | head -500 | $PARLOUR chat | head -1", "$PARLOUR plugin inspect $ECHO | head -1"]
-    {
+    for command in ["yes '/echo more' | $PARLOUR chat | head -1", "$PARLOUR plugin inspect $ECHO | head -1"] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("echo.wasm");
         fs::write(&file, example("echo")).unwrap();
@@ -215,6 +212,56 @@ fn a_reader_who_has_seen_enough_ends_it_quietly() {
         let output = finish(shell.env("ECHO", &file).env("XDG_CACHE_HOME", &cache), "");
         assert_eq!((text(&output.stdout).lines().count(), text(&output.stderr)), (1, String::new()));
     }
+}
+
+/// What has not been answered waits outside, and what was answered is forgotten some day.
+#[test]
+fn a_flood_costs_no_memory() {
+    const KIB: u64 = 1024;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
+    command.arg("chat").env("XDG_CACHE_HOME", crate::guests::target().join("test-tools"));
+    let mut chat = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+    let group = Pid::from_raw(chat.id().cast_signed());
+    let (ended, end) = mpsc::channel::<()>();
+    thread::spawn(move || end.recv_timeout(PATIENCE).is_err().then(|| killpg(group, Signal::SIGKILL)));
+    let mut says = chat.stdin.take().unwrap();
+    let line = format!("{}\n", "x".repeat(1000));
+    let flood = thread::spawn(move || while says.write_all(line.as_bytes()).is_ok() {});
+    let status = format!("/proc/{}/status", chat.id());
+    let mut answers = BufReader::new(chat.stdout.take().unwrap()).lines();
+    let mut after = |count| {
+        let expected = "I answer commands only. /help lists them.";
+        let answered = answers.by_ref().take(count).filter(|answer| answer.as_deref().ok() == Some(expected));
+        assert_eq!(answered.count(), count);
+        let status = fs::read_to_string(&status).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / KIB
+    };
+    let (early, late) = (after(12_000), after(12_000));
+    chat.kill().unwrap();
+    chat.wait().unwrap();
+    flood.join().unwrap();
+    drop(ended);
+    assert!(late < early + 16, "{early} MiB after 12,000 lines, {late} MiB after as many again");
+}
+
+#[test]
+fn what_is_too_long_for_a_line_is_left_out() {
+    let longest = format!("/echo {}", "x".repeat(1000));
+    let input = format!("{}\n{longest}\n{}", "y".repeat(10_000_000), "z".repeat(100_000));
+    let output = parlour(&["chat"], &input);
+    assert_eq!(text(&output.stdout), format!("{}\n", "x".repeat(1000)));
+    assert_eq!(text(&output.stderr), "a line of more than 64 KiB is left out\n".repeat(2));
+}
+
+/// What waits for its turn does not wait for this.
+#[test]
+fn stop_on_a_pipe_overtakes_what_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("naughty.wasm"), guest("naughty")).unwrap();
+    let input = format!("/wait\n{}/stop\n", "/echo then\n".repeat(200));
+    let output = parlour(&["chat", "--plugins", folder.path().to_str().unwrap()], &input);
+    assert_eq!(text(&output.stdout), format!("Stopped.\n{}", "then\n".repeat(200)));
 }
 
 #[test]

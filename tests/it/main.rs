@@ -46,6 +46,7 @@ mod audit;
 mod control;
 // Plugins that misbehave are contained.
 mod attacks;
+mod attacks_in_languages;
 // Plugins are compiled in a process apart.
 mod compiling;
 mod faults;

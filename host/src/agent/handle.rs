@@ -79,13 +79,13 @@ impl Running {
     }
 
     /// The answer to a `/stop`: what it has stopped says so itself.
-    pub(super) async fn answer_stop(&self, waiting: Waiting, stopped: bool) {
+    pub(super) async fn answer_stop(&self, waiting: &Waiting, stopped: bool) {
         // In a room of many, nobody can know who was meant.
         let asked = waiting.event.room.direct || self.addressed(&waiting.event).mentioned;
         if stopped || waiting.resumed || !asked {
-            self.end(&waiting).await;
+            self.end(waiting).await;
         } else {
-            self.tell(&waiting, "Nothing is running.".into()).await;
+            self.tell(waiting, "Nothing is running.".into()).await;
         }
     }
 

@@ -48,7 +48,12 @@ impl Running {
             if arrival.event.room.encrypted {
                 self.outbox.is_encrypted(&arrival.event.room.id);
             }
-            let Some(sequence) = sequence else { continue };
+            let Some(sequence) = sequence else {
+                if matches!(arrival.verdict, Verdict::Deny(_)) {
+                    self.agent.chat.ended(&arrival.event.id);
+                }
+                continue;
+            };
             let Arrival { event, session, .. } = arrival;
             let event = Arc::new(event);
             self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, alone);
@@ -84,7 +89,10 @@ impl Running {
             if matches!(verdict, Verdict::Deny(_)) {
                 // The settings have changed while it waited.
                 let running = self.clone();
-                self.tasks.spawn(async move { running.end(&waiting).await });
+                self.tasks.spawn(async move {
+                    running.end(&waiting).await;
+                    running.agent.chat.ended(&waiting.event.id);
+                });
                 return;
             }
         }
@@ -94,7 +102,10 @@ impl Running {
                 // At once, and in the order in which events came: only the answer takes its time.
                 let stopped = self.lanes.stop(&waiting.session);
                 let running = self.clone();
-                self.tasks.spawn(async move { running.answer_stop(waiting, stopped).await });
+                self.tasks.spawn(async move {
+                    running.answer_stop(&waiting, stopped).await;
+                    running.agent.chat.ended(&waiting.event.id);
+                });
                 return;
             }
         }
@@ -120,10 +131,13 @@ impl Running {
                     let types =
                         matches!(waiting.event.kind, Kind::Message(_)).then(|| self.typing.start(room));
                     self.handle(&waiting, &stopped).await;
+                    self.agent.chat.ended(&waiting.event.id);
                     // An answer is on its way: the agent types until it is there.
                     if let Some(types) = types {
                         self.outbox.hold(room, Box::new(types));
                     }
+                    // Where nothing has to wait, others have their turn.
+                    tokio::task::consume_budget().await;
                 }
                 Next::Refill(after) => {
                     let (name, limit) = (&self.agent.name, Lanes::refill_limit());

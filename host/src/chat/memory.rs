@@ -81,6 +81,14 @@ impl Rooms {
         Self { world: Arc::new(Mutex::new(world)), changed: watch::Sender::new(()) }
     }
 
+    /// No rooms yet, with one account to come, and nobody who looks back: only the newest is remembered of what was said, read
+    /// and sent, and of what was handed over nothing.
+    pub(in crate::chat) fn of_newest(newest: usize) -> Self {
+        let rooms = Self::new();
+        rooms.lock().newest = Some(newest);
+        rooms
+    }
+
     /// An agent's account. What was said before is history to it.
     ///
     /// # Panics

@@ -2,9 +2,12 @@
 //! [`super::sqlite`] answers; only, when it is dropped, everything is gone.
 //!
 //! Every call takes one lock for a few map operations, and copies what it hands out and nothing else.
+//!
+//! Nobody keeps it, so it keeps little: of what has ended and of what was sent, the newest, which is what a chat repeats and a
+//! plugin refers to. What has not ended stays.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     ops::Bound,
     sync::{Mutex, MutexGuard},
 };
@@ -22,6 +25,9 @@ use crate::{
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
 };
+
+/// So many events that have ended, and messages that were sent, are remembered of each agent: some kilobytes for each.
+const REMEMBERED: usize = 10_000;
 
 /// A ledger that nobody keeps.
 #[derive(Debug, Default)]
@@ -48,8 +54,10 @@ struct Agent {
     home: Option<Place>,
     encrypted: HashSet<RoomId>,
     known: HashMap<EventId, RoomId>,
-    /// Every number of this agent's events, rising.
-    received: Vec<Sequence>,
+    /// Every number of this agent's events, and what was committed for each.
+    received: HashMap<Sequence, Vec<DeliveryId>>,
+    /// Events in the order in which they ended.
+    ended: VecDeque<(Sequence, EventId)>,
     pending: BTreeMap<Sequence, Waiting>,
     lanes: BTreeSet<(SessionId, Sequence)>,
     committed: HashSet<DeliveryId>,
@@ -58,6 +66,8 @@ struct Agent {
     named: HashMap<PluginName, HashMap<String, Newest>>,
     /// What plugins have sent, and where.
     messages: HashMap<EventId, Known>,
+    /// What was accepted, in its order.
+    sent: VecDeque<Delivered>,
     drafts: HashMap<DeliveryId, Draft>,
 }
 
@@ -67,6 +77,14 @@ struct Waiting {
     event: Event,
     session: SessionId,
     ended: Vec<PluginName>,
+}
+
+/// A message that was sent.
+#[derive(Debug)]
+struct Delivered {
+    id: EffectId,
+    event: EventId,
+    name: Option<(PluginName, String)>,
 }
 
 #[derive(Debug)]
@@ -144,7 +162,7 @@ impl Ledger {
         let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
         match self.agents.get(name) {
             Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
-            Some(agent) if agent.received.binary_search(sequence).is_ok() => {}
+            Some(agent) if agent.received.contains_key(sequence) => {}
             _ => return Err(super::never_received(name, *sequence)),
         }
         let mut reads = commit.contributions().flat_map(|contribution| &contribution.reads);
@@ -175,6 +193,8 @@ impl Ledger {
         if !takes_draft {
             agent.drafts.remove(delivery);
         }
+        agent.committed.insert(delivery.clone());
+        agent.received.entry(*sequence).or_default().push(delivery.clone());
         if *ends_event {
             agent.end(*sequence);
         } else if let Some(plugin) = &commit.contribution.plugin
@@ -183,7 +203,6 @@ impl Ledger {
         {
             waiting.ended.push(plugin.clone());
         }
-        agent.committed.insert(delivery.clone());
         Ok(queued)
     }
 }
@@ -200,8 +219,9 @@ impl Agent {
         self.known.insert(event.id.clone(), event.room.id.clone());
         *last += 1;
         let sequence = Sequence(*last);
-        self.received.push(sequence);
+        self.received.insert(sequence, Vec::new());
         if arrival.verdict != Verdict::Allow {
+            self.ended(sequence, event.id.clone());
             return None;
         }
         let session = arrival.session.clone();
@@ -213,6 +233,36 @@ impl Agent {
     fn end(&mut self, sequence: Sequence) {
         if let Some(waiting) = self.pending.remove(&sequence) {
             self.lanes.remove(&(waiting.session, sequence));
+            self.ended(sequence, waiting.event.id);
+        }
+    }
+
+    fn ended(&mut self, sequence: Sequence, event: EventId) {
+        self.ended.push_back((sequence, event));
+        if self.ended.len() > REMEMBERED
+            && let Some((sequence, event)) = self.ended.pop_front()
+        {
+            self.known.remove(&event);
+            for delivery in self.received.remove(&sequence).unwrap_or_default() {
+                self.committed.remove(&delivery);
+            }
+        }
+    }
+
+    fn accepted(&mut self, delivered: Delivered) {
+        self.accepted.insert(delivered.id.clone(), delivered.event.clone());
+        self.sent.push_back(delivered);
+        if self.sent.len() > REMEMBERED
+            && let Some(Delivered { id, event, name }) = self.sent.pop_front()
+        {
+            self.accepted.remove(&id);
+            self.messages.remove(&event);
+            if let Some((plugin, name)) = name
+                && let Some(names) = self.named.get_mut(&plugin)
+                && names.get(&name).is_some_and(|newest| newest.event == event)
+            {
+                names.remove(&name);
+            }
         }
     }
 }
@@ -288,8 +338,13 @@ impl Journal for Memory {
             agent.drafts.remove(&queued.id.delivery);
         }
         let Sent::Accepted { event, room } = sent else { return Ok(()) };
-        agent.accepted.insert(queued.id, event.clone());
-        let (Some(plugin), Effect::Send { name, .. }) = (queued.plugin, queued.effect) else { return Ok(()) };
+        let Queued { id, plugin, effect, .. } = queued;
+        let named = match (&plugin, &effect) {
+            (Some(plugin), Effect::Send { name: Some(name), .. }) => Some((plugin.clone(), name.clone())),
+            _ => None,
+        };
+        agent.accepted(Delivered { id, event: event.clone(), name: named });
+        let (Some(plugin), Effect::Send { name, .. }) = (plugin, effect) else { return Ok(()) };
         let known = Known { room: room.clone(), by: Some(plugin.clone()) };
         agent.messages.entry(event.clone()).or_insert(known);
         if let Some(name) = name {
@@ -403,7 +458,7 @@ impl Journal for Memory {
         }
         ledger.sequence += 1;
         let sequence = Sequence(ledger.sequence);
-        ledger.agent(agent).received.push(sequence);
+        ledger.agent(agent).received.insert(sequence, Vec::new());
         ledger.commit(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
     }
 
@@ -424,5 +479,84 @@ impl Journal for Memory {
 
     async fn record_head(&self) -> Result<Head, Error> {
         Ok(self.ledger().head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        chat::memory::message,
+        event::{DeviceTrust, Kind, Room, Sender},
+        gate::Denial,
+        id::UserId,
+    };
+
+    fn event(number: usize) -> EventId {
+        EventId::parse(format!("${number}")).unwrap()
+    }
+
+    fn arrival(number: usize, verdict: Verdict) -> Arrival {
+        let sender = UserId::parse("@alice:memory").unwrap();
+        let event = Event {
+            id: event(number),
+            room: Room { id: RoomId::parse("!r").unwrap(), direct: true, encrypted: false },
+            sender: Sender { id: sender, display_name: None, device: DeviceTrust::Cleartext },
+            sent: 0,
+            mark: None,
+            kind: Kind::Message(message("hello")),
+        };
+        Arrival { event, verdict, session: SessionId::parse("!r").unwrap() }
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_is_forgotten_some_day_and_what_waits_is_not() {
+        let (journal, agent) = (Memory::default(), AgentName::parse("agent").unwrap());
+        let known = async |number| journal.known(&agent, &event(number)).await.unwrap().is_some();
+        let denied = |number| arrival(number, Verdict::Deny(Denial::NotListed));
+        let mut arrivals = vec![arrival(0, Verdict::Allow)];
+        arrivals.extend((1..=REMEMBERED + 1).map(denied));
+        let received = journal.receive(&agent, &arrivals, &Position("here".into())).await.unwrap();
+        let waits = received[0].unwrap();
+        assert_eq!([known(0).await, known(1).await, known(2).await], [true, false, true]);
+
+        let delivery = DeliveryId::parse("d").unwrap();
+        let end = Commit::own(agent.clone(), waits, delivery, vec![]);
+        for _ in 0..2 {
+            assert_eq!(journal.commit(end.clone()).await.unwrap(), []);
+            assert_eq!([known(0).await, known(2).await, known(3).await], [true, false, true]);
+        }
+        let later: Vec<_> = (0..=REMEMBERED).map(|number| denied(2 * REMEMBERED + number)).collect();
+        journal.receive(&agent, &later, &Position("there".into())).await.unwrap();
+        let ledger = journal.ledger();
+        let agent = &ledger.agents[&agent];
+        assert_eq!(
+            (agent.received.len(), agent.known.len(), agent.committed.len()),
+            (REMEMBERED, REMEMBERED, 0)
+        );
+    }
+
+    #[test]
+    fn what_was_sent_is_forgotten_some_day_and_its_name_with_it() {
+        let mut agent = Agent::default();
+        let (plugin, room) = (PluginName::parse("plugin").unwrap(), RoomId::parse("!r").unwrap());
+        for number in 0..=REMEMBERED {
+            let name = if number == 0 { "first" } else { "newest" }.to_owned();
+            let newest = Newest { row: 0, event: event(number), room: room.clone() };
+            agent.named.entry(plugin.clone()).or_default().insert(name.clone(), newest);
+            agent.messages.insert(event(number), Known { room: room.clone(), by: Some(plugin.clone()) });
+            let delivery = DeliveryId::parse(format!("d{number}")).unwrap();
+            let id = EffectId { delivery, ordinal: Some(0) };
+            agent.accepted(Delivered { id, event: event(number), name: Some((plugin.clone(), name)) });
+        }
+        assert_eq!(
+            (agent.accepted.len(), agent.messages.len(), agent.sent.len()),
+            (REMEMBERED, REMEMBERED, REMEMBERED)
+        );
+        assert!(!agent.messages.contains_key(&event(0)));
+        assert_eq!(agent.named[&plugin].keys().collect::<Vec<_>>(), ["newest"]);
+        let id = EffectId { delivery: DeliveryId::parse("again").unwrap(), ordinal: Some(0) };
+        agent.accepted(Delivered { id, event: event(0), name: Some((plugin.clone(), "other".into())) });
+        assert_eq!(agent.named[&plugin].keys().collect::<Vec<_>>(), ["newest"], "it has a newer message");
     }
 }

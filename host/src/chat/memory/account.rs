@@ -38,7 +38,10 @@ struct Cursor {
 impl Memory {
     /// What was said before is history to it.
     pub(super) fn new(rooms: Rooms, user: UserId) -> Self {
-        let cursor = Cursor { at: rooms.lock().log.len(), ..Cursor::default() };
+        let cursor = {
+            let world = rooms.lock();
+            Cursor { at: world.gone + world.log.len(), ..Cursor::default() }
+        };
         Self { rooms, user, cursor: Mutex::new(cursor) }
     }
 
@@ -48,7 +51,7 @@ impl Memory {
     }
 
     fn batch(&self) -> Option<Result<Batch, Ended>> {
-        let world = self.rooms.lock();
+        let mut world = self.rooms.lock();
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let mut invites = Vec::new();
         for (user, invite) in &world.invites {
@@ -58,14 +61,16 @@ impl Memory {
         }
         let mut events = Vec::new();
         let from = cursor.at;
-        while cursor.at < world.log.len() && events.len() < BATCH {
-            let event = &world.log[cursor.at];
+        while events.len() < BATCH
+            && let Some(event) = world.event(cursor.at)
+        {
             cursor.at += 1;
             let member = |room: &RoomState| room.members.contains(&self.user);
             if world.rooms.get(&event.room.id).is_some_and(member) {
                 events.push(event.clone());
             }
         }
+        world.handed_over(cursor.at);
         if events.is_empty() && invites.is_empty() && cursor.at == from {
             return world.closed.then_some(Err(Ended::Closed));
         }
@@ -82,7 +87,7 @@ impl Chat for Memory {
             let at = text.strip_prefix(&format!("{:x}-", world.born)).and_then(|at| at.parse().ok());
             if let Some(at) = at {
                 *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Cursor { at, ..Cursor::default() };
+                    Cursor { at: world.gone.max(at), ..Cursor::default() };
             }
         }
         Ok(Identity { user: self.user.clone(), display_name: world.names.get(&self.user).cloned() })
@@ -124,7 +129,7 @@ impl Chat for Memory {
     }
 
     fn read(&self, room: &RoomId, event: &EventId, _thread: Option<&EventId>) {
-        self.rooms.lock().reads.push((self.user.clone(), room.clone(), event.clone()));
+        self.rooms.lock().read(&self.user, room, event);
     }
 
     async fn answer(&self, room: &RoomId, accept: bool) -> Result<(), SendError> {

@@ -1,7 +1,7 @@
 //! What is in the rooms, and what happens when somebody writes: the homeserver's part.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, VecDeque},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -18,8 +18,12 @@ use crate::{
 #[derive(Default)]
 pub(super) struct World {
     pub(super) rooms: HashMap<RoomId, RoomState>,
-    pub(super) log: Vec<Event>,
+    pub(super) log: VecDeque<Event>,
+    /// How many events the log has had that were handed over and are gone.
+    pub(super) gone: usize,
     pub(super) transactions: HashMap<(UserId, TransactionId), EventId>,
+    /// The transactions in their order.
+    pub(super) sent: VecDeque<(UserId, TransactionId)>,
     pub(super) names: HashMap<UserId, String>,
     pub(super) files: HashMap<String, Bytes>,
     pub(super) invites: Vec<(UserId, Invite)>,
@@ -29,6 +33,8 @@ pub(super) struct World {
     pub(super) born: u128,
     pub(super) ids: u64,
     pub(super) closed: bool,
+    /// So much of each kind is remembered, at most twice as much; none for everything.
+    pub(super) newest: Option<usize>,
 }
 
 #[derive(Default)]
@@ -37,6 +43,8 @@ pub(super) struct RoomState {
     pub(super) encrypted: bool,
     pub(super) direct: bool,
     pub(super) lines: Vec<Line>,
+    /// How many lines were before these.
+    pub(super) gone: usize,
     pub(super) at: HashMap<EventId, usize>,
     pub(super) typing: BTreeSet<UserId>,
 }
@@ -44,8 +52,21 @@ pub(super) struct RoomState {
 impl RoomState {
     fn line(&mut self, event: &EventId) -> Option<&mut Line> {
         let at = *self.at.get(event)?;
-        self.lines.get_mut(at)
+        self.lines.get_mut(at - self.gone)
     }
+
+    fn forget(&mut self, newest: usize) {
+        for line in overdue(&mut self.lines, newest) {
+            self.at.remove(&line.id);
+            self.gone += 1;
+        }
+    }
+}
+
+/// What is to be forgotten, once it is as much as may stay.
+fn overdue<T>(all: &mut Vec<T>, newest: usize) -> impl Iterator<Item = T> {
+    let gone = if all.len() >= 2 * newest { all.len() - newest } else { 0 };
+    all.drain(..gone)
 }
 
 impl World {
@@ -59,7 +80,7 @@ impl World {
     ) -> EventId {
         let id = self.next_id();
         if let Some(state) = self.rooms.get_mut(room) {
-            state.at.insert(id.clone(), state.lines.len());
+            state.at.insert(id.clone(), state.gone + state.lines.len());
             state.lines.push(Line {
                 id: id.clone(),
                 sender: user.clone(),
@@ -71,6 +92,9 @@ impl World {
                 reactions: vec![],
                 redacted: false,
             });
+            if let Some(newest) = self.newest {
+                state.forget(newest);
+            }
         }
         self.record(id.clone(), user, room, Kind::Message(message), mark);
         id
@@ -97,7 +121,7 @@ impl World {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let room = Room { id: room.clone(), direct: state.direct, encrypted: state.encrypted };
-        self.log.push(Event { id, room, sender, sent, mark, kind });
+        self.log.push_back(Event { id, room, sender, sent, mark, kind });
     }
 
     fn next_id(&mut self) -> EventId {
@@ -156,7 +180,32 @@ impl World {
                 self.next_id()
             }
         };
+        if self.newest.is_some_and(|newest| self.sent.len() >= newest)
+            && let Some(oldest) = self.sent.pop_front()
+        {
+            self.transactions.remove(&oldest);
+        }
+        self.sent.push_back(key.clone());
         self.transactions.insert(key, id.clone());
         Ok(id)
+    }
+
+    pub(super) fn read(&mut self, user: &UserId, room: &RoomId, event: &EventId) {
+        self.reads.push((user.clone(), room.clone(), event.clone()));
+        if let Some(newest) = self.newest {
+            drop(overdue(&mut self.reads, newest));
+        }
+    }
+
+    /// One event of the log, by its number since the beginning.
+    pub(super) fn event(&self, number: usize) -> Option<&Event> {
+        self.log.get(number.checked_sub(self.gone)?)
+    }
+
+    /// Up to here everything was handed over.
+    pub(super) fn handed_over(&mut self, number: usize) {
+        while self.newest.is_some() && self.gone < number && self.log.pop_front().is_some() {
+            self.gone += 1;
+        }
     }
 }
