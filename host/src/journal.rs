@@ -12,11 +12,13 @@ mod conformance;
 pub mod memory;
 mod review;
 pub mod sqlite;
+mod version;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use review::{Unreviewed, review};
+pub use version::{Decision, Moved, Release, Remembered, Versions};
 
 use crate::{
     audit::{Entry, Head, Recorded},
@@ -176,6 +178,9 @@ pub enum Outcome {
 pub struct Contribution {
     /// Which plugin; none for the host.
     pub plugin: Option<PluginName>,
+    /// Which version of it, by the SHA-256 of its file in hexadecimal; none where nothing of it rests on that. What a
+    /// version did that was rolled back meanwhile, or whose memory another has moved, is a conflict.
+    pub digest: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
     /// What has to go out, each with its ordinal: one count for all contributions of a delivery.
@@ -208,6 +213,25 @@ impl Commit {
     /// The delivery's own contribution, and those of tools.
     fn contributions(&self) -> impl Iterator<Item = &Contribution> {
         std::iter::once(&self.contribution).chain(&self.tools)
+    }
+
+    /// Whether anything that this plugin remembers was read or is written.
+    fn touches(&self, plugin: &PluginName) -> bool {
+        self.touched(plugin).next().is_some()
+    }
+
+    /// Where it was read or is written, and which key; none for a list.
+    fn touched<'a>(
+        &'a self,
+        plugin: &'a PluginName,
+    ) -> impl Iterator<Item = (&'a Namespace, Option<&'a String>)> {
+        let read = self.contributions().flat_map(|it| &it.reads).map(|read| match read {
+            Read::Key { namespace, key, .. } => (namespace, Some(key)),
+            Read::Keys { namespace, .. } => (namespace, None),
+        });
+        let written = self.contributions().flat_map(|it| &it.writes);
+        let all = read.chain(written.map(|write| (&write.namespace, Some(&write.key))));
+        all.filter(|(namespace, _)| namespace.plugin == *plugin)
     }
 
     /// All effects in the order of their ordinals, and whose they are.
@@ -368,6 +392,35 @@ pub trait Journal: Send + Sync + 'static {
     /// How much a plugin remembers.
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error>;
 
+    /// How a plugin's versions stand.
+    async fn versions(&self, plugin: &PluginName) -> Result<Versions, Error>;
+
+    /// For which agents a plugin remembers something.
+    async fn remembering(&self, plugin: &PluginName) -> Result<Vec<AgentName>, Error>;
+
+    /// All that a plugin remembers for an agent, by scope and key; with `before`, as it was before the version that is on
+    /// trial.
+    async fn remembered(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        before: bool,
+    ) -> Result<Vec<Remembered>, Error>;
+
+    /// A version of a plugin takes over, with what it makes of what is remembered. On trial, what it replaces is kept until
+    /// [`Self::decide`]; otherwise it is accepted at once. [`Error::Conflict`] where what is remembered has changed.
+    async fn take_over(
+        &self,
+        plugin: &PluginName,
+        release: &Release,
+        on_trial: bool,
+        moved: Vec<Moved>,
+    ) -> Result<(), Error>;
+
+    /// Ends the trial of a plugin's version, or forgives it. Answers how many keys have their value of before again; where
+    /// none is on trial, nothing is undone.
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error>;
+
     /// What waits.
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error>;
 
@@ -394,8 +447,14 @@ impl Commit {
     /// What the host says by itself.
     fn own(agent: AgentName, sequence: Sequence, delivery: DeliveryId, effects: Vec<Effect>) -> Self {
         let effects = (0..).zip(effects).collect();
-        let contribution =
-            Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
+        let contribution = Contribution {
+            plugin: None,
+            digest: None,
+            outcome: Outcome::Done,
+            effects,
+            writes: vec![],
+            reads: vec![],
+        };
         Self { agent, sequence, delivery, contribution, tools: vec![], ends_event: true }
     }
 }

@@ -119,6 +119,37 @@ impl Journal for Hanging {
         self.inner.usage(agent, plugin).await
     }
 
+    async fn versions(&self, plugin: &PluginName) -> Result<Versions, Error> {
+        self.inner.versions(plugin).await
+    }
+
+    async fn remembering(&self, plugin: &PluginName) -> Result<Vec<AgentName>, Error> {
+        self.inner.remembering(plugin).await
+    }
+
+    async fn remembered(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        before: bool,
+    ) -> Result<Vec<Remembered>, Error> {
+        self.inner.remembered(agent, plugin, before).await
+    }
+
+    async fn take_over(
+        &self,
+        plugin: &PluginName,
+        release: &Release,
+        on_trial: bool,
+        moved: Vec<Moved>,
+    ) -> Result<(), Error> {
+        self.inner.take_over(plugin, release, on_trial, moved).await
+    }
+
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
+        self.inner.decide(plugin, decision).await
+    }
+
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         self.inner.backlog(agent).await
     }

@@ -10,8 +10,8 @@ use parlour::{
     event::{Batch, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
     journal::{
-        Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
-        Sent, Sequence, Stored, Usage,
+        Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
+        Pending, Queued, Release, Remembered, Sent, Sequence, Stored, Usage, Versions,
     },
 };
 
@@ -170,6 +170,37 @@ impl<J: Journal> Journal for MortalJournal<J> {
 
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         self.journal.usage(agent, plugin).await
+    }
+
+    async fn versions(&self, plugin: &PluginName) -> Result<Versions, Error> {
+        self.journal.versions(plugin).await
+    }
+
+    async fn remembering(&self, plugin: &PluginName) -> Result<Vec<AgentName>, Error> {
+        self.journal.remembering(plugin).await
+    }
+
+    async fn remembered(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        before: bool,
+    ) -> Result<Vec<Remembered>, Error> {
+        self.journal.remembered(agent, plugin, before).await
+    }
+
+    async fn take_over(
+        &self,
+        plugin: &PluginName,
+        release: &Release,
+        on_trial: bool,
+        moved: Vec<Moved>,
+    ) -> Result<(), Error> {
+        self.journal.take_over(plugin, release, on_trial, moved).await
+    }
+
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
+        self.journal.decide(plugin, decision).await
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {

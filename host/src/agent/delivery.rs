@@ -70,6 +70,8 @@ pub enum Asked {
     Passed { said: bool },
     /// The host closes: it is run again at the next start.
     Interrupted,
+    /// Another version of the plugin serves by now, which shall have it.
+    Replaced,
 }
 
 impl Delivery<'_> {
@@ -92,7 +94,7 @@ impl Delivery<'_> {
         let effects = (0..).zip(self.lines(line, shown)).collect();
         let plugin = Some(self.plugin.clone());
         // It has read nothing, so that nothing can have changed.
-        let own = Contribution { plugin, outcome, effects, writes: vec![], reads: vec![] };
+        let own = Contribution { plugin, digest: None, outcome, effects, writes: vec![], reads: vec![] };
         Conclusion { own, tools: vec![], passed }
     }
 

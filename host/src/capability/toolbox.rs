@@ -69,7 +69,7 @@ impl wit::Host for State {
         };
         let tools = handling.tools.clone();
         let mut work = std::mem::take(&mut self.work);
-        work.begin(&offer.listing.plugin);
+        work.begin(&offer.listing.plugin, &offer.listing.digest);
         let call = Call::Tool { name: offer.tool.name.clone(), arguments };
         let (answer, mut work) = match tools.call(&offer.listing, call, handling, work).await {
             Called::Ended(end, work) => (answer(&offer.name, end), work),

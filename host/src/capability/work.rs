@@ -36,6 +36,8 @@ pub struct Work {
 
 struct Call {
     plugin: PluginName,
+    /// Its version's.
+    digest: String,
     writes: BTreeMap<(Namespace, String), Written>,
 }
 
@@ -48,11 +50,11 @@ struct Mark {
 }
 
 impl Work {
-    /// A plugin is called: what is done from now on is its own.
-    pub fn begin(&mut self, plugin: &PluginName) {
+    /// A plugin is called, in the version with this digest: what is done from now on is its own.
+    pub fn begin(&mut self, plugin: &PluginName, digest: &str) {
         let (call, effects) = (self.calls.len(), self.effects.len());
         self.under_way.push(Mark { call, effects, answering: self.answering, written: self.written });
-        self.calls.push(Call { plugin: plugin.clone(), writes: BTreeMap::new() });
+        self.calls.push(Call { plugin: plugin.clone(), digest: digest.to_owned(), writes: BTreeMap::new() });
     }
 
     /// The call that runs has ended; what was done since it began stays if it ended well.
@@ -143,6 +145,7 @@ impl Work {
             .into_iter()
             .map(|call| Contribution {
                 plugin: Some(call.plugin),
+                digest: Some(call.digest),
                 outcome: Outcome::Done,
                 effects: vec![],
                 writes: call.writes.into_iter().map(write).collect(),
@@ -183,12 +186,12 @@ mod tests {
     #[test]
     fn what_a_failed_tool_and_its_own_tools_did_is_gone_and_ordinals_have_no_gap() {
         let mut work = Work::default();
-        work.begin(&plugin("caller"));
+        work.begin(&plugin("caller"), "digest");
         assert_eq!(work.queue(effect("!before"), 3), Some(0));
-        work.begin(&plugin("tool"));
+        work.begin(&plugin("tool"), "digest");
         work.set(key("tool"), Some(b"lost".to_vec()));
         assert_eq!(work.queue(effect("!lost"), 3), Some(1));
-        work.begin(&plugin("inner"));
+        work.begin(&plugin("inner"), "digest");
         work.set(key("inner"), None);
         assert_eq!(work.queue(effect("!lost"), 3), Some(2));
         assert_eq!(work.queue(effect("!too-many"), 3), None, "one count for all");
@@ -206,10 +209,10 @@ mod tests {
     #[test]
     fn a_second_call_sees_what_the_first_one_wrote_and_changes_nobody_elses_messages() {
         let mut work = Work::default();
-        work.begin(&plugin("caller"));
+        work.begin(&plugin("caller"), "digest");
         work.queue(effect("!callers"), 100);
         for (value, expected) in [(b"1", None), (b"2", Some(b"1"))] {
-            work.begin(&plugin("tool"));
+            work.begin(&plugin("tool"), "digest");
             assert_eq!(work.get(&key("tool")), expected.map(|value| Some(value.to_vec())).as_ref());
             work.set(key("tool"), Some(value.to_vec()));
             assert!(work.queued(0).is_none(), "its caller's");

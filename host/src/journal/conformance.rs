@@ -7,6 +7,7 @@ mod inbox;
 mod kv;
 mod model;
 mod outbox;
+mod versions;
 
 use std::sync::Arc;
 
@@ -92,6 +93,13 @@ mod keeps {
             namespaces_share_nothing
             keys_are_listed_in_byte_order
             a_list_begins_where_it_is_asked_to
+        }
+        versions {
+            a_version_is_accepted_at_once_or_after_its_trial
+            what_a_version_on_trial_wrote_is_undone_with_it
+            what_was_rolled_back_commits_nothing_more
+            a_handler_of_before_does_not_rest_on_what_may_be_undone
+            what_is_remembered_is_moved_with_the_version_and_back_with_it
         }
         audit {
             the_record_is_one_chain
@@ -196,6 +204,7 @@ pub(super) async fn pending(journal: &dyn Journal) -> Vec<String> {
 pub(super) fn ends(sequence: Sequence, id: &str) -> Commit {
     let contribution = Contribution {
         plugin: Some(plugin("echo")),
+        digest: None,
         outcome: Outcome::Done,
         effects: Vec::new(),
         writes: Vec::new(),
@@ -216,6 +225,7 @@ fn helps(mut commit: Commit, of: &str, effects: impl IntoIterator<Item = Effect>
     let next: u32 = commit.effects().len().try_into().unwrap();
     commit.tools.push(Contribution {
         plugin: Some(plugin(of)),
+        digest: None,
         outcome: Outcome::Done,
         effects: (next..).zip(effects).collect(),
         writes: Vec::new(),

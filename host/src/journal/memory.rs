@@ -15,8 +15,9 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
-    Read, Sent, Sequence, Stored, Usage, Write,
+    Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
+    Pending, Queued, Read, Release, Remembered, Sent, Sequence, Stored, Usage, Versions, Write,
+    version::Standing,
 };
 use crate::{
     audit::{Entry, Head, Recorded},
@@ -40,6 +41,9 @@ struct Ledger {
     agents: HashMap<AgentName, Agent>,
     kv: HashMap<Namespace, BTreeMap<String, Stored>>,
     usage: HashMap<(AgentName, PluginName), Usage>,
+    versions: HashMap<PluginName, Versions>,
+    /// What versions on trial have replaced, by where it was; none where nothing was.
+    replaced: BTreeMap<(Namespace, String), Option<Stored>>,
     record: Vec<Recorded>,
     head: Head,
     /// The last numbers given out, each for all agents.
@@ -150,11 +154,115 @@ impl Ledger {
         if values.is_empty() {
             self.kv.remove(&namespace);
         }
-        let removed = before.map(|stored| size(&stored.value));
+        self.count(of, added, before.as_ref().map(|stored| size(&stored.value)));
+    }
+
+    fn count(&mut self, of: (AgentName, PluginName), added: Option<u64>, removed: Option<u64>) {
         let usage = self.usage.entry(of).or_default();
         usage.bytes = usage.bytes + added.unwrap_or(0) - removed.unwrap_or(0);
         usage.keys = usage.keys + u64::from(added.is_some()) - u64::from(removed.is_some());
     }
+
+    /// What a version on trial replaces is kept.
+    fn keep(&mut self, write: &Write) {
+        let before = self.get(&write.namespace, &write.key).cloned();
+        self.replaced.entry((write.namespace.clone(), write.key.clone())).or_insert(before);
+    }
+
+    /// Which of a commit's contributions are on trial.
+    fn standing(&self, commit: &Commit) -> Result<Vec<Standing>, Error> {
+        let each = commit.contributions().map(|contribution| {
+            let (Some(plugin), Some(digest)) = (&contribution.plugin, &contribution.digest) else {
+                return Some(Standing::Settled);
+            };
+            let Some(versions) = self.versions.get(plugin) else { return Some(Standing::Settled) };
+            let replaced = || {
+                commit.touched(plugin).any(|(namespace, key)| match key {
+                    Some(key) => self.replaced.contains_key(&(namespace.clone(), key.clone())),
+                    None => self.replaced.keys().any(|(of, _)| of == namespace),
+                })
+            };
+            versions.standing(digest, || commit.touches(plugin), replaced)
+        });
+        each.collect::<Option<_>>().ok_or(Error::Conflict)
+    }
+
+    /// All that a plugin remembers for an agent, in order.
+    fn remembered(&self, agent: &AgentName, plugin: &PluginName, before: bool) -> Vec<Remembered> {
+        let of = |namespace: &Namespace| namespace.agent == *agent && namespace.plugin == *plugin;
+        let now = self.kv.iter().filter(|(namespace, _)| of(namespace)).flat_map(|(namespace, values)| {
+            values.iter().map(move |(key, stored)| ((namespace.clone(), key.clone()), Some(stored.clone())))
+        });
+        let mut all: BTreeMap<_, _> = now.collect();
+        if before {
+            let replaced = self.replaced.iter().filter(|((namespace, _), _)| of(namespace));
+            all.extend(replaced.map(|(at, stored)| (at.clone(), stored.clone())));
+        }
+        let there = all.into_iter().filter_map(|((namespace, key), stored)| {
+            Some(Remembered { namespace, key, stored: stored? })
+        });
+        there.collect()
+    }
+
+    fn take_over(
+        &mut self,
+        plugin: &PluginName,
+        release: &Release,
+        on_trial: bool,
+        moved: Vec<Moved>,
+    ) -> Result<(), Error> {
+        for Moved { agent, seen, .. } in &moved {
+            let now = self.remembered(agent, plugin, false).into_iter();
+            if !now.map(|it| (it.namespace, it.key, it.stored.version)).eq(seen.iter().cloned()) {
+                return Err(Error::Conflict);
+            }
+        }
+        self.commit += 1;
+        let (version, moves) = (self.commit, !moved.is_empty());
+        self.replaced.retain(|(namespace, _), _| namespace.plugin != *plugin);
+        for write in moved.into_iter().flat_map(|moved| moved.writes) {
+            if on_trial {
+                self.keep(&write);
+            }
+            self.write(write, version);
+        }
+        let versions = self.versions.entry(plugin.clone()).or_default();
+        let trial = on_trial.then(|| release.clone());
+        versions.accepted = if on_trial { versions.accepted.take() } else { Some(release.clone()) };
+        versions.trial = trial;
+        versions.moved = moves;
+        versions.rejected = versions.rejected.take().filter(|rejected| *rejected != release.digest);
+        Ok(())
+    }
+
+    fn decide(&mut self, plugin: &PluginName, decision: Decision) -> u64 {
+        let Some(versions) = self.versions.get_mut(plugin) else { return 0 };
+        if decision == Decision::Forgiven {
+            versions.rejected = None;
+            return 0;
+        }
+        let Some(trial) = versions.trial.take() else { return 0 };
+        if decision == Decision::Accepted {
+            versions.accepted = Some(trial);
+            self.replaced.retain(|(namespace, _), _| namespace.plugin != *plugin);
+            return 0;
+        }
+        versions.rejected = Some(trial.digest);
+        versions.moved = false;
+        let (undone, others) = std::mem::take(&mut self.replaced)
+            .into_iter()
+            .partition(|((namespace, _), _)| namespace.plugin == *plugin);
+        self.replaced = others;
+        let undone: BTreeMap<_, _> = undone;
+        let count = undone.len() as u64;
+        for ((namespace, key), before) in undone {
+            // With the version that it had.
+            let (value, version) = before.map_or((None, 0), |stored| (Some(stored.value), stored.version));
+            self.write(Write { namespace, key, value }, version);
+        }
+        count
+    }
+
 }
 
 impl Ledger {
@@ -169,11 +277,17 @@ impl Ledger {
         if !reads.all(|read| self.unchanged(read)) {
             return Err(Error::Conflict);
         }
+        let standing = self.standing(commit)?;
 
         self.commit += 1;
         let version = self.commit;
-        for write in commit.contributions().flat_map(|contribution| &contribution.writes) {
-            self.write(write.clone(), version);
+        for (contribution, standing) in commit.contributions().zip(standing) {
+            for write in &contribution.writes {
+                if standing == Standing::OnTrial {
+                    self.keep(write);
+                }
+                self.write(write.clone(), version);
+            }
         }
         let agent = self.agents.get_mut(name).expect("its event was found above");
         let mut queued = Vec::new();
@@ -437,6 +551,40 @@ impl Journal for Memory {
 
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         Ok(self.ledger().usage.get(&(agent.clone(), plugin.clone())).copied().unwrap_or_default())
+    }
+
+    async fn versions(&self, plugin: &PluginName) -> Result<Versions, Error> {
+        Ok(self.ledger().versions.get(plugin).cloned().unwrap_or_default())
+    }
+
+    async fn remembering(&self, plugin: &PluginName) -> Result<Vec<AgentName>, Error> {
+        let ledger = self.ledger();
+        let of = ledger.kv.keys().filter(|namespace| namespace.plugin == *plugin);
+        let agents: BTreeSet<_> = of.map(|namespace| namespace.agent.clone()).collect();
+        Ok(agents.into_iter().collect())
+    }
+
+    async fn remembered(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        before: bool,
+    ) -> Result<Vec<Remembered>, Error> {
+        Ok(self.ledger().remembered(agent, plugin, before))
+    }
+
+    async fn take_over(
+        &self,
+        plugin: &PluginName,
+        release: &Release,
+        on_trial: bool,
+        moved: Vec<Moved>,
+    ) -> Result<(), Error> {
+        self.ledger().take_over(plugin, release, on_trial, moved)
+    }
+
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
+        Ok(self.ledger().decide(plugin, decision))
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {

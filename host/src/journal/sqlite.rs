@@ -2,7 +2,7 @@
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
 //! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
-//! few statements, in [`inbox`], [`commit`], [`outbox`], [`kv`] and [`audit`].
+//! few statements, in [`inbox`], [`commit`], [`outbox`], [`kv`], [`version`] and [`audit`].
 //!
 //! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
 //! same agents is not seen to here.
@@ -16,6 +16,7 @@ mod outbox;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod version;
 
 use std::path::Path;
 
@@ -23,8 +24,8 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
-    Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
-    Sent, Sequence, Stored, Usage,
+    Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
+    Pending, Queued, Release, Remembered, Sent, Sequence, Stored, Usage, Versions,
 };
 use crate::{
     audit::{Entry, Head, Recorded},
@@ -182,6 +183,42 @@ impl Journal for Sqlite {
         self.thread.read(move |db| kv::usage(db, &agent, &plugin)).await
     }
 
+    async fn versions(&self, plugin: &PluginName) -> Result<Versions, Error> {
+        let plugin = plugin.clone();
+        self.thread.read(move |db| version::versions(db, &plugin)).await
+    }
+
+    async fn remembering(&self, plugin: &PluginName) -> Result<Vec<AgentName>, Error> {
+        let plugin = plugin.clone();
+        self.thread.read(move |db| version::remembering(db, &plugin)).await
+    }
+
+    async fn remembered(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        before: bool,
+    ) -> Result<Vec<Remembered>, Error> {
+        let (agent, plugin) = (agent.clone(), plugin.clone());
+        self.thread.read(move |db| version::remembered(db, &agent, &plugin, before)).await
+    }
+
+    async fn take_over(
+        &self,
+        plugin: &PluginName,
+        release: &Release,
+        on_trial: bool,
+        moved: Vec<Moved>,
+    ) -> Result<(), Error> {
+        let (plugin, release) = (plugin.clone(), release.clone());
+        self.thread.write(move |db| version::take_over(db, &plugin, &release, on_trial, &moved)).await
+    }
+
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
+        let plugin = plugin.clone();
+        self.thread.write(move |db| version::decide(db, &plugin, decision)).await
+    }
+
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         let agent = agent.clone();
         self.thread.read(move |db| outbox::backlog(db, &agent)).await
@@ -235,6 +272,11 @@ fn optional_id<T: std::str::FromStr<Err = InvalidId>>(
     column: usize,
 ) -> rusqlite::Result<Option<T>> {
     row.get_ref(column)?.as_str_or_null()?.map(|text| parsed(column, text)).transpose()
+}
+
+/// A text in a column that may be empty.
+fn optional_text(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<String>> {
+    Ok(row.get_ref(column)?.as_str_or_null()?.map(str::to_owned))
 }
 
 fn parsed<T: std::str::FromStr<Err = InvalidId>>(column: usize, text: &str) -> rusqlite::Result<T> {

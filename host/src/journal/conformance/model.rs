@@ -8,7 +8,7 @@ use proptest::{collection::vec, option, prelude::*};
 use super::*;
 use crate::{
     effect::EffectId,
-    journal::{KeyQuery, Sent},
+    journal::{Decision, KeyQuery, Moved, Release, Sent},
 };
 
 #[derive(Debug, Clone)]
@@ -47,6 +47,13 @@ enum Call {
         prefix: usize,
         limit: u32,
     },
+    /// A version takes over, and moves a key or none.
+    TakeOver {
+        digest: usize,
+        on_trial: bool,
+        moves: Option<usize>,
+    },
+    Decide(usize),
     Reopen,
 }
 
@@ -65,6 +72,8 @@ struct Does {
     tool: Option<usize>,
     /// How many of the newest reads it rests on.
     reads: usize,
+    /// Which version of the plugin it is.
+    digest: Option<usize>,
 }
 
 const AGENTS: usize = 2;
@@ -76,8 +85,11 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let agent = 0..AGENTS;
     let manner = prop_oneof![Just(Manner::Allowed), Just(Manner::Refused), Just(Manner::Encrypted)];
     let writes = vec((0..KEYS.len(), option::of(0..3_u8)), 0..3);
-    let does = (vec(0..5_usize, 0..4), writes, option::of(0..PLUGINS.len()), 0..3_usize)
-        .prop_map(|(effects, writes, tool, reads)| Does { effects, writes, tool, reads });
+    let does = (vec(0..5_usize, 0..4), writes, option::of(0..PLUGINS.len()), 0..3_usize, option::of(0..3_usize))
+        .prop_map(|(effects, writes, tool, reads, digest)| Does { effects, writes, tool, reads, digest });
+    let take_over = (0..3_usize, any::<bool>(), option::of(0..KEYS.len()))
+        .prop_map(|(digest, on_trial, moves)| Call::TakeOver { digest, on_trial, moves });
+    let decide = (0..3_usize).prop_map(Call::Decide);
     let receive = (agent.clone(), vec((0..8_usize, 0..2_usize, manner), 0..4))
         .prop_map(|(agent, arrivals)| Call::Receive { agent, arrivals });
     let commit = (agent.clone(), 0..8_i64, 0..DELIVERIES, option::of(0..PLUGINS.len()), does, any::<bool>())
@@ -98,7 +110,8 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let look = (0..KEYS.len()).prop_map(|key| Call::Look { key });
     let list = (0..KEYS.len(), 0..4_u32).prop_map(|(prefix, limit)| Call::List { prefix, limit });
     let call = prop_oneof![
-        4 => receive, 8 => commit, 3 => sent, 2 => draft, 1 => announce, 2 => look, 1 => list, 1 => Just(Call::Reopen)
+        4 => receive, 8 => commit, 3 => sent, 2 => draft, 1 => announce, 2 => look, 1 => list,
+        2 => take_over, 2 => decide, 1 => Just(Call::Reopen)
     ];
     vec(call, 1..40)
 }
@@ -174,6 +187,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             });
             let mut contribution = Contribution {
                 plugin: plugin.map(|it| self::plugin(PLUGINS[it])),
+                digest: does.digest.map(|it| it.to_string()),
                 outcome: Outcome::Done,
                 effects: (0..).zip(effects).collect(),
                 writes: does
@@ -189,6 +203,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             };
             let tools = does.tool.map(|of| Contribution {
                 plugin: Some(self::plugin(PLUGINS[of])),
+                digest: does.digest.map(|it| it.to_string()),
                 outcome: Outcome::Done,
                 effects: contribution.effects.pop().into_iter().collect(),
                 writes: contribution.writes.pop().into_iter().collect(),
@@ -230,6 +245,20 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             looked.push(Read::Keys { namespace: own(), query, found });
             told(looked.last())
         }
+        Call::TakeOver { digest, on_trial, moves } => {
+            let (of, release) = (own(), Release { digest: digest.to_string(), version: None });
+            let now = journal.remembered(&of.agent, &of.plugin, false).await.unwrap();
+            let moved = moves.map(|key| Moved {
+                agent: of.agent.clone(),
+                seen: now.into_iter().map(|it| (it.namespace, it.key, it.stored.version)).collect(),
+                writes: vec![set(KEYS[key], "moved")],
+            });
+            told(journal.take_over(&of.plugin, &release, *on_trial, moved.into_iter().collect()).await)
+        }
+        Call::Decide(how) => {
+            let how = [Decision::Accepted, Decision::RolledBack, Decision::Forgiven][*how];
+            told(journal.decide(&own().plugin, how).await)
+        }
         Call::Reopen => String::new(),
     }
 }
@@ -261,6 +290,13 @@ async fn state(journal: &dyn Journal, agent: &AgentName) -> String {
     }
     for event in (0..8).map(numbered) {
         all.push(told(journal.known(agent, &event).await));
+    }
+    for plugin in PLUGINS {
+        all.push(told(journal.versions(&self::plugin(plugin)).await));
+        all.push(told(journal.remembering(&self::plugin(plugin)).await));
+        for before in [false, true] {
+            all.push(told(journal.remembered(agent, &self::plugin(plugin), before).await));
+        }
     }
     for key in KEYS {
         all.push(told(journal.get(&own(), key).await));

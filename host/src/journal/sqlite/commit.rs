@@ -3,8 +3,10 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{Commit, Error, Outcome, Queued, Sequence, never_received, takes_draft},
-    Failed, kv, number,
+    super::{
+        Commit, Error, Outcome, Queued, Sequence, never_received, takes_draft, version::Standing,
+    },
+    Failed, kv, number, version,
 };
 use crate::{
     effect::{Effect, EffectId, Place},
@@ -53,8 +55,17 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
             return Err(Error::Conflict.into());
         }
     }
-    for write in commit.contributions().flat_map(|contribution| &contribution.writes) {
-        kv::write(db, write, row)?;
+    let mut standing = Vec::with_capacity(1);
+    for contribution in commit.contributions() {
+        standing.push(version::standing(db, commit, contribution)?);
+    }
+    for (contribution, standing) in commit.contributions().zip(standing) {
+        for write in &contribution.writes {
+            if standing == Standing::OnTrial {
+                version::keep(db, write)?;
+            }
+            kv::write(db, write, row)?;
+        }
     }
 
     let mut queued = Vec::with_capacity(effects.0.len());

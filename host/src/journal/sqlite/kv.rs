@@ -2,11 +2,11 @@
 
 use std::borrow::Cow;
 
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     super::{KeyQuery, Namespace, Read, Scope, Stored, Usage, Write},
-    Failed, number,
+    Failed, number, parsed, unreadable,
 };
 use crate::id::{AgentName, PluginName};
 
@@ -105,7 +105,7 @@ pub(super) fn write(db: &Connection, write: &Write, version: i64) -> Result<(), 
 }
 
 /// A scope in one column. What stands before the colon says whose it is, so no two are alike.
-fn scope(scope: &Scope) -> Cow<'static, str> {
+pub(super) fn scope(scope: &Scope) -> Cow<'static, str> {
     match scope {
         Scope::Plugin => Cow::Borrowed("plugin"),
         Scope::Room(room) => Cow::Owned(format!("room:{room}")),
@@ -118,4 +118,22 @@ fn scope(scope: &Scope) -> Cow<'static, str> {
             Cow::Owned(format!("{what}:{room} {user}"))
         }
     }
+}
+
+/// What [`scope`] has written.
+pub(super) fn read_scope(row: &Row<'_>, column: usize) -> rusqlite::Result<Scope> {
+    let text = row.get_ref(column)?.as_str()?;
+    let (what, whose) = text.split_once(':').unwrap_or((text, ""));
+    Ok(match what {
+        "plugin" => Scope::Plugin,
+        "room" => Scope::Room(parsed(column, whose)?),
+        "user" => Scope::User(parsed(column, whose)?),
+        "session" => Scope::Session(parsed(column, whose)?),
+        "sealed" | "gone" => {
+            let (room, user) = whose.split_once(' ').unwrap_or((whose, ""));
+            let user = (!user.is_empty()).then(|| parsed(column, user)).transpose()?;
+            Scope::Sealed { room: parsed(column, room)?, user, gone: what == "gone" }
+        }
+        _ => return Err(unreadable(column, std::io::Error::other("no scope"))),
+    })
 }

@@ -1,0 +1,131 @@
+//! How versions of plugins stand, and what becomes of what they wrote.
+
+use super::*;
+use crate::journal::{Decision, Error, Moved, Release, Versions};
+
+fn release(digest: &str) -> Release {
+    Release { digest: digest.into(), version: Some(format!("{digest}.0.0")) }
+}
+
+fn echo() -> PluginName {
+    plugin("echo")
+}
+
+async fn value(journal: &dyn Journal, key: &str) -> Option<String> {
+    let stored = journal.get(&own(), key).await.unwrap();
+    stored.map(|stored| String::from_utf8(stored.value).unwrap())
+}
+
+/// A version of `echo` does this at an event of its own.
+async fn by(
+    journal: &dyn Journal,
+    digest: &str,
+    id: &str,
+    reads: Vec<Read>,
+    them: impl IntoIterator<Item = Write>,
+) -> Result<(), Error> {
+    let sequence = arrive(journal, &format!("${id}")).await;
+    let mut commit = super::reads(writes(ends(sequence, id), them), reads);
+    commit.contribution.digest = Some(digest.into());
+    journal.commit(commit).await.map(drop)
+}
+
+/// `a` was accepted and remembers `k` and `gone`; `b` is on trial.
+async fn on_trial(journal: &dyn Journal) {
+    journal.take_over(&echo(), &release("a"), false, vec![]).await.unwrap();
+    by(journal, "a", "0", vec![], [set("k", "old"), set("gone", "old")]).await.unwrap();
+    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+}
+
+pub(super) async fn a_version_is_accepted_at_once_or_after_its_trial(journal: Ledger) {
+    assert_eq!(journal.versions(&echo()).await.unwrap(), Versions::default());
+    on_trial(&*journal).await;
+    let versions = journal.versions(&echo()).await.unwrap();
+    assert_eq!((versions.accepted, versions.trial), (Some(release("a")), Some(release("b"))));
+    by(&*journal, "b", "1", vec![], [set("k", "new")]).await.unwrap();
+    assert_eq!(journal.decide(&echo(), Decision::Accepted).await.unwrap(), 0);
+    let versions = journal.versions(&echo()).await.unwrap();
+    assert_eq!((versions.accepted, versions.trial), (Some(release("b")), None));
+    assert_eq!(value(&*journal, "k").await.as_deref(), Some("new"));
+    assert_eq!(journal.decide(&echo(), Decision::RolledBack).await.unwrap(), 0, "there is no trial");
+    assert_eq!(value(&*journal, "k").await.as_deref(), Some("new"));
+    assert_eq!(journal.versions(&plugin("other")).await.unwrap(), Versions::default());
+}
+
+pub(super) async fn what_a_version_on_trial_wrote_is_undone_with_it(journal: Ledger) {
+    on_trial(&*journal).await;
+    let before = journal.remembered(&agent(), &echo(), false).await.unwrap();
+    let usage = journal.usage(&agent(), &echo()).await.unwrap();
+    let others = Namespace { plugin: plugin("other"), ..own() };
+    let other = Write { namespace: others.clone(), ..set("k", "other") };
+    by(&*journal, "b", "1", vec![], [set("k", "1"), set("made", "1"), delete("gone"), other]).await.unwrap();
+    by(&*journal, "b", "2", vec![], [set("k", "2"), set("gone", "again")]).await.unwrap();
+    assert_eq!(value(&*journal, "k").await.as_deref(), Some("2"), "it reads what it wrote");
+    assert_eq!(journal.remembered(&agent(), &echo(), true).await.unwrap(), before);
+    assert_ne!(journal.remembered(&agent(), &echo(), false).await.unwrap(), before);
+
+    assert_eq!(journal.decide(&echo(), Decision::RolledBack).await.unwrap(), 3, "keys");
+    assert_eq!(journal.remembered(&agent(), &echo(), false).await.unwrap(), before, "with their versions");
+    assert_eq!(journal.usage(&agent(), &echo()).await.unwrap(), usage);
+    let versions = journal.versions(&echo()).await.unwrap();
+    assert_eq!(versions, Versions { accepted: Some(release("a")), rejected: Some("b".into()), ..versions.clone() });
+    assert_eq!(versions.trial, None);
+    assert_eq!(journal.remembering(&echo()).await.unwrap(), [agent()]);
+}
+
+pub(super) async fn what_was_rolled_back_commits_nothing_more(journal: Ledger) {
+    on_trial(&*journal).await;
+    journal.decide(&echo(), Decision::RolledBack).await.unwrap();
+    let late = by(&*journal, "b", "1", vec![], []).await;
+    assert!(matches!(late, Err(Error::Conflict)));
+    assert_eq!(pending(&*journal).await, ["$1"], "it is handled by another");
+    by(&*journal, "a", "2", vec![], [set("k", "1")]).await.unwrap();
+    journal.decide(&echo(), Decision::Forgiven).await.unwrap();
+    assert_eq!(journal.versions(&echo()).await.unwrap().rejected, None);
+    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+    by(&*journal, "b", "3", vec![], [set("k", "2")]).await.unwrap();
+}
+
+pub(super) async fn a_handler_of_before_does_not_rest_on_what_may_be_undone(journal: Ledger) {
+    on_trial(&*journal).await;
+    by(&*journal, "a", "1", vec![], [set("other", "1")]).await.unwrap();
+    by(&*journal, "b", "2", vec![], [set("k", "new")]).await.unwrap();
+    let read = read(&*journal, "k").await;
+    assert!(matches!(by(&*journal, "a", "3", vec![read], []).await, Err(Error::Conflict)));
+    assert!(matches!(by(&*journal, "a", "4", vec![], [set("k", "blind")]).await, Err(Error::Conflict)));
+    let query = crate::journal::KeyQuery { prefix: String::new(), after: None, limit: 10 };
+    let found = journal.keys(&own(), &query).await.unwrap();
+    let list = Read::Keys { namespace: own(), query, found };
+    assert!(matches!(by(&*journal, "a", "5", vec![list], []).await, Err(Error::Conflict)));
+    by(&*journal, "a", "6", vec![], [set("other", "2")]).await.unwrap();
+    by(&*journal, "a", "7", vec![], []).await.unwrap();
+}
+
+pub(super) async fn what_is_remembered_is_moved_with_the_version_and_back_with_it(journal: Ledger) {
+    on_trial(&*journal).await;
+    let before = journal.remembered(&agent(), &echo(), false).await.unwrap();
+    let moved = |of: &[crate::journal::Remembered]| Moved {
+        agent: agent(),
+        seen: of.iter().map(|it| (it.namespace.clone(), it.key.clone(), it.stored.version)).collect(),
+        writes: vec![delete("k"), set("moved", "old")],
+    };
+    journal.take_over(&echo(), &release("c"), true, vec![moved(&before)]).await.unwrap();
+    assert_eq!(value(&*journal, "moved").await.as_deref(), Some("old"));
+    assert!(journal.versions(&echo()).await.unwrap().moved);
+    // Whoever does not know the new shape comes too late.
+    assert!(matches!(by(&*journal, "a", "1", vec![], [set("blind", "1")]).await, Err(Error::Conflict)));
+    by(&*journal, "a", "2", vec![], []).await.unwrap();
+    by(&*journal, "c", "3", vec![], [set("moved", "new")]).await.unwrap();
+    journal.decide(&echo(), Decision::RolledBack).await.unwrap();
+    assert_eq!(journal.remembered(&agent(), &echo(), false).await.unwrap(), before);
+    by(&*journal, "a", "4", vec![], [set("k", "1")]).await.unwrap();
+
+    // What has changed meanwhile is not moved.
+    let late = journal.take_over(&echo(), &release("c"), true, vec![moved(&before)]).await;
+    assert!(matches!(late, Err(Error::Conflict)));
+    assert_eq!(value(&*journal, "moved").await, None);
+    let now = journal.remembered(&agent(), &echo(), false).await.unwrap();
+    journal.take_over(&echo(), &release("c"), true, vec![moved(&now)]).await.unwrap();
+    journal.decide(&echo(), Decision::Accepted).await.unwrap();
+    assert!(matches!(by(&*journal, "a", "5", vec![], [set("blind", "1")]).await, Err(Error::Conflict)));
+}

@@ -1,0 +1,232 @@
+//! How versions of plugins stand, and what becomes of what the one on trial wrote.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{
+    super::{
+        Commit, Contribution, Decision, Error, Moved, Namespace, Release, Remembered, Stored, Versions, Write,
+        version::Standing,
+    },
+    Failed, id, kv, number, optional_text,
+};
+use crate::id::{AgentName, PluginName};
+
+pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions, Failed> {
+    let found = db
+        .prepare_cached(
+            "SELECT accepted, accepted_version, trial, trial_version, moved, rejected
+             FROM plugin_version WHERE plugin = ?1",
+        )?
+        .query_row([plugin.as_str()], |row| {
+            let release = |at| {
+                let digest = optional_text(row, at)?;
+                let version = optional_text(row, at + 1)?;
+                Ok::<_, rusqlite::Error>(digest.map(|digest| Release { digest, version }))
+            };
+            Ok(Versions {
+                accepted: release(0)?,
+                trial: release(2)?,
+                moved: row.get(4)?,
+                rejected: optional_text(row, 5)?,
+            })
+        })
+        .optional()?;
+    Ok(found.unwrap_or_default())
+}
+
+fn store(db: &Connection, plugin: &PluginName, versions: &Versions) -> Result<(), Failed> {
+    let Versions { accepted, trial, moved, rejected } = versions;
+    let digest = |of: &Option<Release>| of.as_ref().map(|release| release.digest.clone());
+    let version = |of: &Option<Release>| of.as_ref().and_then(|release| release.version.clone());
+    db.prepare_cached("INSERT OR REPLACE INTO plugin_version VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
+        params![
+            plugin.as_str(),
+            digest(accepted),
+            version(accepted),
+            digest(trial),
+            version(trial),
+            moved,
+            rejected
+        ],
+    )?;
+    Ok(())
+}
+
+/// What a contribution is; a conflict where it comes too late.
+pub(super) fn standing(
+    db: &Connection,
+    commit: &Commit,
+    contribution: &Contribution,
+) -> Result<Standing, Failed> {
+    let (Some(plugin), Some(digest)) = (&contribution.plugin, &contribution.digest) else {
+        return Ok(Standing::Settled);
+    };
+    let versions = versions(db, plugin)?;
+    let mut failed = None;
+    let replaced = || {
+        commit.touched(plugin).any(|(namespace, key)| {
+            is_replaced(db, namespace, key).unwrap_or_else(|error| {
+                failed = Some(error);
+                false
+            })
+        })
+    };
+    let standing = versions.standing(digest, || commit.touches(plugin), replaced);
+    match failed {
+        Some(error) => Err(error),
+        None => standing.ok_or_else(|| Error::Conflict.into()),
+    }
+}
+
+fn is_replaced(db: &Connection, namespace: &Namespace, key: Option<&String>) -> Result<bool, Failed> {
+    let found = db
+        .prepare_cached(
+            "SELECT 1 FROM kv_replaced
+             WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND plugin = ?2 AND scope = ?3
+               AND key = ifnull(?4, key)",
+        )?
+        .exists(params![
+            namespace.agent.as_str(),
+            namespace.plugin.as_str(),
+            kv::scope(&namespace.scope),
+            key
+        ])?;
+    Ok(found)
+}
+
+/// What a version on trial replaces is kept, as it was before the first time.
+pub(super) fn keep(db: &Connection, write: &Write) -> Result<(), Failed> {
+    let Namespace { agent, plugin, scope } = &write.namespace;
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO kv_replaced
+         SELECT ?1, ?2, ?3, ?4, kv.version, kv.value
+         FROM (SELECT 1) LEFT JOIN kv ON agent = ?1 AND plugin = ?2 AND scope = ?3 AND key = ?4",
+    )?
+    .execute(params![number(db, agent)?, plugin.as_str(), kv::scope(scope), write.key])?;
+    Ok(())
+}
+
+pub(super) fn remembering(db: &Connection, plugin: &PluginName) -> Result<Vec<AgentName>, Failed> {
+    let mut statement = db.prepare_cached(
+        "SELECT name FROM kv_usage JOIN agent ON agent.id = kv_usage.agent
+         WHERE plugin = ?1 AND keys > 0 ORDER BY name",
+    )?;
+    let agents = statement.query_map([plugin.as_str()], |row| id(row, 0))?;
+    Ok(agents.collect::<Result<_, _>>()?)
+}
+
+pub(super) fn remembered(
+    db: &Connection,
+    agent: &AgentName,
+    plugin: &PluginName,
+    before: bool,
+) -> Result<Vec<Remembered>, Failed> {
+    let mut statement = db.prepare_cached(
+        "WITH of AS (SELECT id FROM agent WHERE name = ?1)
+         SELECT scope, key, version, value FROM kv
+         WHERE agent IN of AND plugin = ?2 AND NOT (?3 AND EXISTS (
+             SELECT 1 FROM kv_replaced AS old
+             WHERE old.agent = kv.agent AND old.plugin = kv.plugin AND old.scope = kv.scope AND old.key = kv.key))
+         UNION ALL
+         SELECT scope, key, version, value FROM kv_replaced
+         WHERE ?3 AND agent IN of AND plugin = ?2 AND value IS NOT NULL",
+    )?;
+    let found = statement.query_map(params![agent.as_str(), plugin.as_str(), before], |row| {
+        let (agent, plugin) = (agent.clone(), plugin.clone());
+        let namespace = Namespace { agent, plugin, scope: kv::read_scope(row, 0)? };
+        let stored = Stored { version: row.get(2)?, value: row.get(3)? };
+        Ok(Remembered { namespace, key: row.get(1)?, stored })
+    })?;
+    let mut found = found.collect::<Result<Vec<_>, _>>()?;
+    found.sort_by(|one, other| (&one.namespace, &one.key).cmp(&(&other.namespace, &other.key)));
+    Ok(found)
+}
+
+pub(super) fn take_over(
+    db: &Connection,
+    plugin: &PluginName,
+    release: &Release,
+    on_trial: bool,
+    moved: &[Moved],
+) -> Result<(), Failed> {
+    for Moved { agent, seen, .. } in moved {
+        let now = remembered(db, agent, plugin, false)?.into_iter();
+        if !now.map(|it| (it.namespace, it.key, it.stored.version)).eq(seen.iter().cloned()) {
+            return Err(Error::Conflict.into());
+        }
+    }
+    forget(db, plugin)?;
+    let version = fresh(db)?;
+    for write in moved.iter().flat_map(|moved| &moved.writes) {
+        if on_trial {
+            keep(db, write)?;
+        }
+        kv::write(db, write, version)?;
+    }
+    let before = versions(db, plugin)?;
+    let versions = Versions {
+        accepted: if on_trial { before.accepted } else { Some(release.clone()) },
+        trial: on_trial.then(|| release.clone()),
+        moved: !moved.is_empty(),
+        rejected: before.rejected.filter(|rejected| *rejected != release.digest),
+    };
+    store(db, plugin, &versions)
+}
+
+/// A version for values, as a commit has one.
+fn fresh(db: &Connection) -> Result<i64, Failed> {
+    let next = db
+        .prepare_cached("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'contribution' RETURNING seq")?
+        .query_row([], |row| row.get(0))
+        .optional()?;
+    if let Some(next) = next {
+        return Ok(next);
+    }
+    db.prepare_cached("INSERT INTO sqlite_sequence (name, seq) VALUES ('contribution', 1)")?.execute([])?;
+    Ok(1)
+}
+
+fn forget(db: &Connection, plugin: &PluginName) -> Result<(), Failed> {
+    db.prepare_cached("DELETE FROM kv_replaced WHERE plugin = ?1")?.execute([plugin.as_str()])?;
+    Ok(())
+}
+
+pub(super) fn decide(db: &Connection, plugin: &PluginName, decision: Decision) -> Result<u64, Failed> {
+    let now = versions(db, plugin)?;
+    if now == Versions::default() {
+        return Ok(0);
+    }
+    let (versions, undone) = match (decision, now.trial.clone()) {
+        (Decision::Forgiven, _) => (Versions { rejected: None, ..now }, 0),
+        (_, None) => return Ok(0),
+        (Decision::Accepted, trial) => {
+            forget(db, plugin)?;
+            (Versions { accepted: trial, trial: None, ..now }, 0)
+        }
+        (Decision::RolledBack, Some(trial)) => {
+            let undone = undo(db, plugin)?;
+            (Versions { trial: None, moved: false, rejected: Some(trial.digest), ..now }, undone)
+        }
+    };
+    store(db, plugin, &versions)?;
+    Ok(undone)
+}
+
+/// Every key has its value of before again, with the version that it had.
+fn undo(db: &Connection, plugin: &PluginName) -> Result<u64, Failed> {
+    db.prepare_cached(
+        "DELETE FROM kv WHERE plugin = ?1 AND EXISTS (
+             SELECT 1 FROM kv_replaced AS old
+             WHERE old.agent = kv.agent AND old.plugin = kv.plugin AND old.scope = kv.scope AND old.key = kv.key)",
+    )?
+    .execute([plugin.as_str()])?;
+    db.prepare_cached(
+        "INSERT INTO kv (agent, plugin, scope, key, version, value)
+         SELECT agent, plugin, scope, key, version, value FROM kv_replaced
+         WHERE plugin = ?1 AND value IS NOT NULL",
+    )?
+    .execute([plugin.as_str()])?;
+    let undone =
+        db.prepare_cached("DELETE FROM kv_replaced WHERE plugin = ?1")?.execute([plugin.as_str()])?;
+    Ok(undone as u64)
+}

@@ -1,0 +1,92 @@
+//! How the versions of a plugin stand, as the ledger remembers it: which one was accepted, which one is on trial, and
+//! which one was rolled back. What the one on trial replaces is kept until the trial has ended.
+
+use super::{Namespace, Stored, Write};
+use crate::id::AgentName;
+
+/// One version of a plugin.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Release {
+    /// SHA-256 of its file, in hexadecimal.
+    pub digest: String,
+    /// Its own version, where it says one.
+    pub version: Option<String>,
+}
+
+/// How a plugin's versions stand.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Versions {
+    /// Whose memory this is: the newest that was accepted.
+    pub accepted: Option<Release>,
+    /// The one on trial. What it writes is undone if it is rolled back.
+    pub trial: Option<Release>,
+    /// The newest of these has moved what was remembered: what an older one has read or writes is none any more.
+    pub moved: bool,
+    /// SHA-256 of the one that was rolled back last, in hexadecimal.
+    pub rejected: Option<String>,
+}
+
+/// A value that a plugin remembers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remembered {
+    /// Whose.
+    pub namespace: Namespace,
+    /// Its key.
+    pub key: String,
+    /// The value.
+    pub stored: Stored,
+}
+
+/// What a new version makes of all that is remembered for one agent.
+#[derive(Debug, Clone)]
+pub struct Moved {
+    /// Which agent.
+    pub agent: AgentName,
+    /// All that there was when it began: if it has changed since, nothing is written.
+    pub seen: Vec<(Namespace, String, i64)>,
+    /// What it changes.
+    pub writes: Vec<Write>,
+}
+
+/// How a trial ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// What it wrote stays.
+    Accepted,
+    /// What it wrote is undone, and it is not tried again.
+    RolledBack,
+    /// What was rolled back before may be tried again.
+    Forgiven,
+}
+
+impl Versions {
+    /// What a contribution of the version `digest` is; none where it comes too late: it must not be committed.
+    /// `touches` says whether it read or wrote what is remembered, and `replaced` whether any of that is what the one on
+    /// trial has replaced.
+    pub(super) fn standing(
+        &self,
+        digest: &str,
+        touches: impl FnOnce() -> bool,
+        replaced: impl FnOnce() -> bool,
+    ) -> Option<Standing> {
+        let is = |release: &Option<Release>| release.as_ref().is_some_and(|it| it.digest == digest);
+        if is(&self.trial) {
+            return Some(Standing::OnTrial);
+        }
+        if self.rejected.as_deref() == Some(digest) {
+            return None;
+        }
+        let newest = self.trial.is_none() && is(&self.accepted);
+        let late = !newest && ((self.moved && touches()) || (self.trial.is_some() && replaced()));
+        (!late).then_some(Standing::Settled)
+    }
+}
+
+/// What a contribution is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// It stays.
+    Settled,
+    /// It may be undone.
+    OnTrial,
+}
