@@ -13,6 +13,7 @@ pub mod kv;
 pub mod llm;
 pub mod logging;
 pub mod media;
+mod moving;
 pub mod outbox;
 pub mod progress;
 mod secrets;
@@ -22,7 +23,10 @@ mod work;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU32},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicU32},
+    },
 };
 
 use wasmtime::component::ResourceTable;
@@ -60,6 +64,7 @@ pub mod bindings {
 }
 
 pub use bindings::parlour::plugin::types;
+pub use moving::Moving;
 pub use work::Work;
 
 /// What is being handled, as every capability sees it.
@@ -140,6 +145,8 @@ pub struct Spent {
     pub tools: AtomicU32,
     /// Downloads of files.
     pub media: AtomicU32,
+    /// A tool that it called was rolled back: the delivery begins anew.
+    pub replaced: AtomicBool,
     /// Messages by whose they are and where they go to.
     pub messages: Mutex<BTreeMap<(PluginName, String), u32>>,
 }
@@ -148,6 +155,8 @@ pub struct Spent {
 pub struct State {
     /// None while the host only asks what the plugin has.
     pub handling: Option<Handling>,
+    /// The memory that it moves, in place of all else.
+    pub moving: Option<Moving>,
     /// What it has done.
     pub work: Work,
     /// What it was allowed and denied, and how often; counted however the call ends.

@@ -10,6 +10,7 @@ pub mod cache;
 pub mod compile;
 mod convert;
 pub mod limits;
+mod migrate;
 mod ticker;
 
 use std::{
@@ -41,7 +42,7 @@ pub use crate::capability::{Handling, Spent, State, Work};
 use crate::{
     capability::{
         self,
-        bindings::exports::parlour::plugin::{commands, members, messages, tools},
+        bindings::exports::parlour::plugin::{commands, lifecycle, members, messages, tools},
         clocks::Clocks,
         files::{Files, Folders},
         http::{Http, client::Clients},
@@ -107,6 +108,7 @@ pub struct Plugin {
     messages: Option<messages::GuestIndices>,
     members: Option<members::GuestIndices>,
     tools: Option<tools::GuestIndices>,
+    lifecycle: Option<lifecycle::GuestIndices>,
     /// What it may do.
     pub permissions: Arc<Permissions>,
     config: Arc<BTreeMap<String, String>>,
@@ -345,6 +347,11 @@ impl Engine {
             .then(|| tools::GuestIndices::new(&instance))
             .transpose()
             .map_err(shape)?;
+        let lifecycle = surface
+            .handles("lifecycle")
+            .then(|| lifecycle::GuestIndices::new(&instance))
+            .transpose()
+            .map_err(shape)?;
         let listing = Listing {
             plugin,
             digest,
@@ -361,6 +368,7 @@ impl Engine {
             messages,
             members,
             tools,
+            lifecycle,
             permissions: Arc::new(permissions),
             config: Arc::new(config),
             secrets: Arc::new(secrets),
@@ -389,7 +397,7 @@ impl Engine {
     pub async fn call(self: &Arc<Self>, plugin: &Arc<Plugin>, call: Call, handling: Handling) -> (End, Work) {
         let meter = Meter::new(plugin.limits.cpu);
         let mut work = Work::default();
-        work.begin(&handling.plugin);
+        work.begin(&handling.plugin, &plugin.listing.digest);
         let (engine, plugin, metered) = (self.clone(), plugin.clone(), meter.clone());
         let running = async move {
             let _slots = engine.slots(&plugin).await;
@@ -472,6 +480,9 @@ impl Engine {
             }
             if let Some(members) = &plugin.members {
                 members.load(&mut store, &instance)?;
+            }
+            if let Some(lifecycle) = &plugin.lifecycle {
+                lifecycle.load(&mut store, &instance)?;
             }
             let commands = match &plugin.commands {
                 Some(commands) => {
@@ -588,6 +599,7 @@ impl Engine {
         }
         let state = State {
             handling,
+            moving: None,
             http,
             files,
             room: plugin.room.clone(),

@@ -47,6 +47,7 @@ pub mod addressing;
 mod config;
 pub mod gate;
 pub mod grant;
+mod migration;
 mod rate;
 pub mod router;
 mod scrub;
@@ -54,6 +55,7 @@ pub mod secret;
 mod session;
 mod suspension;
 mod tally;
+mod trial;
 
 // The three branches: they never name each other.
 pub mod chat;

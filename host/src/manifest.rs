@@ -71,6 +71,7 @@ pub enum Interface {
     Messages,
     Members,
     Tools,
+    Lifecycle,
 }
 
 impl Interface {
@@ -82,6 +83,7 @@ impl Interface {
             Self::Messages => "messages",
             Self::Members => "members",
             Self::Tools => "tools",
+            Self::Lifecycle => "lifecycle",
         }
     }
 }

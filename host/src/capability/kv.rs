@@ -16,14 +16,14 @@ use crate::{
     manifest::Permission,
 };
 
-const KEY: usize = 512;
-const VALUE: usize = 256 * 1024;
+pub(super) const KEY: usize = 512;
+pub(super) const VALUE: usize = 256 * 1024;
 /// All that one delivery writes, and all that it reads: it is held in memory until the commit.
 const WRITES: usize = 4 * 1024 * 1024;
 const READS: usize = 4 * 1024 * 1024;
 /// What an entry costs beside its bytes.
 const ENTRY: usize = 64;
-const LIST: u32 = 1000;
+pub(super) const LIST: u32 = 1000;
 
 /// Where values come from.
 #[async_trait]
@@ -74,14 +74,23 @@ impl Reads {
 
 impl Host for State {
     async fn get(&mut self, scope: Scope, key: String) -> Answer<Option<Vec<u8>>> {
+        if let Some(moving) = &self.moving {
+            return Ok(moving.get(scope, &key));
+        }
         Ok(self.value(scope, &key).await)
     }
 
     async fn set(&mut self, scope: Scope, key: String, value: Vec<u8>) -> Answer<()> {
+        if let Some(moving) = &mut self.moving {
+            return Ok(moving.put(scope, &key, Some(value)));
+        }
         Ok(self.put(scope, &key, Some(value), "kv.set").await)
     }
 
     async fn delete(&mut self, scope: Scope, key: String) -> Answer<()> {
+        if let Some(moving) = &mut self.moving {
+            return Ok(moving.put(scope, &key, None));
+        }
         Ok(self.put(scope, &key, None, "kv.delete").await)
     }
 
@@ -95,10 +104,16 @@ impl Host for State {
         if [Some(&prefix), after.as_ref()].into_iter().flatten().any(|part| part.len() > KEY) {
             return Ok(Err(error(ErrorKind::Invalid, "a prefix has at most 512 bytes, and so has `after`")));
         }
+        if let Some(moving) = &self.moving {
+            return Ok(moving.keys(scope, &prefix, after.as_deref(), limit));
+        }
         Ok(self.list(scope, KeyQuery { prefix, after, limit: limit.min(LIST) }).await)
     }
 
     async fn increment(&mut self, scope: Scope, key: String, by: i32) -> Answer<i32> {
+        if let Some(moving) = &mut self.moving {
+            return Ok(moving.add(scope, &key, by));
+        }
         Ok(self.add(scope, key, by).await)
     }
 }
@@ -247,14 +262,7 @@ impl State {
 
     async fn add(&mut self, scope: Scope, key: String, by: i32) -> Result<i32, Error> {
         let layers = self.layers(scope, "kv.increment")?;
-        let old = match self.read(&layers, &key).await? {
-            None => 0,
-            Some(bytes) => std::str::from_utf8(&bytes)
-                .ok()
-                .and_then(|text| text.parse::<i32>().ok())
-                .ok_or_else(|| error(ErrorKind::Invalid, "the value is no decimal number"))?,
-        };
-        let sum = old.checked_add(by).ok_or_else(|| error(ErrorKind::Conflict, "the sum is too large"))?;
+        let sum = sum(self.read(&layers, &key).await?, by)?;
         self.write(&layers, &key, Some(sum.to_string().into_bytes())).await?;
         Ok(sum)
     }
@@ -319,6 +327,18 @@ async fn fits(handling: &Handling, work: &Work, before: &mut Before, cost: usize
     }
     let line = format!("this plugin remembers at most {} bytes and {} keys", quota.bytes, quota.keys);
     Err(error(ErrorKind::TooLarge, line))
+}
+
+/// A decimal number kept as text, and so much more.
+pub(super) fn sum(kept: Option<Vec<u8>>, by: i32) -> Result<i32, Error> {
+    let old = match kept {
+        None => 0,
+        Some(bytes) => std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.parse::<i32>().ok())
+            .ok_or_else(|| error(ErrorKind::Invalid, "the value is no decimal number"))?,
+    };
+    old.checked_add(by).ok_or_else(|| error(ErrorKind::Conflict, "the sum is too large"))
 }
 
 fn selects(query: &KeyQuery, key: &str) -> bool {

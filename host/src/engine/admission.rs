@@ -122,6 +122,12 @@ pub enum Refused {
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
     Beyond(Vec<Beyond>),
+    /// It could not move what is remembered into its own shape.
+    #[error("it failed to move what the version before it remembers: {0}")]
+    Migration(String),
+    /// It was rolled back before.
+    #[error("it was rolled back, because it faulted where the version before it does not; `parlour plugin resume` tries it again")]
+    RolledBack,
     /// The host's own trouble.
     #[error("{0}")]
     Host(String),
@@ -131,12 +137,19 @@ impl Refused {
     /// The same file may be taken at another time: the host was in trouble, the plugin too slow, or nobody has agreed
     /// yet.
     pub fn may_change(&self) -> bool {
-        matches!(self, Self::Host(_) | Self::Slow(_) | Self::Beyond(_) | Self::Compiling(Exceeded::Wall(_)))
+        matches!(
+            self,
+            Self::Host(_)
+                | Self::Slow(_)
+                | Self::Beyond(_)
+                | Self::RolledBack
+                | Self::Compiling(Exceeded::Wall(_))
+        )
     }
 
-    /// It waits for somebody to agree, and is as good as any other.
+    /// It waits for somebody to agree, while what was before it serves.
     pub fn waits(&self) -> bool {
-        matches!(self, Self::Beyond(_))
+        matches!(self, Self::Beyond(_) | Self::RolledBack)
     }
 }
 

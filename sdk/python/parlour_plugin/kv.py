@@ -16,3 +16,8 @@ def get_json(scope: Scope, key: str, default: Any = None) -> Any:
 def set_json(scope: Scope, key: str, value: Any) -> None:
     """Keeps any value that JSON can express under `key`."""
     set(scope, key, json.dumps(value, ensure_ascii=False).encode())
+
+
+def scope_of(memory: Any) -> Scope:
+    """What a `migration.memory` is called here."""
+    return Scope[memory.name]

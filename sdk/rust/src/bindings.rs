@@ -46,3 +46,8 @@ exports!(
 );
 exports!(tools, "tools", "package parlour:sdk; world tools { export parlour:plugin/tools@0.1.0; }");
 exports!(members, "members", "package parlour:sdk; world members { export parlour:plugin/members@0.1.0; }");
+exports!(
+    lifecycle,
+    "lifecycle",
+    "package parlour:sdk; world lifecycle { export parlour:plugin/lifecycle@0.1.0; }"
+);

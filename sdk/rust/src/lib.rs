@@ -37,6 +37,7 @@ pub mod config;
 mod error;
 mod json;
 pub mod kv;
+mod lifecycle;
 pub mod llm;
 pub mod log;
 pub mod media;
@@ -50,6 +51,25 @@ pub mod toolbox;
 /// What a plugin that has commands implements.
 pub use bindings::commands::exports::parlour::plugin::commands::Guest as Commands;
 pub use bindings::commands::exports::parlour::plugin::commands::{Argument, Invocation};
+/// What a plugin that remembers things in another shape than the version before it implements.
+///
+/// ```
+/// # use parlour_plugin::prelude::*;
+/// # struct Counter;
+/// impl Lifecycle for Counter {
+///     /// Up to 1.x, what was counted was kept under `n`.
+///     fn migrate(migration: Migration) -> Result<(), Error> {
+///         let scope = migration.memory.scope();
+///         if let Some(count) = kv::get(scope, "n")? {
+///             kv::set(scope, "count", &count)?;
+///             kv::delete(scope, "n")?;
+///         }
+///         Ok(())
+///     }
+/// }
+/// ```
+pub use bindings::lifecycle::exports::parlour::plugin::lifecycle::Guest as Lifecycle;
+pub use bindings::lifecycle::exports::parlour::plugin::lifecycle::{Memory, Migration};
 /// What a plugin that wants to know who comes and goes implements.
 pub use bindings::members::exports::parlour::plugin::members::Guest as Members;
 pub use bindings::members::exports::parlour::plugin::members::{MemberChange, Membership};
@@ -104,9 +124,12 @@ macro_rules! __export_one {
     (tools $plugin:ident) => {
         $crate::bindings::tools::tools!($plugin with_types_in $crate::bindings::tools);
     };
+    (lifecycle $plugin:ident) => {
+        $crate::bindings::lifecycle::lifecycle!($plugin with_types_in $crate::bindings::lifecycle);
+    };
     ($other:ident $plugin:ident) => {
         ::core::compile_error!(::core::concat!(
-            "a plugin exports `commands`, `messages`, `members` or `tools`, not `",
+            "a plugin exports `commands`, `messages`, `members`, `tools` or `lifecycle`, not `",
             ::core::stringify!($other),
             "`"
         ));

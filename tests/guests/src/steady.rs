@@ -1,5 +1,5 @@
 //! Answers with its version and what it was asked. The tests make a second version by replacing the text
-//! `version-1` in the component.
+//! `version-1` in the component; a version `version-X` traps.
 
 use std::{thread, time::Duration};
 
@@ -24,6 +24,7 @@ impl Commands for Steady {
         }
         // Read through a volatile pointer: the text stays in the component, where the tests find it.
         let version = unsafe { std::ptr::read_volatile(&VERSION) };
+        assert!(!version.ends_with('X'), "broken");
         if call.name == "tally" {
             let count = kv::increment(kv::Scope::Room, "tally", 1)?;
             outbox::say(format!("{version} {}:{count}", call.rest))?;

@@ -24,6 +24,7 @@ fn meaning(interface: &str) -> &'static str {
         "messages" => "answers messages that are no commands",
         "members" => "is told who comes and goes",
         "tools" => "has tools that other plugins may call",
+        "lifecycle" => "moves what an older version of it remembers",
         "toolbox" => "calls tools of other plugins",
         "outbox" => "sends, edits and removes messages, reacts, and names a home",
         "kv" => "remembers things of its own",
