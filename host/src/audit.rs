@@ -36,6 +36,10 @@ pub enum What {
     Loaded,
     /// Another version took over.
     Swapped,
+    /// A new version stood its trial.
+    Accepted,
+    /// It did not, and the one before it serves again.
+    RolledBack,
     Refused,
     /// Its file waits for somebody to agree.
     Waits,
@@ -57,6 +61,8 @@ impl What {
             Self::Used => "used",
             Self::Loaded => "loaded",
             Self::Swapped => "swapped",
+            Self::Accepted => "accepted",
+            Self::RolledBack => "rolled back",
             Self::Refused => "refused",
             Self::Waits => "waits",
             Self::Removed => "removed",

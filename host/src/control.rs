@@ -1,7 +1,7 @@
 //! How a host that runs is asked how it does, from the same machine and by the same user: a Unix socket of 0600, one
 //! line of JSON for a question and one for its answer.
 //!
-//! It tells, and it ends a plugin's rest. It grants nothing, and never will: grants are in the settings.
+//! It tells, ends a plugin's rest, and has a version tried again that was rolled back. It grants nothing, and never will: grants are in the settings.
 
 mod server;
 
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub enum Question {
     /// How the host does. What it has counted for the audit record is written, too.
     Status {},
-    /// A plugin that rests serves again.
+    /// A plugin that rests serves again, and a version that was rolled back is tried again.
     Resume {
         /// Which.
         plugin: PluginName,
@@ -48,6 +48,8 @@ pub enum Answer {
     Status(Box<Status>),
     /// Whom the plugin serves again.
     Resumed(Vec<UserId>),
+    /// A version that was rolled back is tried again.
+    TriedAgain,
     /// Why not, in a line.
     Error(String),
 }
@@ -95,6 +97,9 @@ pub struct PluginStatus {
     pub digest: Option<String>,
     /// Its file, where that was not taken.
     pub not_taken: Option<Refusal>,
+    /// What is loaded is on trial, and has handled so many events well.
+    #[serde(default)]
+    pub on_trial: Option<u32>,
     /// For whom it rests.
     pub rests: Vec<Rest>,
     /// What is let through and counted, though it is not granted.

@@ -112,6 +112,10 @@ impl Folder {
             Err(error) => return self.cannot_read(&error),
         };
         self.unreadable = None;
+        self.registry.settle().await;
+        for name in self.registry.again() {
+            self.seen.remove(&name);
+        }
         let mut refused = Vec::new();
         for path in misnamed.difference(&self.misnamed) {
             let reason = "a plugin's file is named in lower-case letters, digits and hyphens, a letter first";
@@ -157,7 +161,7 @@ impl Folder {
             if let Some(reason) = reason.filter(|_| !said) {
                 let file = source.component.display().to_string();
                 // Only to tell it apart from the next one that waits.
-                let bytes = reason.waits().then(|| source.load(self.registry.largest()).ok()).flatten();
+                let bytes = matches!(reason, Refused::Beyond(_)).then(|| source.load(self.registry.largest()).ok()).flatten();
                 let waits = bytes.map(|bytes| kept::digest(&bytes));
                 refused.push(NotTaken { plugin: Some(name), file, reason, waits });
             }
@@ -238,7 +242,11 @@ impl Folder {
                     watched.insert(folder);
                 }
             }
-            if let Ok(Some(())) = tokio::time::timeout(LOOK, told.recv()).await {
+            let woken = tokio::select! {
+                told = tokio::time::timeout(LOOK, told.recv()) => matches!(told, Ok(Some(()))),
+                () = self.registry.wants_a_look() => false,
+            };
+            if woken {
                 let settled =
                     async { while let Ok(Some(())) = tokio::time::timeout(SETTLE, told.recv()).await {} };
                 drop(tokio::time::timeout(PATIENCE, settled).await);

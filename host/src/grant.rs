@@ -103,6 +103,14 @@ impl Permissions {
         Self { audit_only, ..self }
     }
 
+    /// Nothing that reaches anybody, or costs anything, beside the plugin's own answers and memory.
+    #[must_use]
+    pub fn rehearsing(&self) -> Self {
+        let Asks { outbox, kv, progress, directory, .. } = self.asks.clone();
+        let asks = Asks { outbox, kv, progress, directory, ..Asks::default() };
+        Self { asks, grants: Grants { kv: self.grants.kv.clone(), ..Grants::default() }, audit_only: false }
+    }
+
     /// The same asks, and other grants.
     #[must_use]
     pub fn with(&self, grants: Grants) -> Self {

@@ -390,6 +390,7 @@ impl HostBuilder {
             self.plugins,
             agreed,
             self.publishers,
+            self.journal.clone(),
             notices.clone(),
             tally.clone(),
         );

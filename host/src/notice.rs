@@ -65,6 +65,26 @@ pub enum Notice {
         /// The version that it replaces was loaded before.
         replaced: bool,
     },
+    /// A new version of a plugin has stood its trial.
+    PluginAccepted {
+        /// Which plugin.
+        plugin: PluginName,
+        /// SHA-256 of its file, in hexadecimal.
+        digest: String,
+    },
+    /// A new version of a plugin faulted on trial, and the one before it serves again.
+    PluginRolledBack {
+        /// Which plugin.
+        plugin: PluginName,
+        /// SHA-256 of the file that was rolled back, in hexadecimal.
+        digest: String,
+        /// Of the one that serves again.
+        before: String,
+        /// What happened.
+        fault: String,
+        /// How many keys of what it remembers have their value of before again.
+        dropped: u64,
+    },
     /// A plugin that was loaded may do what it asks for, though nobody has granted it.
     PluginAuditOnly {
         /// Which plugin.
@@ -195,6 +215,7 @@ impl Notice {
             | Self::Invitation { .. }
             | Self::PluginLoaded { .. }
             | Self::PluginRemoved { .. }
+            | Self::PluginAccepted { .. }
             | Self::PluginWaits { .. }
             | Self::PluginResumed { .. } => Level::Info,
             Self::Agent { .. }
@@ -204,6 +225,7 @@ impl Notice {
             | Self::PluginDenied { .. }
             | Self::PluginFiles { .. }
             | Self::PluginAuditOnly { .. }
+            | Self::PluginRolledBack { .. }
             | Self::PluginSuspended { .. } => Level::Warn,
             Self::AgentStopped { .. } | Self::NotSent { .. } | Self::Journal { .. } => Level::Error,
             Self::PluginLog { level, .. } => *level,
@@ -272,6 +294,17 @@ impl Notice {
                 write!(
                     f,
                     "plugin {plugin}: AUDIT-ONLY: what is not granted of {spared} is let through and counted"
+                )
+            }
+            Self::PluginAccepted { plugin, digest } => {
+                write!(f, "plugin {plugin}: new version stood its trial ({})", digest.get(..12).unwrap_or(digest))
+            }
+            Self::PluginRolledBack { plugin, digest, before, fault, dropped } => {
+                let [digest, before] = [digest, before].map(|of| of.get(..12).unwrap_or(of));
+                write!(
+                    f,
+                    "plugin {plugin}: new version rolled back ({digest}): {fault}; the version before it ({before}) serves \
+                     again; what the new one wrote under {dropped} keys is dropped"
                 )
             }
             Self::PluginRemoved { plugin } => write!(f, "plugin {plugin}: removed"),

@@ -1,14 +1,21 @@
 //! The plugins that are loaded, by name. A new version takes over between two events: who looks up a plugin
 //! holds that version until the handler has ended.
 
+mod turn;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
     sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio::sync::Notify;
+
+use self::turn::OnTrial;
+pub use self::turn::Trying;
 
 use crate::{
     control::Refusal,
@@ -17,6 +24,7 @@ use crate::{
         admission::{Candidate, Refused},
     },
     id::PluginName,
+    journal::{Decision, Journal},
     kept::Kept,
     lock::{LockFile, Locked},
     notice::{Notice, Notices},
@@ -24,6 +32,9 @@ use crate::{
     signature::{self, Publisher},
     tally::Tally,
 };
+
+/// After a failure of the journal.
+const AGAIN: Duration = Duration::from_secs(2);
 
 /// How many plugins are loaded at once: while some are read and checked, others say what they have.
 pub fn side_by_side() -> usize {
@@ -56,6 +67,18 @@ pub struct Registry {
     agreed: Option<Agreed>,
     /// Who may have signed what comes from files; anybody and nobody, where that is not said.
     publishers: Option<BTreeSet<Publisher>>,
+    journal: Arc<dyn Journal>,
+    /// Versions on trial.
+    trials: Mutex<BTreeMap<PluginName, OnTrial>>,
+    /// SHA-256 of those that were rolled back since the host has started.
+    dropped: Mutex<BTreeSet<String>>,
+    /// Held while one version takes the place of another.
+    turning: tokio::sync::Mutex<()>,
+    /// What was agreed to of what serves.
+    entries: Mutex<BTreeMap<PluginName, Locked>>,
+    /// Whose files are to be looked at again though they have not changed, and who is told.
+    again: Mutex<BTreeSet<PluginName>>,
+    news: Notify,
     notices: Notices,
     tally: Arc<Tally>,
 }
@@ -75,6 +98,7 @@ impl Registry {
         settings: BTreeMap<PluginName, settings::Plugin>,
         agreed: Option<Agreed>,
         publishers: Option<BTreeSet<Publisher>>,
+        journal: Arc<dyn Journal>,
         notices: Notices,
         tally: Arc<Tally>,
     ) -> Self {
@@ -88,6 +112,13 @@ impl Registry {
             agreeing: Mutex::new(()),
             agreed,
             publishers,
+            journal,
+            trials: Mutex::default(),
+            dropped: Mutex::default(),
+            turning: tokio::sync::Mutex::new(()),
+            entries: Mutex::default(),
+            again: Mutex::default(),
+            news: Notify::new(),
             notices,
             tally,
         }
@@ -138,21 +169,34 @@ impl Registry {
                 return Err(Refused::Beyond(beyond));
             }
         }
+        if self.rejected(name).await?.as_deref() == Some(offered.digest.as_str()) {
+            let before = agreed.as_ref().filter(|agreed| agreed.digest != offered.digest);
+            if agreed.is_none() || before.is_some() {
+                if !self.has(name)
+                    && let Some(before) = before
+                    && let Some(before) = self.instead(name, before).await?
+                    && let Err(reason) = self.admit(name, before.into(), listed).await
+                {
+                    tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is refused: {reason}");
+                }
+                return Err(Refused::RolledBack);
+            }
+            // Somebody has agreed to this very file since.
+            let forgiven = self.journal.decide(name, Decision::Forgiven).await;
+            forgiven.map_err(|error| Refused::Host(error.to_string()))?;
+        }
+        // Before it is on trial: whatever comes between, it is there to be gone back to after it.
+        if let Err(reason) = kept.put(&offered.digest, &bytes) {
+            tracing::warn!(target: "parlour", "plugin {name}: it is not kept: {reason}");
+        }
         self.put(name, candidate).await?;
         let source = agreed.as_ref().and_then(|agreed| agreed.source.clone());
         let entry = Locked { source, ..offered };
         if agreed.as_ref() == Some(&entry) && kept.has(&entry.digest) {
+            self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), entry);
             return Ok(());
         }
-        let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
-        let written = kept.put(&entry.digest, &bytes).and_then(|()| {
-            let now = lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry)))?;
-            kept.only(&now.plugins.values().map(|locked| locked.digest.as_str()).collect::<Vec<_>>());
-            Ok(())
-        });
-        if let Err(reason) = written {
-            tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
-        }
+        self.agree(name, entry).await;
         Ok(())
     }
 
@@ -180,13 +224,21 @@ impl Registry {
         signature::required(candidate.surface.publisher, wanted).map_err(Refused::Publisher)
     }
 
-    async fn put(&self, name: &PluginName, candidate: Candidate) -> Result<(), Refused> {
+    /// A plugin of a component, asked what it has: nobody is served by it yet.
+    async fn ready(&self, name: &PluginName, candidate: Candidate) -> Result<Arc<Plugin>, Refused> {
         let unset = settings::Plugin::default();
         let settings = self.settings.get(name).unwrap_or(&unset);
-        let plugin = Arc::new(self.engine.load(name.clone(), candidate, settings).await?);
+        Ok(Arc::new(self.engine.load(name.clone(), candidate, settings).await?))
+    }
+
+    async fn put(&self, name: &PluginName, candidate: Candidate) -> Result<(), Refused> {
+        if self.rejected(name).await?.as_ref() == Some(&candidate.digest) {
+            return Err(Refused::RolledBack);
+        }
+        let plugin = self.ready(name, candidate).await?;
         let digest = plugin.listing.digest.clone();
         let (may, spared) = (plugin.permissions.summary(), plugin.permissions.spared());
-        let before = self.change(|plugins| plugins.insert(name.clone(), plugin));
+        let before = self.turn(name, plugin).await?;
         if before.as_ref().is_none_or(|before| before.listing.digest != digest) {
             self.notices.say(Notice::PluginLoaded {
                 plugin: name.clone(),
@@ -199,6 +251,21 @@ impl Registry {
         }
         self.tally.granted(None, name, &may);
         Ok(())
+    }
+
+    /// Waits until no version is taking the place of another.
+    pub async fn turned(&self) {
+        drop(self.turning.lock().await);
+    }
+
+    /// Plugins whose files are to be looked at again, though they may not have changed.
+    pub fn again(&self) -> BTreeSet<PluginName> {
+        std::mem::take(&mut *self.again.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Waits until there is one.
+    pub async fn wants_a_look(&self) {
+        self.news.notified().await;
     }
 
     /// Whether a plugin is loaded.

@@ -57,6 +57,8 @@ pub struct News {
 pub enum Happened {
     /// Its file waits for somebody to agree.
     Waits,
+    /// A new version of it was rolled back.
+    RolledBack,
     /// It rests for one person, after it faulted for an agent.
     Suspended(AgentName, UserId),
     /// It serves that person again.
@@ -127,6 +129,15 @@ fn news(notice: &Notice) -> Option<News> {
                 line: format!("Plugin {plugin} has a new file: {reason}{after}."),
             }
         }
+        Notice::PluginRolledBack { plugin, digest, fault, dropped, .. } => News {
+            plugin: plugin.clone(),
+            key: format!("rolled back {digest} {}", now()),
+            of: Happened::RolledBack,
+            line: format!(
+                "The new version of plugin {plugin} was rolled back: {fault}. The version before it serves again; what the \
+                 new one wrote under {dropped} keys is dropped. `parlour plugin resume {plugin}` tries it again."
+            ),
+        },
         Notice::PluginSuspended { plugin, agent, whom, rest } => {
             let minutes = rest.as_secs().div_ceil(60);
             News {

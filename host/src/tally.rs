@@ -267,6 +267,10 @@ fn heard(notice: &Notice) -> Option<Entry> {
             let what = if *replaced { What::Swapped } else { What::Loaded };
             Entry::new(what, Some(plugin), digest)
         }
+        Notice::PluginAccepted { plugin, digest } => Entry::new(What::Accepted, Some(plugin), digest),
+        Notice::PluginRolledBack { plugin, digest, fault, dropped, .. } => {
+            Entry::new(What::RolledBack, Some(plugin), &format!("{digest}: {fault}; {dropped} keys"))
+        }
         Notice::PluginRemoved { plugin } => Entry::new(What::Removed, Some(plugin), ""),
         Notice::PluginRefused { plugin, file, reason, waits, .. } => {
             let what = if waits.is_some() { What::Waits } else { What::Refused };

@@ -231,3 +231,65 @@ class Commands(exports.Commands):
         except http.Failed as failed:
             outbox.say(f"failed: {failed}")
 "#;
+
+/// What a version in Rust remembers, one in each other language moves.
+#[tokio::test]
+async fn every_language_moves_what_an_older_version_remembers() {
+    let handles = "\"commands\", \"lifecycle\"";
+    let javascript = plugin("javascript", "plugin.js", MOVING_JAVASCRIPT, handles, "[asks.kv]\n");
+    let python = plugin("python", "plugin.py", MOVING_PYTHON, handles, "[asks.kv]\n");
+    for (language, moving) in [("javascript", javascript), ("python", python)] {
+        let folder = tempfile::tempdir().unwrap();
+        let drop_in = |component: &[u8]| {
+            let partial = folder.path().join("partial");
+            std::fs::write(&partial, component).unwrap();
+            std::fs::rename(partial, folder.path().join("turning.wasm")).unwrap();
+        };
+        drop_in(&guest("turning"));
+        let stage = Stage::start(&[], |builder| builder.plugin_folder(folder.path())).await;
+        assert_eq!(stage.ask("/count").await, "version-1 1 1");
+        assert_eq!(stage.ask("/count").await, "version-1 2 2");
+        drop_in(&moving);
+        stage.noticed("plugin turning: new version took over").await;
+        assert_eq!(stage.ask("/count").await, "1.0.0 2 2", "{language}");
+    }
+}
+
+const MOVING_JAVASCRIPT: &str = r#"
+import { kv, outbox } from "parlour-plugin";
+export const commands = {
+  listCommands: () => [{ name: "count", description: "Says what there is", parameters: [], role: "user" }],
+  run() {
+    outbox.say(`${kv.getJson("plugin", "from")} ${kv.getJson("plugin", "sum")} ${kv.getJson("room", "sum")}`);
+  },
+};
+export const lifecycle = {
+  migrate({ memory, fromVersion }) {
+    kv.set(memory, "sum", kv.get(memory, "shape-1"));
+    kv.delete(memory, "shape-1");
+    if (memory === "plugin") kv.setJson(memory, "from", fromVersion);
+  },
+};
+"#;
+
+const MOVING_PYTHON: &str = r#"
+from parlour_plugin import kv, outbox
+from parlour_plugin.types import command
+from wit_world import exports
+
+class Commands(exports.Commands):
+    def list_commands(self):
+        return [command("count", "Says what there is")]
+
+    def run(self, call) -> None:
+        plugin, room = kv.Scope.PLUGIN, kv.Scope.ROOM
+        outbox.say(f"{kv.get_json(plugin, 'from')} {kv.get_json(plugin, 'sum')} {kv.get_json(room, 'sum')}")
+
+class Lifecycle(exports.Lifecycle):
+    def migrate(self, migration) -> None:
+        scope = kv.scope_of(migration.memory)
+        kv.set(scope, "sum", kv.get(scope, "shape-1"))
+        kv.delete(scope, "shape-1")
+        if scope == kv.Scope.PLUGIN:
+            kv.set_json(scope, "from", migration.from_version)
+"#;

@@ -7,9 +7,18 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parlour::{
+    Agent,
+    chat::memory::Rooms,
+    control::{Answer, Question},
+    id::RoomId,
+    journal::sqlite::Sqlite,
+    settings::{Grants, Role},
+};
+
 use crate::{
     guests::{component, example, guest, patched},
-    stage::{AGENT, BOB, Stage},
+    stage::{AGENT, ALICE, BOB, Stage, granted},
 };
 
 async fn stage(folder: &Path) -> Stage {
@@ -175,4 +184,246 @@ async fn replacing_a_file_under_load_loses_and_repeats_nothing() {
     }
     answered.sort_unstable();
     assert_eq!(answered, (0..EVENTS).collect::<Vec<_>>());
+}
+
+/// A version of `turning`: words that replace others of the same length.
+fn turning(words: &[(&str, &str)]) -> Vec<u8> {
+    words.iter().fold(guest("turning").to_vec(), |bytes, (old, new)| patched(&bytes, old, new))
+}
+
+/// A host whose plugin folder, lock, kept components, journal and socket are in `folder`; Alice has a room.
+async fn durable(folder: &Path, rooms: &Rooms, room: &RoomId) -> Stage {
+    let agent = Agent::new("agent".parse().unwrap(), rooms.account(AGENT)).access(crate::stage::access());
+    let journal = Sqlite::open(folder.join("journal.db")).unwrap();
+    fs::create_dir_all(folder.join("plugins")).unwrap();
+    Stage::start_with(rooms.clone(), room.clone(), agent, &[], |builder| {
+        builder
+            .journal(journal)
+            .plugin_folder(folder.join("plugins"))
+            .lock(folder.join("parlour.lock"), folder.join("kept"))
+            .control(folder.join("socket"))
+    })
+    .await
+}
+
+/// Another file is in its place, whole at once.
+fn drop_in(folder: &Path, bytes: &[u8]) {
+    let partial = folder.join("partial");
+    fs::write(&partial, bytes).unwrap();
+    fs::rename(partial, folder.join("turning.wasm")).unwrap();
+}
+
+fn said_of_it(stage: &Stage, what: &str) -> usize {
+    stage.notices().iter().filter(|notice| notice.to_string().contains(what)).count()
+}
+
+const TRAPS: (&str, &str) = ("fine-mode", "trap-mode");
+const SECOND: (&str, &str) = ("version-1", "version-2");
+
+#[tokio::test]
+async fn a_version_that_faults_is_rolled_back_and_the_one_before_handles_the_event() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let stage = stage(folder.path()).await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    drop_in(folder.path(), &turning(&[SECOND, TRAPS]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "version-1 2 2");
+    stage.noticed("plugin turning: new version rolled back").await;
+    assert!(said_of_it(&stage, "faulted for agent") <= 3, "{:#?}", stage.notices());
+    // The same file is looked at, and not tried again.
+    stage.noticed("turning.wasm: refused: it was rolled back").await;
+    assert_eq!(stage.ask("/count").await, "version-1 3 3");
+    assert_eq!(said_of_it(&stage, "took over"), 1);
+    assert!(!stage.transcript(&stage.room).contains("stopped"), "nobody has seen any of it");
+
+    drop_in(folder.path(), &turning(&[("version-1", "version-3")]));
+    while !stage.ask("/count").await.starts_with("version-3") {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_a_version_wrote_on_trial_goes_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let stage = stage(folder.path()).await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    drop_in(folder.path(), &turning(&[SECOND, ("fine-mode", "late-mode")]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "version-2 2 2");
+    assert_eq!(stage.ask("/count").await, "version-2 3 3");
+    assert_eq!(stage.ask("/count").await, "version-1 2 2", "as if the other had never been");
+    stage.noticed("what the new one wrote under 3 keys is dropped").await;
+}
+
+#[tokio::test]
+async fn an_event_that_no_version_bears_keeps_no_update_away() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let stage = stage(folder.path()).await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    drop_in(folder.path(), &turning(&[SECOND]));
+    stage.noticed("plugin turning: new version took over").await;
+    for _ in 0..3 {
+        assert!(stage.ask("/crash").await.starts_with("/crash: stopped: it crashed"));
+    }
+    assert_eq!(stage.ask("/count").await, "version-2 2 2");
+    for count in 3..=21 {
+        assert_eq!(stage.ask("/count").await, format!("version-2 {count} {count}"));
+    }
+    stage.noticed("plugin turning: new version stood its trial").await;
+    assert_eq!(said_of_it(&stage, "rolled back"), 0);
+}
+
+#[tokio::test]
+async fn a_new_version_moves_what_is_remembered_or_does_not_take_over() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let stage = stage(folder.path()).await;
+    let elsewhere = stage.rooms.create_direct(BOB, AGENT);
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    assert_eq!(stage.ask_as(BOB, &elsewhere, "/count").await, "version-1 2 1");
+    assert_eq!(stage.ask("/from").await, "nowhere");
+
+    drop_in(folder.path(), &turning(&[SECOND, ("shape-1", "shape-x")]));
+    let refused = "turning.wasm: refused: it failed to move what the version before it remembers: what was kept is none";
+    stage.noticed(refused).await;
+    assert_eq!(stage.ask("/count").await, "version-1 3 2");
+
+    // It moves, and faults: both are undone.
+    drop_in(folder.path(), &turning(&[SECOND, ("shape-1", "shape-2"), TRAPS]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "version-1 4 3");
+    assert_eq!(stage.ask("/from").await, "nowhere");
+
+    drop_in(folder.path(), &turning(&[("version-1", "version-3"), ("shape-1", "shape-2")]));
+    while said_of_it(&stage, "took over") < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stage.ask_as(BOB, &elsewhere, "/count").await, "version-3 5 2");
+    assert_eq!(stage.ask("/from").await, "1.0.0");
+}
+
+#[tokio::test]
+async fn a_trial_outlives_the_host_and_so_does_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    drop_in(&plugins, &turning(&[]));
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let stage = durable(folder.path(), &rooms, &room).await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    drop_in(&plugins, &turning(&[SECOND, ("fine-mode", "late-mode")]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "version-2 2 2");
+    stage.stop().await;
+
+    let stage = durable(folder.path(), &rooms, &room).await;
+    assert_eq!(stage.ask("/count").await, "version-2 3 3");
+    assert_eq!(stage.ask("/count").await, "version-1 2 2");
+    stage.noticed("plugin turning: new version rolled back").await;
+    stage.stop().await;
+
+    let stage = durable(folder.path(), &rooms, &room).await;
+    stage.noticed("turning.wasm: refused: it was rolled back").await;
+    assert_eq!(stage.ask("/count").await, "version-1 3 3");
+    let socket = folder.path().join("socket");
+    let resume = Question::Resume { plugin: "turning".parse().unwrap(), user: None };
+    let answer = tokio::task::spawn_blocking(move || parlour::control::ask(&socket, &resume)).await.unwrap();
+    assert_eq!(answer.unwrap(), Answer::TriedAgain);
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "version-1 4 4", "it has faulted once more");
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn commands_come_and_go_with_their_plugin_for_a_completion_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let rooms = Rooms::new();
+    let agent = Agent::new("agent".parse().unwrap(), rooms.account(AGENT)).access(crate::stage::access());
+    let host = crate::guests::host().agent(agent).cache(crate::guests::cache());
+    let host = host.plugin_folder(folder.path()).build().await.unwrap();
+    let commands = host.commands();
+    let serving = tokio::spawn(host.run(std::future::pending()));
+    let until = async |there: bool| {
+        let change = async {
+            while commands.names(Role::User).contains(&"count".to_owned()) != there {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(crate::stage::PATIENCE, change).await.expect("it comes and goes");
+    };
+    until(false).await;
+    drop_in(folder.path(), &turning(&[]));
+    until(true).await;
+    fs::remove_file(folder.path().join("turning.wasm")).unwrap();
+    until(false).await;
+    assert_eq!(commands.names(Role::User), ["stop"]);
+    serving.abort();
+}
+
+#[tokio::test]
+async fn a_tool_that_faults_on_trial_is_rolled_back_and_its_caller_notices_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let tools = granted(Grants { tools: ["*".to_owned()].into(), ..Grants::default() });
+    let stage = Stage::start(&[("handy", guest("handy"))], |builder| {
+        builder.plugin_folder(folder.path()).plugin_settings("handy".parse().unwrap(), tools)
+    })
+    .await;
+    assert_eq!(stage.ask("/use turning.version").await, "version-1");
+    drop_in(folder.path(), &turning(&[SECOND]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/use turning.version").await, "version-2");
+    drop_in(folder.path(), &turning(&[("version-1", "version-3"), TRAPS]));
+    while said_of_it(&stage, "took over") < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stage.ask("/use turning.version").await, "version-2");
+    stage.noticed("plugin turning: new version rolled back").await;
+
+    fs::remove_file(folder.path().join("turning.wasm")).unwrap();
+    stage.noticed("plugin turning: removed").await;
+    let gone = stage.ask("/use turning.version").await;
+    assert_eq!(gone, "ErrorKind::NotFound: there is no tool turning.version");
+}
+
+#[tokio::test]
+async fn the_home_and_the_status_tell_that_a_version_was_rolled_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    drop_in(&plugins, &turning(&[]));
+    let socket = folder.path().join("socket");
+    let home = granted(Grants { home: true, ..Grants::default() });
+    let stage = Stage::start(&[("sethome", example("sethome"))], |builder| {
+        builder.plugin_folder(&plugins).control(&socket).plugin_settings("sethome".parse().unwrap(), home)
+    })
+    .await;
+    let status = async || {
+        let socket = socket.clone();
+        let ask = move || parlour::control::ask(&socket, &Question::Status {});
+        let Ok(Answer::Status(status)) = tokio::task::spawn_blocking(ask).await.unwrap() else {
+            panic!("it has a status")
+        };
+        status.plugins.into_iter().find(|plugin| plugin.name.as_str() == "turning").unwrap()
+    };
+    stage.ask("/sethome").await;
+    drop_in(&plugins, &turning(&[SECOND, ("fine-mode", "late-mode")]));
+    stage.noticed("plugin turning: new version took over").await;
+    for count in 1..4 {
+        assert_eq!(stage.ask("/count").await, format!("version-2 {count} {count}"));
+    }
+    assert_eq!(status().await.on_trial, Some(3));
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    let told = "The new version of plugin turning was rolled back: it crashed";
+    let lines = stage.until(&stage.room, |lines| lines.iter().any(|line| line.text.starts_with(told))).await;
+    let told = lines.iter().find(|line| line.text.starts_with(told)).unwrap();
+    assert!(told.text.contains("wrote under 2 keys is dropped"), "{}", told.text);
+    stage.noticed("turning.wasm: refused: it was rolled back").await;
+    let status = status().await;
+    assert_eq!(status.on_trial, None);
+    assert!(status.not_taken.unwrap().reason.starts_with("it was rolled back"));
 }

@@ -90,6 +90,9 @@ fn plugin(plugin: &PluginStatus) -> Vec<String> {
         None => "not loaded".into(),
     };
     let mut lines = vec![format!("plugin {}{version}: {serves}", plugin.name)];
+    if let Some(well) = plugin.on_trial {
+        lines.push(format!("  on trial: {well} events have ended well"));
+    }
     if let Some(refusal) = &plugin.not_taken {
         let what = if refusal.waits { "its file" } else { "its file is refused" };
         lines.push(format!("  {what}: {}: {}", refusal.file, refusal.reason));

@@ -1,16 +1,16 @@
 //! A plugin is called until it has ended, and what it did is committed.
 
 use std::{
-    sync::Arc,
+    sync::{Arc, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use super::{
-    AGAIN, Running,
+    AGAIN, Running, Shared,
     delivery::{Asked, Conclusion, Delivery, STOPPED, Shown, place},
     files::FromChat,
     health,
-    ledger::FromJournal,
+    ledger::{AsBefore, FromJournal},
     lock,
 };
 use crate::{
@@ -21,6 +21,7 @@ use crate::{
     event::Event,
     journal::{Commit, Error, Outcome},
     notice::Notice,
+    trial::After,
 };
 
 /// A handler whose reads were overtaken runs again, so often; the others in its way have got on meanwhile.
@@ -32,6 +33,18 @@ const FIRST_AGAIN: Duration = Duration::from_millis(100);
 const LAST_AGAIN: Duration = Duration::from_secs(60);
 /// What is said where a plugin has nothing to say to a person.
 const DID_NOT_WORK: &str = "that did not work";
+
+/// What becomes of a version on trial that has faulted.
+enum Tried {
+    /// It is called again.
+    Again,
+    /// The one before it serves again, and shall have the event.
+    RolledBack,
+    /// The event is to blame.
+    Excused,
+    /// The host closes.
+    Interrupted,
+}
 
 impl Running {
     /// Calls a plugin until it has ended, and commits what it did.
@@ -48,6 +61,7 @@ impl Running {
         let mut shown = Shown { drafted, text: None };
         let spent = Arc::<Spent>::default();
         let mut conflicts = 0;
+        let mut faults = 0;
         let mut again = FIRST_AGAIN;
         let begun = tokio::time::Instant::now();
         loop {
@@ -72,6 +86,25 @@ impl Running {
                 }
                 continue;
             }
+            // A tool that it called was rolled back, or it itself meanwhile.
+            if spent.replaced.swap(false, Relaxed)
+                || (end.is_some() && self.shared.registry.is_dropped(plugin).await)
+            {
+                return Asked::Replaced;
+            }
+            if let Some(end) = &end
+                && health::is_fault(end)
+                && let Some(trying) = self.shared.registry.on_trial(plugin)
+            {
+                faults += 1;
+                match self.tried(&delivery, plugin, &trying.before, end, faults).await {
+                    Tried::Again => continue,
+                    Tried::RolledBack => return Asked::Replaced,
+                    Tried::Interrupted => return Asked::Interrupted,
+                    Tried::Excused => {}
+                }
+            }
+            let well = matches!(end, Some(End::Handled | End::Pass));
             if let Some(end) = &end {
                 health::report(&self.shared.notices, plugin, &self.agent.name, &delivery.waiting.event, end);
                 health::judge(&self.shared.notices, plugin, &self.agent.name, sender, end);
@@ -79,9 +112,21 @@ impl Running {
             let conclusion = self.conclude(&delivery, end, work, &shown).await;
             let (passed, said) = (conclusion.passed, conclusion.says());
             match self.commit(delivery.commit(conclusion)).await {
-                Ok(()) if passed => return Asked::Passed { said },
-                Ok(()) => return Asked::Handled,
-                Err(Error::Conflict) if conflicts < CONFLICTS => conflicts += 1,
+                Ok(()) => {
+                    if well {
+                        self.shared.registry.ended_well(plugin);
+                    }
+                    return if passed { Asked::Passed { said } } else { Asked::Handled };
+                }
+                Err(Error::Conflict) if conflicts < CONFLICTS => {
+                    conflicts += 1;
+                    self.shared.registry.turned().await;
+                    let serving = self.servings.now();
+                    let now = serving.plugins.get(&delivery.plugin);
+                    if now.is_none_or(|now| now.listing.digest != plugin.listing.digest) {
+                        return Asked::Replaced;
+                    }
+                }
                 Err(Error::Conflict) => {
                     let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
                     let fault = "what it reads changes faster than it runs".into();
@@ -96,6 +141,50 @@ impl Running {
                 }
                 Err(Error::Storage(_)) => return Asked::Interrupted,
             }
+        }
+    }
+
+    /// A version on trial has faulted: it is called again, or rolled back where the version before it does better.
+    async fn tried(
+        &self,
+        delivery: &Delivery<'_>,
+        plugin: &Arc<Plugin>,
+        before: &Arc<Plugin>,
+        end: &End,
+        faults: u32,
+    ) -> Tried {
+        let Shared { registry, notices, .. } = &self.shared;
+        health::report(notices, plugin, &self.agent.name, &delivery.waiting.event, end);
+        if registry.faulted(plugin, faults) == After::Again {
+            return Tried::Again;
+        }
+        match self.does_better(delivery, before).await {
+            None => return Tried::Interrupted,
+            Some(true) => {}
+            Some(false) => {
+                registry.excused(plugin, faults);
+                return Tried::Excused;
+            }
+        }
+        registry.roll_back(plugin, health::fault(end)).await;
+        Tried::RolledBack
+    }
+
+    /// Whether the version before does not fault at this event: it is called with all that it remembered before the trial,
+    /// and with nothing that reaches anybody. None where somebody wants an end.
+    async fn does_better(&self, delivery: &Delivery<'_>, before: &Arc<Plugin>) -> Option<bool> {
+        let (name, journal) = (&self.agent.name, &self.shared.journal);
+        let remembered = self.journalled(|| journal.remembered(name, &delivery.plugin, true)).await;
+        let drafts = Arc::new(Drafts::new(self.destination(delivery)));
+        let mut handling = self.handling(delivery, before, drafts, Arc::default()).await;
+        handling.kv = Arc::new(AsBefore::new(remembered));
+        handling.permissions = Arc::new(handling.permissions.rehearsing());
+        (handling.drafts, handling.llm) = (None, None);
+        let call = self.shared.engine.call(before, delivery.call.clone(), handling);
+        tokio::select! {
+            () = delivery.stopped.cancelled() => Some(false),
+            () = self.closing.cancelled() => None,
+            (end, _) = call => Some(!matches!(end, End::Fault(_))),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::{
     effect::Effect,
     engine::Call,
     event::Kind,
+    id::PluginName,
     journal::{Commit, Contribution, Outcome},
     lane::Waiting,
     router::Route,
@@ -17,22 +18,41 @@ use crate::{
 };
 
 impl Running {
-    /// Handles one event to its end.
+    /// Handles one event to its end, by whatever version of its plugins that takes.
     pub(super) async fn handle(&self, waiting: &Waiting, stopped: &CancellationToken) {
+        let mut replaced = self.handle_now(waiting, stopped).await;
+        while let Some(ended) = replaced {
+            // What was drafted before goes on.
+            let waiting = Waiting { ended, resumed: true, ..waiting.clone() };
+            replaced = self.handle_now(&waiting, stopped).await;
+        }
+    }
+
+    /// Handles it by the plugins as they are. Answers which have ended with it, where another took the place of the next.
+    async fn handle_now(&self, waiting: &Waiting, stopped: &CancellationToken) -> Option<Vec<PluginName>> {
         let subject = match &waiting.event.kind {
             Kind::Message(_) => &waiting.event.sender.id,
             Kind::Member(member) => &member.user,
         };
         let role = |user| self.agent.access.role(user);
-        let Some(subject_role) = role(subject) else { return self.end(waiting).await };
+        let Some(subject_role) = role(subject) else {
+            self.end(waiting).await;
+            return None;
+        };
         // Who invites an admin is none.
         let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
         let addressed = self.addressed(&waiting.event);
         let serving = self.servings.now();
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
         let (plugins, call) = match route {
-            Route::Stop => return self.end(waiting).await,
-            Route::Answer(line) => return self.tell(waiting, line).await,
+            Route::Stop => {
+                self.end(waiting).await;
+                return None;
+            }
+            Route::Answer(line) => {
+                self.tell(waiting, line).await;
+                return None;
+            }
             Route::Command { plugin, typed, arguments } => {
                 (vec![plugin], Call::Command { name: typed.name, rest: typed.rest, arguments })
             }
@@ -43,11 +63,13 @@ impl Running {
         let count = left.len();
         // Who has ended with it before may have said something.
         let mut silent = waiting.ended.is_empty();
+        let mut ended = waiting.ended.clone();
         for (index, plugin) in left.into_iter().enumerate() {
             // A message that all plugins pass on is answered by the host.
             let last = index + 1 == count && !matches!(call, Call::Message);
             let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
             let agent = &self.agent.name;
+            let name = plugin.clone();
             let (addressed, serving, call) = (&addressed, &*serving, call.clone());
             let delivery = Delivery {
                 agent,
@@ -63,19 +85,23 @@ impl Running {
                 stopped,
             };
             match self.deliver(delivery).await {
-                Asked::Handled | Asked::Interrupted => return,
+                Asked::Handled | Asked::Interrupted => return None,
+                Asked::Replaced => return Some(ended),
                 Asked::Passed { said } => silent &= !said,
             }
             if last {
-                return;
+                return None;
             }
+            ended.push(name);
         }
         let asked = addressed.mentioned || waiting.event.room.direct;
         if matches!(call, Call::Message) && silent && asked {
             let hint = if serving.catalogue.knows("help") { " /help lists what I can do." } else { "" };
-            return self.tell(waiting, format!("I have no answer to that.{hint}")).await;
+            self.tell(waiting, format!("I have no answer to that.{hint}")).await;
+            return None;
         }
         self.end(waiting).await;
+        None
     }
 
     /// The answer to a `/stop`: what it has stopped says so itself.
@@ -103,6 +129,7 @@ impl Running {
         let delivery = delivery_id(&self.agent.name, &waiting.event, None);
         let contribution = Contribution {
             plugin: None,
+            digest: None,
             outcome: Outcome::Done,
             effects: (0..).zip(effects).collect(),
             writes: vec![],

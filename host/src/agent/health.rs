@@ -30,6 +30,19 @@ pub(super) fn judge(notices: &Notices, plugin: &Plugin, agent: &AgentName, whom:
     }
 }
 
+/// Whether a call ended by the plugin's own fault.
+pub(super) fn is_fault(end: &End) -> bool {
+    matches!(end, End::Fault(_) | End::Error(GuestError { kind: GuestErrorKind::Failed, .. }))
+}
+
+/// What its fault was, in a few words that are not the plugin's own.
+pub(super) fn fault(end: &End) -> String {
+    match end {
+        End::Fault(fault) => fault.to_string(),
+        _ => "its own error".into(),
+    }
+}
+
 /// Says that a call was a plugin's fault, if it was.
 pub(super) fn report(notices: &Notices, plugin: &Plugin, agent: &AgentName, event: &Event, end: &End) {
     let (fault, said) = match end {

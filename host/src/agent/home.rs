@@ -37,7 +37,7 @@ impl Running {
     /// Whether this agent's people should hear it.
     fn concerns(&self, news: &News, resting: &mut HashSet<(PluginName, UserId)>) -> bool {
         match &news.of {
-            Happened::Waits => {
+            Happened::Waits | Happened::RolledBack => {
                 self.agent.plugins.iter().any(|listed| listed == "*" || listed == news.plugin.as_str())
             }
             Happened::Suspended(agent, whom) => {

@@ -1,11 +1,11 @@
 //! The journal as capabilities read it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use crate::{
     capability::{kv, outbox},
     id::{AgentName, EventId, PluginName},
-    journal::{self, Journal, KeyQuery, Known, Named, Namespace, Stored, Usage},
+    journal::{self, Journal, KeyQuery, Known, Named, Namespace, Remembered, Stored, Usage},
 };
 
 /// Asked while a handler runs; what it wrote itself is not in here yet.
@@ -53,5 +53,34 @@ impl outbox::Messages for FromJournal {
         name: &str,
     ) -> Result<Option<Named>, journal::Error> {
         self.soon(self.journal.named(agent, plugin, name)).await
+    }
+}
+
+/// What a plugin remembered before its new version, for a call of which nothing is kept.
+pub(super) struct AsBefore(BTreeMap<(Namespace, String), Stored>);
+
+impl AsBefore {
+    pub fn new(remembered: Vec<Remembered>) -> Self {
+        Self(remembered.into_iter().map(|it| ((it.namespace, it.key), it.stored)).collect())
+    }
+}
+
+#[async_trait::async_trait]
+impl kv::Source for AsBefore {
+    async fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Stored>, journal::Error> {
+        Ok(self.0.get(&(namespace.clone(), key.to_owned())).cloned())
+    }
+
+    async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, journal::Error> {
+        let keys = self.0.keys().filter(|(of, key)| {
+            let after = query.after.as_deref().is_none_or(|after| key.as_str() > after);
+            of == namespace && key.starts_with(&query.prefix) && after
+        });
+        Ok(keys.take(query.limit as usize).map(|(_, key)| key.clone()).collect())
+    }
+
+    async fn usage(&self, _: &AgentName, _: &PluginName) -> Result<Usage, journal::Error> {
+        let bytes = self.0.iter().map(|((_, key), stored)| (key.len() + stored.value.len()) as u64).sum();
+        Ok(Usage { bytes, keys: self.0.len() as u64 })
     }
 }

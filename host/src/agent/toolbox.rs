@@ -1,6 +1,10 @@
 //! The tools of one agent's plugins, as its plugins call them.
 
-use std::{collections::BTreeMap, sync::Arc, time::Instant};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Instant,
+};
 
 use super::{
     Shared, health,
@@ -8,12 +12,14 @@ use super::{
 };
 use crate::{
     capability::toolbox::{Absence, Tools},
-    engine::{Call, Called, Engine, Handling, Plugin, Work},
+    engine::{Call, Called, End, Engine, Handling, Plugin, Work},
     grant::Permissions,
     id::PluginName,
     notice::Notices,
+    registry::Registry,
     router::{Catalogue, Listing},
     settings::Grants,
+    trial::After,
 };
 
 /// Asked while a handler runs.
@@ -21,13 +27,20 @@ pub(super) struct Toolbox {
     servings: Arc<Servings>,
     grants: BTreeMap<PluginName, Grants>,
     engine: Arc<Engine>,
+    registry: Arc<Registry>,
     notices: Notices,
 }
 
 impl Toolbox {
     /// Of the agent whose plugins these are, and whose own grants.
     pub fn new(servings: Arc<Servings>, grants: BTreeMap<PluginName, Grants>, shared: &Shared) -> Self {
-        Self { servings, grants, engine: shared.engine.clone(), notices: shared.notices.clone() }
+        Self {
+            servings,
+            grants,
+            engine: shared.engine.clone(),
+            registry: shared.registry.clone(),
+            notices: shared.notices.clone(),
+        }
     }
 
     /// What a plugin may do for this agent.
@@ -64,10 +77,35 @@ impl Tools for Toolbox {
         let mut handling = Handling { permissions: self.permissions(plugin), drafts: None, ..caller };
         let caller = std::mem::replace(&mut handling.plugin, of.plugin.clone());
         handling.callers.push(caller);
-        let called = self.engine.call_tool(plugin, call, handling, work).await;
+        let mut work = work;
+        let mut faults = 0;
+        let called = loop {
+            let called = self.engine.call_tool(plugin, call.clone(), handling.clone(), work).await;
+            let (end, ended) = match called {
+                Called::Ended(end, ended) => (end, ended),
+                other => break other,
+            };
+            if !health::is_fault(&end) || self.registry.on_trial(plugin).is_none() {
+                break Called::Ended(end, ended);
+            }
+            faults += 1;
+            health::report(&self.notices, plugin, &agent, &event, &end);
+            if self.registry.faulted(plugin, faults) == After::Compare {
+                // Nobody but the whole delivery can tell whether the version before does better.
+                self.registry.roll_back(plugin, health::fault(&end)).await;
+                handling.spent.replaced.store(true, Relaxed);
+                return Called::Ended(end, ended);
+            }
+            work = ended;
+            work.end(false);
+            work.begin(&of.plugin, &of.digest);
+        };
         if let Called::Ended(end, _) = &called {
             health::report(&self.notices, plugin, &agent, &event, end);
             health::judge(&self.notices, plugin, &agent, &event.sender.id, end);
+            if matches!(end, End::Answer(_)) {
+                self.registry.ended_well(plugin);
+            }
         }
         called
     }

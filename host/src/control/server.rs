@@ -152,11 +152,18 @@ impl Server {
                 Ok(status) => Answer::Status(Box::new(status)),
                 Err(reason) => Answer::Error(reason),
             },
-            Question::Resume { plugin, user } => self.resume(&plugin, user.as_ref()),
+            Question::Resume { plugin, user } => self.resume(&plugin, user.as_ref()).await,
         }
     }
 
-    fn resume(&self, name: &PluginName, user: Option<&UserId>) -> Answer {
+    async fn resume(&self, name: &PluginName, user: Option<&UserId>) -> Answer {
+        if user.is_none() {
+            match self.shared.registry.forgive(name).await {
+                Ok(true) => return Answer::TriedAgain,
+                Ok(false) => {}
+                Err(reason) => return Answer::Error(reason),
+            }
+        }
         let loaded = self.shared.registry.loaded();
         let Some(plugin) = loaded.plugins.get(name) else {
             return Answer::Error(format!("there is no plugin {name}"));
@@ -223,6 +230,7 @@ impl Server {
             version: plugin.and_then(|plugin| plugin.version.as_ref()).map(ToString::to_string),
             digest: plugin.map(|plugin| plugin.listing.digest.clone()),
             not_taken: None,
+            on_trial: plugin.and_then(|plugin| self.shared.registry.on_trial(plugin)).map(|of| of.well),
             rests: rests.into_iter().map(|(user, left)| Rest { user, left_s: left.as_secs() }).collect(),
             audit_only: plugin.map(|plugin| plugin.permissions.spared()).unwrap_or_default(),
             denied: denials.denied,

@@ -1,4 +1,5 @@
-//! `parlour plugin resume`: a plugin that rests after too many faults serves again.
+//! `parlour plugin resume`: a plugin that rests after too many faults serves again, and one that was rolled back is tried
+//! again.
 
 use anyhow::bail;
 use clap::Args;
@@ -25,8 +26,13 @@ pub struct Options {
 pub fn resume(options: &Options) -> anyhow::Result<()> {
     let (settings, _) = options.config.load()?;
     let question = Question::Resume { plugin: options.name.clone(), user: options.user.clone() };
-    let Answer::Resumed(people) = ask(&settings.data, &question)? else {
-        bail!("the host answers another question");
+    let people = match ask(&settings.data, &question)? {
+        Answer::Resumed(people) => people,
+        Answer::TriedAgain => {
+            let line = format!("the version of plugin {} that was rolled back is tried again\n", options.name);
+            return print(&line);
+        }
+        _ => bail!("the host answers another question"),
     };
     let people: Vec<&str> = people.iter().map(UserId::as_str).collect();
     print(&format!("plugin {} serves {} again\n", options.name, people.join(", ")))

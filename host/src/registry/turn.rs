@@ -1,0 +1,369 @@
+//! A version takes the place of another: on trial at first, and back with all that it wrote if it does not stand it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use super::{Agreed, Registry};
+use crate::{
+    engine::{Plugin, admission::Refused},
+    id::PluginName,
+    journal::{self, Decision, Moved, Release, Versions},
+    lock::Locked,
+    migration::Migration,
+    notice::Notice,
+    trial::{After, Trial},
+};
+
+/// What is remembered is moved so often anew, because it has changed meanwhile; then the next look tries it again.
+const MOVES: u32 = 20;
+
+/// A version on trial.
+pub(super) struct OnTrial {
+    digest: String,
+    /// The one before it.
+    before: Arc<Plugin>,
+    trial: Trial,
+    /// What was agreed to of that one, where it came from a file.
+    agreed: Option<Locked>,
+}
+
+/// A version on trial, as who looks for it sees it.
+pub struct Trying {
+    /// The version before it.
+    pub before: Arc<Plugin>,
+    /// Events that it has handled well.
+    pub well: u32,
+}
+
+fn failed(error: journal::Error) -> Refused {
+    Refused::Host(format!("journal: {error}"))
+}
+
+impl Registry {
+    fn trials(&self) -> MutexGuard<'_, BTreeMap<PluginName, OnTrial>> {
+        self.trials.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn dropped(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether this very version was rolled back; if so, waits until the one before it serves.
+    pub async fn is_dropped(&self, plugin: &Plugin) -> bool {
+        let dropped = self.dropped().contains(&plugin.listing.digest);
+        if dropped {
+            self.turned().await;
+        }
+        dropped
+    }
+
+    /// SHA-256 of the version that was rolled back last.
+    pub(super) async fn rejected(&self, name: &PluginName) -> Result<Option<String>, Refused> {
+        Ok(self.journal.versions(name).await.map_err(failed)?.rejected)
+    }
+
+    /// The component that serves in place of one that is not taken: what was accepted last, or else agreed to.
+    pub(super) async fn instead(&self, name: &PluginName, agreed: &Locked) -> Result<Option<Vec<u8>>, Refused> {
+        let Some(Agreed { kept, .. }) = &self.agreed else { return Ok(None) };
+        let accepted = self.journal.versions(name).await.map_err(failed)?.accepted;
+        let accepted = accepted.and_then(|accepted| kept.get(&accepted.digest));
+        Ok(accepted.or_else(|| kept.get(&agreed.digest)))
+    }
+
+    /// Whether this very version is on trial.
+    pub fn on_trial(&self, plugin: &Plugin) -> Option<Trying> {
+        let trials = self.trials();
+        let of = trials.get(&plugin.listing.plugin).filter(|of| of.digest == plugin.listing.digest)?;
+        Some(Trying { before: of.before.clone(), well: of.trial.well() })
+    }
+
+    /// A plugin that was asked what it has takes over. Answers which one served before.
+    pub(super) async fn turn(
+        &self,
+        name: &PluginName,
+        plugin: Arc<Plugin>,
+    ) -> Result<Option<Arc<Plugin>>, Refused> {
+        let release = Release {
+            digest: plugin.listing.digest.clone(),
+            version: plugin.version.as_ref().map(ToString::to_string),
+        };
+        let is = |it: &Option<Release>| it.as_ref().is_some_and(|it| it.digest == release.digest);
+        for _ in 0..MOVES {
+            let versions = self.journal.versions(name).await.map_err(failed)?;
+            if is(&versions.trial) {
+                if !self.trials().contains_key(name) {
+                    self.goes_on(name, &release, &versions).await?;
+                }
+                return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
+            }
+            if versions.trial.is_some() {
+                self.succeeded(name).await?;
+                continue;
+            }
+            if is(&versions.accepted) {
+                return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
+            }
+            let before = self.before(name, &versions).await;
+            let from = versions.accepted.and_then(|it| it.version);
+            let moved = self.moved(name, &plugin, from.as_deref()).await?;
+            // From here on who comes too late to commit waits until the new one serves.
+            let _turning = match &before {
+                Some(_) => Some(self.turning.lock().await),
+                None => None,
+            };
+            match self.journal.take_over(name, &release, before.is_some(), moved).await {
+                Err(journal::Error::Conflict) => continue,
+                taken => taken.map_err(failed)?,
+            }
+            self.dropped().remove(&release.digest);
+            if let Some((before, agreed)) = before {
+                self.begin(name, release.digest, before, agreed);
+            }
+            return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
+        }
+        Err(Refused::Host("what the plugin remembers changes faster than it can be moved".into()))
+    }
+
+    fn begin(&self, name: &PluginName, digest: String, before: Arc<Plugin>, agreed: Option<Locked>) {
+        let on_trial = OnTrial { digest, before, trial: Trial::default(), agreed };
+        self.trials().insert(name.clone(), on_trial);
+    }
+
+    /// The host was ended while this version was on trial.
+    async fn goes_on(&self, name: &PluginName, release: &Release, versions: &Versions) -> Result<(), Refused> {
+        match self.before(name, versions).await {
+            Some((before, agreed)) => self.begin(name, release.digest.clone(), before, agreed),
+            // There is nothing to go back to.
+            None => drop(self.journal.decide(name, Decision::Accepted).await.map_err(failed)?),
+        }
+        Ok(())
+    }
+
+    /// Another version takes the place of the one on trial: what that one did stays, if it did anything.
+    async fn succeeded(&self, name: &PluginName) -> Result<(), Refused> {
+        let on_trial = self.trials().remove(name);
+        let before = match on_trial {
+            Some(OnTrial { before, trial, .. }) if trial.well() == 0 => before,
+            _ => {
+                self.journal.decide(name, Decision::Accepted).await.map_err(failed)?;
+                return Ok(());
+            }
+        };
+        let _turning = self.turning.lock().await;
+        self.journal.decide(name, Decision::RolledBack).await.map_err(failed)?;
+        self.journal.decide(name, Decision::Forgiven).await.map_err(failed)?;
+        self.change(|plugins| plugins.insert(name.clone(), before));
+        Ok(())
+    }
+
+    /// What is gone back to, and what was agreed to of it: what serves, or else what was accepted and is kept.
+    async fn before(&self, name: &PluginName, versions: &Versions) -> Option<(Arc<Plugin>, Option<Locked>)> {
+        let accepted = versions.accepted.as_ref();
+        let serves = self.loaded().plugins.get(name).cloned();
+        let is_accepted =
+            |serves: &Arc<Plugin>| accepted.is_none_or(|it| it.digest == serves.listing.digest);
+        if let Some(serves) = serves.filter(is_accepted) {
+            let agreed = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+            return Some((serves, agreed));
+        }
+        let Agreed { kept, .. } = self.agreed.as_ref()?;
+        let bytes = kept.get(&accepted?.digest)?;
+        let loaded = async {
+            let candidate = self.candidate(bytes.into()).await?;
+            let agreed = candidate.offered();
+            Ok::<_, Refused>((self.ready(name, candidate).await?, Some(agreed)))
+        };
+        match loaded.await {
+            Ok(before) => Some(before),
+            Err(reason) => {
+                tracing::warn!(target: "parlour", "plugin {name}: the version before is refused: {reason}");
+                None
+            }
+        }
+    }
+
+    /// What a version makes of what is remembered, on a copy.
+    async fn moved(
+        &self,
+        name: &PluginName,
+        plugin: &Arc<Plugin>,
+        from: Option<&str>,
+    ) -> Result<Vec<Moved>, Refused> {
+        let mut all = Vec::new();
+        if !plugin.migrates() {
+            return Ok(all);
+        }
+        for agent in self.journal.remembering(name).await.map_err(failed)? {
+            let remembered = self.journal.remembered(&agent, name, false).await.map_err(failed)?;
+            let migration = Migration::new(agent, remembered);
+            let mut memories = Vec::new();
+            for memory in migration.memories() {
+                let values = self.engine.migrate(plugin, from, &memory).await?;
+                memories.push((memory, values));
+            }
+            let moved = migration.moved(&memories);
+            let ([before, after], quota) = (migration.sizes(&moved), plugin.permissions.quota());
+            if (after.0 > quota.bytes && after.0 > before.0) || (after.1 > quota.keys && after.1 > before.1) {
+                let (bytes, keys) = (quota.bytes, quota.keys);
+                let line = format!("it would remember more than {bytes} bytes or {keys} keys");
+                return Err(Refused::Migration(line));
+            }
+            all.push(moved);
+        }
+        Ok(all)
+    }
+
+    /// An event that a version on trial has handled has ended well.
+    pub fn ended_well(self: &Arc<Self>, plugin: &Plugin) {
+        let now = Instant::now();
+        let is_over = match self.trials().get_mut(&plugin.listing.plugin) {
+            Some(of) if of.digest == plugin.listing.digest => {
+                of.trial.ended_well(now);
+                of.trial.is_over(now)
+            }
+            _ => false,
+        };
+        if is_over {
+            let (registry, listing) = (self.clone(), plugin.listing.clone());
+            tokio::spawn(async move { registry.accept(&listing.plugin, &listing.digest).await });
+        }
+    }
+
+    /// Accepts versions whose time on trial is over.
+    pub async fn settle(&self) {
+        let now = Instant::now();
+        let is_over = |(name, of): (&PluginName, &OnTrial)| {
+            of.trial.is_over(now).then(|| (name.clone(), of.digest.clone()))
+        };
+        let over: Vec<_> = self.trials().iter().filter_map(is_over).collect();
+        for (name, digest) in over {
+            self.accept(&name, &digest).await;
+        }
+    }
+
+    async fn accept(&self, name: &PluginName, digest: &str) {
+        let _turning = self.turning.lock().await;
+        let of = {
+            let mut trials = self.trials();
+            // Another may be on trial by now.
+            if trials.get(name).is_none_or(|of| of.digest != digest) {
+                return;
+            }
+            trials.remove(name)
+        };
+        let Some(of) = of else { return };
+        if let Err(error) = self.journal.decide(name, Decision::Accepted).await {
+            self.notices.say(Notice::Journal { reason: error.to_string() });
+            // It is tried again after the next event.
+            self.trials().entry(name.clone()).or_insert(of);
+            return;
+        }
+        self.notices.say(Notice::PluginAccepted { plugin: name.clone(), digest: of.digest });
+    }
+
+    /// A version on trial has faulted, for the `nth` time at this event.
+    pub fn faulted(&self, plugin: &Plugin, nth: u32) -> After {
+        let mut trials = self.trials();
+        let of = trials.get_mut(&plugin.listing.plugin);
+        of.map_or(After::Again, |of| of.trial.faulted(nth, Instant::now()))
+    }
+
+    /// The version before it does no better at that event.
+    pub fn excused(&self, plugin: &Plugin, faults: u32) {
+        if let Some(of) = self.trials().get_mut(&plugin.listing.plugin) {
+            of.trial.excused(faults);
+        }
+    }
+
+    /// The version before serves again, and what this one wrote is undone. It is not tried again until somebody says so,
+    /// or its file changes.
+    pub async fn roll_back(&self, plugin: &Plugin, fault: String) {
+        let name = &plugin.listing.plugin;
+        let _turning = self.turning.lock().await;
+        let of = {
+            let mut trials = self.trials();
+            // Somebody was quicker.
+            if trials.get(name).is_none_or(|of| of.digest != plugin.listing.digest) {
+                return;
+            }
+            self.dropped().insert(plugin.listing.digest.clone());
+            trials.remove(name)
+        };
+        let Some(of) = of else { return };
+        let dropped = loop {
+            match self.journal.decide(name, Decision::RolledBack).await {
+                Ok(dropped) => break dropped,
+                Err(error) => {
+                    self.notices.say(Notice::Journal { reason: error.to_string() });
+                    tokio::time::sleep(super::AGAIN).await;
+                }
+            }
+        };
+        let (digest, before) = (of.digest, of.before.listing.digest.clone());
+        self.change(|plugins| plugins.insert(name.clone(), of.before));
+        self.go_back(name, &digest, of.agreed);
+        self.look_again(name);
+        self.notices.say(Notice::PluginRolledBack { plugin: name.clone(), digest, before, fault, dropped });
+    }
+
+    /// What was agreed to before stands in the lock again.
+    fn go_back(&self, name: &PluginName, digest: &str, before: Option<Locked>) {
+        let (Some(Agreed { lock, .. }), Some(before)) = (&self.agreed, before) else { return };
+        let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), before.clone());
+        let changed = lock.change(|lock| {
+            if let Some(entry) = lock.plugins.get_mut(name).filter(|entry| entry.digest == digest) {
+                *entry = Locked { source: entry.source.take(), ..before };
+            }
+        });
+        if let Err(reason) = changed {
+            tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
+        }
+    }
+
+    /// Tries a version again that was rolled back. Answers whether there is one.
+    ///
+    /// # Errors
+    /// One line.
+    pub async fn forgive(&self, name: &PluginName) -> Result<bool, String> {
+        let there = self.rejected(name).await.map_err(|reason| reason.to_string())?.is_some();
+        if there {
+            let forgiven = self.journal.decide(name, Decision::Forgiven).await;
+            forgiven.map_err(|error| error.to_string())?;
+            self.look_again(name);
+        }
+        Ok(there)
+    }
+
+    fn look_again(&self, name: &PluginName) {
+        self.again.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone());
+        self.news.notify_one();
+    }
+
+    /// Writes down what was agreed to, and keeps it, with all that may be gone back to.
+    pub(super) async fn agree(&self, name: &PluginName, entry: Locked) {
+        let Some(Agreed { lock, kept }) = &self.agreed else { return };
+        let agree = || {
+            let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
+            self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), entry.clone());
+            lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry)))
+        };
+        let now = match agree() {
+            Ok(now) => now,
+            Err(reason) => {
+                tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
+                return;
+            }
+        };
+        let mut digests: Vec<String> = now.plugins.values().map(|locked| locked.digest.clone()).collect();
+        for name in now.plugins.keys() {
+            // Where the journal does not say it, nothing is thrown away.
+            let Ok(versions) = self.journal.versions(name).await else { return };
+            digests.extend([versions.accepted, versions.trial].into_iter().flatten().map(|it| it.digest));
+        }
+        kept.only(&digests.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+}
