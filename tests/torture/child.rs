@@ -106,6 +106,7 @@ async fn host(life: Life, chat: impl Chat, death: Arc<Death>) -> Result<(), Box<
         .agent(agent)
         .journal(journal)
         .plugin_folder(&life.plugins)
+        .lock(life.plugins.with_extension("lock"), life.plugins.with_extension("kept"))
         .compiler(Compiler::Program(life.compiler))
         .cache(&life.cache)
         .notices(notices())

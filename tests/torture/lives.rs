@@ -102,9 +102,9 @@ async fn died_by_itself(mut child: Child, limit: Duration) -> Result<bool, Strin
     Ok(false)
 }
 
-/// Versions of the plugin that counts, one to be put in the place of the other.
+/// Versions of the plugin that counts, one to be put in the place of the other; the last one traps at every event.
 pub struct Versions {
-    components: [Vec<u8>; 2],
+    components: [Vec<u8>; 3],
     file: PathBuf,
     beside: PathBuf,
     swaps: Arc<AtomicU64>,
@@ -115,8 +115,9 @@ impl Versions {
     pub fn new(plugins: &Path) -> Result<Self, String> {
         let first = guests::guest("steady").to_vec();
         let second = guests::patched(&first, FIRST, "version-2");
+        let broken = guests::patched(&first, FIRST, "version-X");
         let (file, beside) = (plugins.join("steady.wasm"), plugins.with_extension("new"));
-        let versions = Self { components: [first, second], file, beside, swaps: Arc::default() };
+        let versions = Self { components: [first, second, broken], file, beside, swaps: Arc::default() };
         versions.put(0).map_err(|error| error.to_string())?;
         Ok(versions)
     }
@@ -135,7 +136,7 @@ impl Versions {
             }
             self.swaps.fetch_add(1, Relaxed);
         }
-        unreachable!("there are two of them")
+        unreachable!("there are three of them")
     }
 
     fn put(&self, version: usize) -> std::io::Result<()> {
