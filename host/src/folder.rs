@@ -161,7 +161,9 @@ impl Folder {
             if let Some(reason) = reason.filter(|_| !said) {
                 let file = source.component.display().to_string();
                 // Only to tell it apart from the next one that waits.
-                let bytes = matches!(reason, Refused::Beyond(_)).then(|| source.load(self.registry.largest()).ok()).flatten();
+                let bytes = matches!(reason, Refused::Beyond(_))
+                    .then(|| source.load(self.registry.largest()).ok())
+                    .flatten();
                 let waits = bytes.map(|bytes| kept::digest(&bytes));
                 refused.push(NotTaken { plugin: Some(name), file, reason, waits });
             }

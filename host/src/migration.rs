@@ -90,7 +90,8 @@ impl Migration {
         let mut writes = Vec::new();
         for scope in all {
             let (before, after) = (self.values(scope), scopes.get(scope).cloned().unwrap_or_default());
-            let deleted = before.keys().filter(|key| !after.contains_key(*key)).map(|key| (key.clone(), None));
+            let deleted =
+                before.keys().filter(|key| !after.contains_key(*key)).map(|key| (key.clone(), None));
             let set = after.iter().filter(|(key, value)| before.get(*key) != Some(value));
             let set = set.map(|(key, value)| (key.clone(), Some(value.clone())));
             writes.extend(deleted.chain(set).map(|(key, value)| (scope.clone(), key, value)));
@@ -174,8 +175,7 @@ mod tests {
     #[test]
     fn what_lies_in_an_encrypted_room_is_moved_there_and_stays_there() {
         let room = RoomId::parse("!r").unwrap();
-        let [sealed, gone] =
-            [false, true].map(|gone| Scope::Sealed { room: room.clone(), user: None, gone });
+        let [sealed, gone] = [false, true].map(|gone| Scope::Sealed { room: room.clone(), user: None, gone });
         let user = Scope::User(UserId::parse("@a:b").unwrap());
         let migration = Migration::new(
             agent(),
@@ -189,7 +189,8 @@ mod tests {
             ],
         );
         let memories = migration.memories();
-        let seen: Vec<_> = memories.iter().map(|it| (&it.scope, it.values.keys().collect::<Vec<_>>())).collect();
+        let seen: Vec<_> =
+            memories.iter().map(|it| (&it.scope, it.values.keys().collect::<Vec<_>>())).collect();
         assert_eq!(seen[0].1, ["both", "deleted there"]);
         assert_eq!(seen[1], (&user, vec![&"name".to_owned()]));
         assert_eq!(seen[2].0, &Scope::Plugin, "as it is called there");
@@ -197,7 +198,9 @@ mod tests {
         let moved = migration.moved(&memories.into_iter().map(renamed).collect::<Vec<_>>());
         let after = |scope: &Scope| {
             let of = moved.writes.iter().filter(|write| write.namespace.scope == *scope);
-            let text = |value: &Option<Vec<u8>>| value.as_ref().map(|value| String::from_utf8(value.clone()).unwrap());
+            let text = |value: &Option<Vec<u8>>| {
+                value.as_ref().map(|value| String::from_utf8(value.clone()).unwrap())
+            };
             of.map(|write| (write.key.as_str(), text(&write.value))).collect::<BTreeMap<_, _>>()
         };
         let value = |text: &str| Some(text.to_owned());

@@ -297,7 +297,11 @@ impl Notice {
                 )
             }
             Self::PluginAccepted { plugin, digest } => {
-                write!(f, "plugin {plugin}: new version stood its trial ({})", digest.get(..12).unwrap_or(digest))
+                write!(
+                    f,
+                    "plugin {plugin}: new version stood its trial ({})",
+                    digest.get(..12).unwrap_or(digest)
+                )
             }
             Self::PluginRolledBack { plugin, digest, before, fault, dropped } => {
                 let [digest, before] = [digest, before].map(|of| of.get(..12).unwrap_or(of));

@@ -90,10 +90,10 @@ async fn measure(swaps: usize, like: Option<Run>) -> Result<(Vec<Duration>, Run)
     let chat = Scripted { events: tokio::sync::Mutex::new(events), answers: answers.clone() };
     let (tell, mut loaded) = watch::channel(Vec::<Instant>::new());
     let host = Host::builder()
-        .agent(Agent::new("agent".parse()?, chat).access(Access {
-            users: ["@alice:bench".parse()?].into(),
-            ..Access::default()
-        }))
+        .agent(
+            Agent::new("agent".parse()?, chat)
+                .access(Access { users: ["@alice:bench".parse()?].into(), ..Access::default() }),
+        )
         // Nobody reads them.
         .limits(Limits { messages: NonZeroU32::MAX, ..Limits::default() })
         .journal(Sqlite::open(folder.path().join("journal.db")).map_err(|error| anyhow::anyhow!("{error}"))?)
@@ -179,7 +179,11 @@ struct Scripted {
 fn event(number: u32) -> Result<Event> {
     Ok(Event {
         id: EventId::parse(format!("$event-{number}"))?,
-        room: Room { id: RoomId::parse(format!("!room-{}", number % ROOMS))?, direct: true, encrypted: false },
+        room: Room {
+            id: RoomId::parse(format!("!room-{}", number % ROOMS))?,
+            direct: true,
+            encrypted: false,
+        },
         sender: Sender {
             id: UserId::parse("@alice:bench")?,
             display_name: None,

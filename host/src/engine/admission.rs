@@ -126,7 +126,9 @@ pub enum Refused {
     #[error("it failed to move what the version before it remembers: {0}")]
     Migration(String),
     /// It was rolled back before.
-    #[error("it was rolled back, because it faulted where the version before it does not; `parlour plugin resume` tries it again")]
+    #[error(
+        "it was rolled back, because it faulted where the version before it does not; `parlour plugin resume` tries it again"
+    )]
     RolledBack,
     /// The host's own trouble.
     #[error("{0}")]

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::{
-    Engine, Plugin, Work, charge, convert, fault,
+    Engine, Plugin, Work,
     background::{HEAD, Panicked},
-    first_line,
+    charge, convert, fault, first_line,
     limits::Meter,
 };
 use crate::{

@@ -198,9 +198,9 @@ impl Ledger {
             let replaced = self.replaced.iter().filter(|((namespace, _), _)| of(namespace));
             all.extend(replaced.map(|(at, stored)| (at.clone(), stored.clone())));
         }
-        let there = all.into_iter().filter_map(|((namespace, key), stored)| {
-            Some(Remembered { namespace, key, stored: stored? })
-        });
+        let there = all
+            .into_iter()
+            .filter_map(|((namespace, key), stored)| Some(Remembered { namespace, key, stored: stored? }));
         there.collect()
     }
 
@@ -262,7 +262,6 @@ impl Ledger {
         }
         count
     }
-
 }
 
 impl Ledger {

@@ -66,7 +66,11 @@ impl Registry {
     }
 
     /// The component that serves in place of one that is not taken: what was accepted last, or else agreed to.
-    pub(super) async fn instead(&self, name: &PluginName, agreed: &Locked) -> Result<Option<Vec<u8>>, Refused> {
+    pub(super) async fn instead(
+        &self,
+        name: &PluginName,
+        agreed: &Locked,
+    ) -> Result<Option<Vec<u8>>, Refused> {
         let Some(Agreed { kept, .. }) = &self.agreed else { return Ok(None) };
         let accepted = self.journal.versions(name).await.map_err(failed)?.accepted;
         let accepted = accepted.and_then(|accepted| kept.get(&accepted.digest));
@@ -133,7 +137,12 @@ impl Registry {
     }
 
     /// The host was ended while this version was on trial.
-    async fn goes_on(&self, name: &PluginName, release: &Release, versions: &Versions) -> Result<(), Refused> {
+    async fn goes_on(
+        &self,
+        name: &PluginName,
+        release: &Release,
+        versions: &Versions,
+    ) -> Result<(), Refused> {
         match self.before(name, versions).await {
             Some((before, agreed)) => self.begin(name, release.digest.clone(), before, agreed),
             // There is nothing to go back to.
@@ -163,8 +172,7 @@ impl Registry {
     async fn before(&self, name: &PluginName, versions: &Versions) -> Option<(Arc<Plugin>, Option<Locked>)> {
         let accepted = versions.accepted.as_ref();
         let serves = self.loaded().plugins.get(name).cloned();
-        let is_accepted =
-            |serves: &Arc<Plugin>| accepted.is_none_or(|it| it.digest == serves.listing.digest);
+        let is_accepted = |serves: &Arc<Plugin>| accepted.is_none_or(|it| it.digest == serves.listing.digest);
         if let Some(serves) = serves.filter(is_accepted) {
             let agreed = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
             return Some((serves, agreed));

@@ -29,7 +29,8 @@ pub fn resume(options: &Options) -> anyhow::Result<()> {
     let people = match ask(&settings.data, &question)? {
         Answer::Resumed(people) => people,
         Answer::TriedAgain => {
-            let line = format!("the version of plugin {} that was rolled back is tried again\n", options.name);
+            let line =
+                format!("the version of plugin {} that was rolled back is tried again\n", options.name);
             return print(&line);
         }
         _ => bail!("the host answers another question"),

@@ -85,8 +85,9 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let agent = 0..AGENTS;
     let manner = prop_oneof![Just(Manner::Allowed), Just(Manner::Refused), Just(Manner::Encrypted)];
     let writes = vec((0..KEYS.len(), option::of(0..3_u8)), 0..3);
-    let does = (vec(0..5_usize, 0..4), writes, option::of(0..PLUGINS.len()), 0..3_usize, option::of(0..3_usize))
-        .prop_map(|(effects, writes, tool, reads, digest)| Does { effects, writes, tool, reads, digest });
+    let does =
+        (vec(0..5_usize, 0..4), writes, option::of(0..PLUGINS.len()), 0..3_usize, option::of(0..3_usize))
+            .prop_map(|(effects, writes, tool, reads, digest)| Does { effects, writes, tool, reads, digest });
     let take_over = (0..3_usize, any::<bool>(), option::of(0..KEYS.len()))
         .prop_map(|(digest, on_trial, moves)| Call::TakeOver { digest, on_trial, moves });
     let decide = (0..3_usize).prop_map(Call::Decide);

@@ -68,7 +68,10 @@ pub(super) async fn what_a_version_on_trial_wrote_is_undone_with_it(journal: Led
     assert_eq!(journal.remembered(&agent(), &echo(), false).await.unwrap(), before, "with their versions");
     assert_eq!(journal.usage(&agent(), &echo()).await.unwrap(), usage);
     let versions = journal.versions(&echo()).await.unwrap();
-    assert_eq!(versions, Versions { accepted: Some(release("a")), rejected: Some("b".into()), ..versions.clone() });
+    assert_eq!(
+        versions,
+        Versions { accepted: Some(release("a")), rejected: Some("b".into()), ..versions.clone() }
+    );
     assert_eq!(versions.trial, None);
     assert_eq!(journal.remembering(&echo()).await.unwrap(), [agent()]);
 }

@@ -3,9 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{
-        Commit, Error, Outcome, Queued, Sequence, never_received, takes_draft, version::Standing,
-    },
+    super::{Commit, Error, Outcome, Queued, Sequence, never_received, takes_draft, version::Standing},
     Failed, kv, number, version,
 };
 use crate::{

@@ -4,8 +4,8 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     super::{
-        Commit, Contribution, Decision, Error, Moved, Namespace, Release, Remembered, Stored, Versions, Write,
-        version::Standing,
+        Commit, Contribution, Decision, Error, Moved, Namespace, Release, Remembered, Stored, Versions,
+        Write, version::Standing,
     },
     Failed, id, kv, number, optional_text,
 };
