@@ -15,7 +15,6 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use self::turn::OnTrial;
-pub use self::turn::Trying;
 
 use crate::{
     control::Refusal,
