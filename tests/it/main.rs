@@ -35,6 +35,7 @@ mod files;
 // Which files of messages they read, and how much of them.
 mod media;
 // Who made it, and whether that matters.
+mod power;
 mod publishers;
 // Where it was pulled from.
 mod oci;
