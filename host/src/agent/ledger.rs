@@ -40,4 +40,8 @@ impl outbox::Messages for FromJournal {
     ) -> Result<Option<Named>, journal::Error> {
         self.0.named(agent, plugin, name).await
     }
+
+    async fn waiting(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, journal::Error> {
+        self.0.blobs(agent, plugin).await
+    }
 }
