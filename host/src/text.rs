@@ -117,13 +117,13 @@ mod tests {
         ] {
             assert_eq!(file_name(name), expected, "{name:?}");
         }
-        for long in
-            [format!("{}.tar.gz", "\u{e9}".repeat(1000)), "x".repeat(1000), format!("a.{}", "y".repeat(1000))]
-        {
+        for (long, ending) in [
+            (format!("{}.tar.gz", "\u{e9}".repeat(1000)), "\u{e9}.gz"),
+            ("x".repeat(1000), "x"),
+            (format!("a.{}", "y".repeat(1000)), "y"),
+        ] {
             let short = file_name(&long);
-            assert!(short.len() <= FILE_NAME && short.len() > 200, "{short}");
-            let ending = |name: &str| name.rsplit_once('.').map(|(_, ending)| ending == "gz");
-            assert_eq!(ending(&short), ending(&long).filter(|is| *is), "{short}");
+            assert!(short.len() <= FILE_NAME && short.len() > 200 && short.ends_with(ending), "{short}");
         }
     }
 

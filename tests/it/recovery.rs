@@ -178,6 +178,6 @@ async fn a_file_is_uploaded_once_though_the_host_ends_before_its_message() {
     third.stop().await;
     assert_eq!((staged(), rooms.files()), ((0, 0), 1), "uploaded once, and nothing of it is kept");
     let fourth = start().await;
-    fourth.ask("/look").await;
+    assert_eq!(fourth.ask("/text").await, "ErrorKind::NotFound: no file");
     assert_eq!(rooms.transcript(&room).iter().filter(|line| line.file.is_some()).count(), 1);
 }

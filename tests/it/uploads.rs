@@ -312,7 +312,7 @@ async fn a_file_is_a_message_but_is_not_edited() {
     let (shared, told) = (&lines[1], &lines[2]);
     assert_eq!((shared.reply_to.as_ref(), told.text.as_str()), (Some(&asked), unsupported));
     assert!(shared.file.is_some());
-    assert_eq!(stage.ask("/change").await, unsupported);
+    assert_eq!(stage.ask("/change it").await, unsupported);
     assert_eq!(stage.ask(&format!("/change {}", shared.id)).await, unsupported);
     assert_eq!(stage.ask(&format!("/change {}", told.id)).await, "changed");
     assert_eq!(stage.ask("/remove").await, "removed");

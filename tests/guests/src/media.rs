@@ -146,7 +146,7 @@ fn done(call: &Invocation) -> Result<String, Error> {
             told(&edited.err().unwrap_or_else(|| Error::other("it was edited")))
         }
         "change" => {
-            let which = if call.rest.is_empty() {
+            let which = if call.rest == "it" {
                 MessageRef::Key("it".into())
             } else {
                 MessageRef::Event(call.rest.clone())

@@ -78,7 +78,9 @@ async fn a_file_arrives_as_it_was_made_encrypted_or_not() {
             let mark = scene.alice.mark();
             scene.alice.say(room, say).await.unwrap();
             let what = format!("a file called {name}");
-            let is_it = |message: &crate::person::Message| message.content["filename"] == name;
+            let is_it = |message: &crate::person::Message| {
+                message.sender == scene.agent.user && message.content["filename"] == name
+            };
             let find = |log: &crate::person::Log| log.messages_since(mark, room).into_iter().find(is_it);
             scene.alice.wait(&what, find).await.unwrap()
         };
