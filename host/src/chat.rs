@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    effect::Outgoing,
+    effect::{Outgoing, Upload},
     event::{Batch, MediaSource, Position},
     id::{EventId, RoomId, UserId},
 };
@@ -60,6 +60,16 @@ pub trait Chat: Send + Sync + 'static {
     async fn media(&self, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
         let _ = (file, most);
         Err(MediaError::Gone { reason: "this chat has no files".into() })
+    }
+
+    /// Uploads a file for a message to a room, encrypted where the room is, and answers where it is: the address, and the
+    /// key where there is one. A chat without files need not have it.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether to try again; what is too large for the server is [`SendError::Final`].
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        let _ = upload;
+        Err(SendError::Final { code: "unsupported".into(), reason: "this chat takes no files".into() })
     }
 
     /// Shows that the agent is working in a room, or no longer. Returns at once; a failure is nobody's trouble.

@@ -13,7 +13,10 @@ pub mod memory;
 mod review;
 pub mod sqlite;
 
+use std::fmt;
+
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use review::{Unreviewed, review};
@@ -21,7 +24,7 @@ pub use review::{Unreviewed, review};
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, MessageRef, Place, Target},
-    event::{Event, Position},
+    event::{Event, MediaSource, Position},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
 };
@@ -171,6 +174,22 @@ pub enum Outcome {
     Cancelled,
 }
 
+/// The bytes of a file that is to be sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// By which an effect names it.
+    pub digest: String,
+    /// What is in it.
+    pub bytes: Bytes,
+}
+
+/// Its bytes are megabytes, and nobody's business.
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({}, {} bytes)", self.digest, self.bytes.len())
+    }
+}
+
 /// What one party, a plugin or the host itself, did about an event.
 #[derive(Debug, Clone)]
 pub struct Contribution {
@@ -180,6 +199,8 @@ pub struct Contribution {
     pub outcome: Outcome,
     /// What has to go out, each with its ordinal: one count for all contributions of a delivery.
     pub effects: Vec<(u32, Effect)>,
+    /// The files that they send. They are kept until no effect that waits needs them.
+    pub files: Vec<Blob>,
     /// What to remember.
     pub writes: Vec<Write>,
     /// What the handler read, to be checked.
@@ -256,6 +277,8 @@ pub struct Known {
     pub room: RoomId,
     /// Which plugin sent it; none where it was not a plugin of this agent.
     pub by: Option<PluginName>,
+    /// That plugin sent a file.
+    pub file: bool,
 }
 
 /// The newest message to which a plugin gave a name.
@@ -267,6 +290,8 @@ pub enum Named {
         event: EventId,
         /// Where.
         room: RoomId,
+        /// It is a file.
+        file: bool,
     },
     /// It waits to be sent.
     Waiting {
@@ -274,6 +299,8 @@ pub enum Named {
         id: EffectId,
         /// Where to.
         to: Target,
+        /// It is a file.
+        file: bool,
     },
 }
 
@@ -330,6 +357,23 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Notes what became of an effect. The first note stands: of an effect that isn't waiting nothing is changed.
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error>;
+
+    /// A file that an effect of this delivery sends, while one waits.
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error>;
+
+    /// Bytes of files that a plugin sends and that wait.
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error>;
+
+    /// Notes where the file of an effect that waits was uploaded to: it is not uploaded again.
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error>;
+
+    /// Where the file of an effect that waits was uploaded to.
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error>;
 
     /// The event that an effect became, once it was accepted.
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error>;
@@ -394,8 +438,14 @@ impl Commit {
     /// What the host says by itself.
     fn own(agent: AgentName, sequence: Sequence, delivery: DeliveryId, effects: Vec<Effect>) -> Self {
         let effects = (0..).zip(effects).collect();
-        let contribution =
-            Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
+        let contribution = Contribution {
+            plugin: None,
+            outcome: Outcome::Done,
+            effects,
+            files: vec![],
+            writes: vec![],
+            reads: vec![],
+        };
         Self { agent, sequence, delivery, contribution, tools: vec![], ends_event: true }
     }
 }

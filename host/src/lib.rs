@@ -47,6 +47,7 @@ pub mod addressing;
 mod config;
 pub mod gate;
 pub mod grant;
+mod mime;
 mod rate;
 pub mod router;
 mod scrub;

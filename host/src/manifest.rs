@@ -262,7 +262,7 @@ impl Permission {
             Self::Llm => "ask the language model",
             Self::Http => "send HTTP requests",
             Self::Files => "see the files of a folder",
-            Self::Media => "read the files of messages that it handles",
+            Self::Media => "read the files of messages that it handles, and send files",
             Self::Secrets => "have secrets put on its requests, without seeing them",
             Self::Tools => "call tools of other plugins",
         }

@@ -42,6 +42,7 @@ fn everything(folder: &std::path::Path) -> Plugin {
         people: all.into(),
         http: http.into_iter().flat_map(|plugin| plugin.grants.http).collect(),
         files: Some(settings::Files { folder: folder.to_owned(), write: true, bytes: None }),
+        media: Some(settings::Media::default()),
         encrypted: true,
         ..Grants::default()
     };

@@ -1,10 +1,11 @@
 //! A journal that does not answer handlers, as long as somebody wants that.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parlour::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::Position,
+    event::{MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
     journal::*,
 };
@@ -62,6 +63,27 @@ impl Journal for Hanging {
 
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error> {
         self.inner.sent(agent, row, sent).await
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        self.inner.blob(agent, delivery, digest).await
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        self.inner.blobs(agent, plugin).await
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        self.inner.stage(agent, row, source).await
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        self.inner.staged(agent, row).await
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {

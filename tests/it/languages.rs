@@ -1,6 +1,9 @@
 //! Plugins in other languages than Rust.
 
-use parlour::{event::Membership, settings::Grants};
+use parlour::{
+    event::Membership,
+    settings::{Grants, Media},
+};
 
 use crate::{
     guests::{assistant, example, greet, guest},
@@ -175,6 +178,59 @@ class Tools(exports.Tools):
         if not text:
             raise error(ErrorKind.DENIED, "say something")
         return ToolResult(text.upper(), None)
+"#;
+
+/// Each makes a file of a text and one of bytes, with pieces of a MiB.
+#[tokio::test]
+async fn every_language_sends_files() {
+    let asks = "[asks.media]\nreason = \"To be tried\"\n";
+    let javascript = plugin("javascript", "plugin.js", WRITES_JAVASCRIPT, "\"commands\"", asks);
+    let python = plugin("python", "plugin.py", WRITES_PYTHON, "\"commands\"", asks);
+    for (language, writes) in [("javascript", javascript), ("python", python)] {
+        let media = || granted(Grants { media: Some(Media::default()), ..Grants::default() });
+        let stage = Stage::start(&[("writes", writes)], |builder| {
+            builder.plugin_settings("writes".parse().unwrap(), media())
+        })
+        .await;
+        let asked = stage.rooms.say(ALICE, &stage.room, "/write");
+        let lines = stage.until(&stage.room, |lines| lines.len() == 3).await;
+        assert_eq!(lines[0].id, asked);
+        let [text, bytes] =
+            [1, 2].map(|at: usize| (lines[at].text.as_str(), lines[at].file.clone().unwrap()));
+        assert_eq!((text.0, text.1.mime.as_str()), ("h\u{e9}.csv", "text/csv"), "{language}");
+        assert_eq!(&text.1.bytes[..], "h\u{e9} \u{1f44d}\n".as_bytes(), "{language}");
+        assert_eq!((bytes.0, bytes.1.name.as_str()), ("*look*", "large"), "{language}");
+        assert_eq!(bytes.1.bytes.len(), (1 << 20) + 3, "{language}");
+        assert!(bytes.1.bytes.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8), "{language}");
+    }
+}
+
+const WRITES_JAVASCRIPT: &str = r#"
+import { media, outbox } from "parlour-plugin";
+export const commands = {
+  listCommands: () => [{ name: "write", description: "Writes", parameters: [], role: "user" }],
+  run() {
+    outbox.file(media.make("h\u00e9.csv", "h\u00e9 \u{1f44d}\n", "text/csv"));
+    const bytes = new Uint8Array((1 << 20) + 3);
+    for (let at = 0; at < bytes.length; at += 1) bytes[at] = at % 251;
+    outbox.sendFile({ tag: "here" }, media.make("large", bytes), { tag: "markdown", val: "*look*" });
+  },
+};
+"#;
+
+const WRITES_PYTHON: &str = r#"
+from parlour_plugin import media, outbox
+from parlour_plugin.types import Markdown, command
+from wit_world import exports
+
+class Commands(exports.Commands):
+    def list_commands(self):
+        return [command("write", "Writes")]
+
+    def run(self, call) -> None:
+        outbox.file(media.make("h\u00e9.csv", "h\u00e9 \U0001f44d\n", "text/csv"))
+        content = bytes(at % 251 for at in range((1 << 20) + 3))
+        outbox.send_file(outbox.Target_Here(), media.make("large", content), Markdown("*look*"))
 "#;
 
 #[tokio::test]

@@ -34,6 +34,8 @@ mod labels;
 mod files;
 // Which files of messages they read, and how much of them.
 mod media;
+// Which files they send, and where to.
+mod uploads;
 // Who made it, and whether that matters.
 mod power;
 mod publishers;

@@ -171,6 +171,7 @@ impl Stepped {
             plugin: Some(namespace.plugin.clone()),
             outcome: Outcome::Done,
             effects: vec![(0, send), (1, Effect::SetHome(place))],
+            files: vec![],
             writes: vec![
                 write("count", Some(number.to_le_bytes().to_vec())),
                 write(&format!("large{}", number % 3), (number % 4 != 3).then(|| vec![7; 5000])),

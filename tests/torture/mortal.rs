@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parlour::{
     audit::{Entry, Head, Recorded},
-    chat::{Chat, Ended, Identity, SendError, StartError},
-    effect::{Effect, EffectId, Outgoing, Place},
-    event::{Batch, Position},
+    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
+    effect::{Effect, EffectId, Outgoing, Place, Upload},
+    event::{Batch, MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
     journal::{
         Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
@@ -44,6 +45,18 @@ impl<C: Chat> Chat for MortalChat<C> {
             self.death.at("answered");
         }
         sent
+    }
+
+    async fn media(&self, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
+        self.chat.media(file, most).await
+    }
+
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        self.chat.upload(upload).await
+    }
+
+    fn ended(&self, event: &EventId) {
+        self.chat.ended(event);
     }
 
     fn typing(&self, room: &RoomId, on: bool) {
@@ -119,6 +132,27 @@ impl<J: Journal> Journal for MortalJournal<J> {
             self.death.at("noted");
         }
         noted
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        self.journal.blob(agent, delivery, digest).await
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        self.journal.blobs(agent, plugin).await
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        self.journal.stage(agent, row, source).await
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        self.journal.staged(agent, row).await
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {

@@ -25,7 +25,7 @@ use parlour::{
     notice::{Level, Notice, Notices},
     package,
     settings::{Access, Grants, Plugin, Role},
-    text::hidden,
+    text::{escaped, hidden},
 };
 use tokio::sync::{SetOnce, mpsc, oneshot};
 
@@ -239,6 +239,10 @@ impl Screen {
     fn print(&self, printed: &Printed) {
         let text = match printed {
             Printed::Message(text) | Printed::Edit(text) => text.clone(),
+            Printed::File { name, size, caption } => {
+                let caption = caption.as_ref().map_or_else(String::new, |caption| format!("{caption}\n"));
+                format!("{caption}({}, {size} bytes)", escaped(name, 300))
+            }
             Printed::Reaction(key) => format!("({key})"),
             Printed::Redaction => "(removed a message)".into(),
         };

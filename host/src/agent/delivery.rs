@@ -92,7 +92,7 @@ impl Delivery<'_> {
         let effects = (0..).zip(self.lines(line, shown)).collect();
         let plugin = Some(self.plugin.clone());
         // It has read nothing, so that nothing can have changed.
-        let own = Contribution { plugin, outcome, effects, writes: vec![], reads: vec![] };
+        let own = Contribution { plugin, outcome, effects, files: vec![], writes: vec![], reads: vec![] };
         Conclusion { own, tools: vec![], passed }
     }
 

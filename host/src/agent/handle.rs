@@ -105,6 +105,7 @@ impl Running {
             plugin: None,
             outcome: Outcome::Done,
             effects: (0..).zip(effects).collect(),
+            files: vec![],
             writes: vec![],
             reads: vec![],
         };

@@ -54,4 +54,8 @@ impl outbox::Messages for FromJournal {
     ) -> Result<Option<Named>, journal::Error> {
         self.soon(self.journal.named(agent, plugin, name)).await
     }
+
+    async fn waiting(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, journal::Error> {
+        self.soon(self.journal.blobs(agent, plugin)).await
+    }
 }

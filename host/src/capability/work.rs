@@ -1,13 +1,15 @@
 //! What a handler has done so far, and what was done by the tools that it called: committed together if it returns ok,
 //! dropped otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
 
 use super::kv;
 use crate::{
     effect::Effect,
     id::PluginName,
-    journal::{Contribution, Namespace, Outcome, Write},
+    journal::{Blob, Contribution, Namespace, Outcome, Write},
 };
 
 /// A value that was set, or deleted.
@@ -30,6 +32,8 @@ pub struct Work {
     pub answering: usize,
     /// Bytes that are written.
     pub written: usize,
+    /// Files that are to be sent, by digest.
+    files: BTreeMap<String, Bytes>,
     /// A tool was not well: an error that only passes this on is not its caller's fault.
     pub tool_failed: bool,
 }
@@ -83,6 +87,11 @@ impl Work {
         }
         self.effects.push((call, effect));
         u32::try_from(ordinal).ok()
+    }
+
+    /// Keeps a file that an effect sends.
+    pub fn keep(&mut self, digest: String, bytes: Bytes) {
+        self.files.insert(digest, bytes);
     }
 
     /// An effect that this very call has queued.
@@ -145,11 +154,20 @@ impl Work {
                 plugin: Some(call.plugin),
                 outcome: Outcome::Done,
                 effects: vec![],
+                files: vec![],
                 writes: call.writes.into_iter().map(write).collect(),
                 reads: vec![],
             })
             .collect();
+        let mut kept = BTreeSet::new();
         for (ordinal, (call, effect)) in (0..).zip(self.effects) {
+            if let Some(file) = effect.file()
+                && kept.insert((call, file.digest.clone()))
+                && let Some(bytes) = self.files.get(&file.digest)
+            {
+                let blob = Blob { digest: file.digest.clone(), bytes: bytes.clone() };
+                contributions[call].files.push(blob);
+            }
             contributions[call].effects.push((ordinal, effect));
         }
         let tools = contributions.split_off(1.min(contributions.len()));

@@ -17,6 +17,7 @@ mod send;
 mod sign_in;
 mod store;
 mod sync;
+mod upload;
 mod wire;
 
 use std::{
@@ -52,7 +53,7 @@ use self::{
 };
 use crate::{
     chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
-    effect::Outgoing,
+    effect::{Outgoing, Upload},
     event::{Batch, MediaSource, Position},
     id::{EventId, RoomId, UserId},
     notice::{Notice, Notices},
@@ -222,6 +223,10 @@ impl Matrix {
         .boxed()
     }
 
+    fn uploading<'f>(&'f self, upload: &'f Upload) -> BoxFuture<'f, Result<MediaSource, SendError>> {
+        async { upload::upload(self.live()?, upload).await }.boxed()
+    }
+
     fn answering<'f>(&'f self, room: &'f RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>> {
         async move { membership::answer(self.live()?, room, accept).await }.boxed()
     }
@@ -269,6 +274,15 @@ impl Chat for Matrix {
         Self: 'f,
     {
         self.fetching(file, most)
+    }
+
+    fn upload<'s, 'u, 'f>(&'s self, upload: &'u Upload) -> BoxFuture<'f, Result<MediaSource, SendError>>
+    where
+        's: 'f,
+        'u: 'f,
+        Self: 'f,
+    {
+        self.uploading(upload)
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

@@ -3,6 +3,7 @@
 
 mod audit;
 mod commits;
+mod files;
 mod inbox;
 mod kv;
 mod model;
@@ -11,11 +12,11 @@ mod outbox;
 use std::sync::Arc;
 
 use super::{
-    Arrival, Commit, Contribution, Journal, Namespace, Outcome, Queued, Read, Scope, Sequence, Write,
+    Arrival, Blob, Commit, Contribution, Journal, Namespace, Outcome, Queued, Read, Scope, Sequence, Write,
     memory::Memory, sqlite::Sqlite,
 };
 use crate::{
-    effect::{Body, Effect, Place, Target},
+    effect::{Body, Effect, File, Place, Target},
     event::{Class, DeviceTrust, Event, Kind, Message, Position, Room, Sender},
     gate::{Denial, Verdict},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
@@ -83,6 +84,12 @@ mod keeps {
             a_late_word_of_a_draft_is_not_kept
             what_the_host_says_by_itself_is_queued_once
             what_waits_is_counted
+        }
+        files {
+            a_file_is_kept_until_no_effect_needs_it
+            a_file_is_its_deliverys_and_counts_as_its_plugins
+            where_a_file_was_uploaded_to_is_kept_until_it_is_sent
+            a_message_is_known_as_a_file
         }
         kv {
             what_is_remembered_is_counted
@@ -198,6 +205,7 @@ pub(super) fn ends(sequence: Sequence, id: &str) -> Commit {
         plugin: Some(plugin("echo")),
         outcome: Outcome::Done,
         effects: Vec::new(),
+        files: Vec::new(),
         writes: Vec::new(),
         reads: Vec::new(),
     };
@@ -218,6 +226,7 @@ fn helps(mut commit: Commit, of: &str, effects: impl IntoIterator<Item = Effect>
         plugin: Some(plugin(of)),
         outcome: Outcome::Done,
         effects: (next..).zip(effects).collect(),
+        files: Vec::new(),
         writes: Vec::new(),
         reads: Vec::new(),
     });
@@ -258,6 +267,23 @@ fn send(text: &str, name: Option<&str>, takes_draft: bool) -> Effect {
         name: name.map(Into::into),
         takes_draft,
     }
+}
+
+/// A message that is a file, under this name.
+fn file(bytes: &[u8], name: Option<&str>) -> Effect {
+    let Blob { digest, bytes } = blob(bytes);
+    let (size, mime) = (bytes.len() as u64, "text/plain".into());
+    Effect::File {
+        to: Target::Place(home("!room", None)),
+        file: File { name: "a.txt".into(), mime, size, digest },
+        caption: None,
+        reply_to: None,
+        name: name.map(Into::into),
+    }
+}
+
+fn blob(bytes: &[u8]) -> Blob {
+    Blob { digest: blake3::hash(bytes).to_hex().to_string(), bytes: bytes.to_vec().into() }
 }
 
 /// The plugin's own memory.

@@ -8,11 +8,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    fmt,
     ops::Bound,
     sync::{Mutex, MutexGuard},
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
     Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
@@ -21,7 +23,7 @@ use super::{
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::{Event, Position},
+    event::{Event, MediaSource, Position},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
 };
@@ -69,6 +71,9 @@ struct Agent {
     /// What was accepted, in its order.
     sent: VecDeque<Delivered>,
     drafts: HashMap<DeliveryId, Draft>,
+    /// Files of effects that wait.
+    blobs: HashMap<(DeliveryId, String), Kept>,
+    staged: HashMap<i64, MediaSource>,
 }
 
 /// An event that has not ended.
@@ -92,6 +97,19 @@ struct Newest {
     row: i64,
     event: EventId,
     room: RoomId,
+    file: bool,
+}
+
+/// A file, and which plugin sends it.
+struct Kept {
+    plugin: Option<PluginName>,
+    bytes: Bytes,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kept({} bytes)", self.bytes.len())
+    }
 }
 
 impl Memory {
@@ -176,6 +194,14 @@ impl Ledger {
             self.write(write.clone(), version);
         }
         let agent = self.agents.get_mut(name).expect("its event was found above");
+        for contribution in commit.contributions() {
+            for blob in &contribution.files {
+                // A copy: what a plugin holds is counted, and this is not held by it any more.
+                let bytes = Bytes::copy_from_slice(&blob.bytes);
+                let kept = Kept { plugin: contribution.plugin.clone(), bytes };
+                agent.blobs.entry((delivery.clone(), blob.digest.clone())).or_insert(kept);
+            }
+        }
         let mut queued = Vec::new();
         let mut takes_draft = false;
         for (ordinal, plugin, effect) in commit.effects() {
@@ -228,6 +254,16 @@ impl Agent {
         self.lanes.insert((session.clone(), sequence));
         self.pending.insert(sequence, Waiting { event: event.clone(), session, ended: Vec::new() });
         Some(sequence)
+    }
+
+    /// A file that no effect needs any more goes.
+    fn release(&mut self, delivery: &DeliveryId, digest: &str) {
+        let needs = |queued: &Queued| {
+            queued.id.delivery == *delivery && queued.effect.file().is_some_and(|file| file.digest == digest)
+        };
+        if !self.unsent.values().any(needs) {
+            self.blobs.remove(&(delivery.clone(), digest.to_owned()));
+        }
     }
 
     fn end(&mut self, sequence: Sequence) {
@@ -337,23 +373,57 @@ impl Journal for Memory {
         if super::takes_draft(&queued.effect) {
             agent.drafts.remove(&queued.id.delivery);
         }
+        agent.staged.remove(&row);
+        if let Some(file) = queued.effect.file() {
+            agent.release(&queued.id.delivery, &file.digest);
+        }
         let Sent::Accepted { event, room } = sent else { return Ok(()) };
         let Queued { id, plugin, effect, .. } = queued;
-        let named = match (&plugin, &effect) {
-            (Some(plugin), Effect::Send { name: Some(name), .. }) => Some((plugin.clone(), name.clone())),
-            _ => None,
-        };
+        let file = effect.file().is_some();
+        let name = effect.message().map(|(_, name)| name.map(str::to_owned));
+        let named = plugin.clone().zip(name.clone().flatten());
         agent.accepted(Delivered { id, event: event.clone(), name: named });
-        let (Some(plugin), Effect::Send { name, .. }) = (plugin, effect) else { return Ok(()) };
-        let known = Known { room: room.clone(), by: Some(plugin.clone()) };
+        let (Some(plugin), Some(name)) = (plugin, name) else { return Ok(()) };
+        let known = Known { room: room.clone(), by: Some(plugin.clone()), file };
         agent.messages.entry(event.clone()).or_insert(known);
         if let Some(name) = name {
             let names = agent.named.entry(plugin).or_default();
             if names.get(&name).is_none_or(|newest| newest.row < row) {
-                names.insert(name, Newest { row, event: event.clone(), room: room.clone() });
+                names.insert(name, Newest { row, event: event.clone(), room: room.clone(), file });
             }
         }
         Ok(())
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
+        let kept = agent.blobs.get(&(delivery.clone(), digest.to_owned()));
+        Ok(kept.map(|kept| kept.bytes.clone()))
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let ledger = self.ledger();
+        let kept = ledger.agents.get(agent).into_iter().flat_map(|agent| agent.blobs.values());
+        let theirs = kept.filter(|kept| kept.plugin.as_ref() == Some(plugin));
+        Ok(theirs.map(|kept| kept.bytes.len() as u64).sum())
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        let mut ledger = self.ledger();
+        if let Some(agent) = ledger.agents.get_mut(agent).filter(|agent| agent.unsent.contains_key(&row)) {
+            agent.staged.insert(row, source.clone());
+        }
+        Ok(())
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.staged.get(&row).cloned()))
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
@@ -375,22 +445,23 @@ impl Journal for Memory {
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
         let sent = agent.named.get(plugin).and_then(|names| names.get(name));
         let later = (Bound::Excluded(sent.map_or(i64::MIN, |newest| newest.row)), Bound::Unbounded);
-        let waiting = agent.unsent.range(later).rev().find_map(|(_, queued)| match &queued.effect {
-            Effect::Send { to, name: Some(of), .. }
-                if of == name && queued.plugin.as_ref() == Some(plugin) =>
-            {
-                Some(Named::Waiting { id: queued.id.clone(), to: to.clone() })
+        let waiting = agent.unsent.range(later).rev().find_map(|(_, queued)| match queued.effect.message() {
+            Some((to, Some(of))) if of == name && queued.plugin.as_ref() == Some(plugin) => {
+                let file = queued.effect.file().is_some();
+                Some(Named::Waiting { id: queued.id.clone(), to: to.clone(), file })
             }
             _ => None,
         });
-        let sent = || sent.map(|it| Named::Sent { event: it.event.clone(), room: it.room.clone() });
+        let sent =
+            || sent.map(|it| Named::Sent { event: it.event.clone(), room: it.room.clone(), file: it.file });
         Ok(waiting.or_else(sent))
     }
 
     async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Error> {
         let ledger = self.ledger();
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
-        let received = || agent.known.get(event).map(|room| Known { room: room.clone(), by: None });
+        let received =
+            || agent.known.get(event).map(|room| Known { room: room.clone(), by: None, file: false });
         Ok(agent.messages.get(event).cloned().or_else(received))
     }
 
@@ -542,9 +613,11 @@ mod tests {
         let (plugin, room) = (PluginName::parse("plugin").unwrap(), RoomId::parse("!r").unwrap());
         for number in 0..=REMEMBERED {
             let name = if number == 0 { "first" } else { "newest" }.to_owned();
-            let newest = Newest { row: 0, event: event(number), room: room.clone() };
+            let newest = Newest { row: 0, event: event(number), room: room.clone(), file: false };
             agent.named.entry(plugin.clone()).or_default().insert(name.clone(), newest);
-            agent.messages.insert(event(number), Known { room: room.clone(), by: Some(plugin.clone()) });
+            agent
+                .messages
+                .insert(event(number), Known { room: room.clone(), by: Some(plugin.clone()), file: false });
             let delivery = DeliveryId::parse(format!("d{number}")).unwrap();
             let id = EffectId { delivery, ordinal: Some(0) };
             agent.accepted(Delivered { id, event: event(number), name: Some((plugin.clone(), name)) });

@@ -20,6 +20,7 @@ mod thread;
 use std::path::Path;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
@@ -29,7 +30,7 @@ use super::{
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::Position,
+    event::{MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, InvalidId, PluginName, RoomId, SessionId},
 };
 
@@ -110,6 +111,31 @@ impl Journal for Sqlite {
         let agent = agent.clone();
         let sent = sent.clone();
         self.thread.write(move |db| outbox::sent(db, &agent, row, &sent)).await
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        let (agent, delivery, digest) = (agent.clone(), delivery.clone(), digest.to_owned());
+        self.thread.read(move |db| outbox::blob(db, &agent, &delivery, &digest)).await
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let (agent, plugin) = (agent.clone(), plugin.clone());
+        self.thread.read(move |db| outbox::blobs(db, &agent, &plugin)).await
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        let (agent, source) = (agent.clone(), source.clone());
+        self.thread.write(move |db| outbox::stage(db, &agent, row, &source)).await
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| outbox::staged(db, &agent, row)).await
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {

@@ -237,7 +237,7 @@ impl Values<'_> {
 
     /// One call or a few that belong together; whether it went well.
     fn call(&self) -> bool {
-        match self.below(34) {
+        match self.below(37) {
             0..=2 => outbox::send(&self.target(), &self.body()).is_ok(),
             3 => outbox::edit(&self.message(), &self.body()).is_ok(),
             4 => outbox::react(&self.message(), &self.text()).is_ok(),
@@ -265,7 +265,23 @@ impl Values<'_> {
             26 | 27 => self.http().is_some(),
             28..=31 => self.files(),
             32 => self.streams().is_some(),
+            33..=35 => self.media(),
             _ => self.sockets(),
+        }
+    }
+
+    fn media(&self) -> bool {
+        let sends =
+            |file: &str| outbox::send_file(&self.target(), file, self.some(|| self.body()).as_ref()).is_ok();
+        match self.below(4) {
+            0 => media::fetch(&self.text()).is_ok(),
+            1 => media::read(&self.text(), self.u32(), self.u32()).is_ok(),
+            2 => media::append(&self.text(), &self.bytes()).is_ok() || sends(&self.text()),
+            _ => {
+                let mime = self.some(|| self.text());
+                let Ok(file) = media::create(&self.text(), mime.as_deref()) else { return false };
+                (0..self.below(3)).all(|_| media::append(&file, &self.bytes()).is_ok()) && sends(&file)
+            }
         }
     }
 

@@ -30,7 +30,7 @@ fn meaning(interface: &str) -> &'static str {
         "progress" => "shows a draft while it works",
         "llm" => "asks the language model",
         "secrets" => "learns which secrets are put on its requests",
-        "media" => "reads the files of messages that it handles",
+        "media" => "reads the files of messages that it handles, and makes files",
         "directory" => "sees the commands that a person may use",
         _ => "something that this version does not know",
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use super::{Rooms, world::RoomState};
 use crate::{
     chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
-    effect::Outgoing,
+    effect::{Outgoing, Upload},
     event::{Batch, MediaSource, Membership, Position},
     id::{EventId, RoomId, TransactionId, UserId},
 };
@@ -116,6 +116,10 @@ impl Chat for Memory {
         let bytes =
             world.files.get(file.as_str()).ok_or(MediaError::Gone { reason: "M_NOT_FOUND".into() })?;
         if bytes.len() > most { Err(MediaError::TooLarge) } else { Ok(bytes.clone()) }
+    }
+
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        self.rooms.lock().upload(&self.user, upload)
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

@@ -8,6 +8,7 @@ use proptest::{collection::vec, option, prelude::*};
 use super::*;
 use crate::{
     effect::EffectId,
+    event::MediaSource,
     journal::{KeyQuery, Sent},
 };
 
@@ -33,6 +34,10 @@ enum Call {
     Announce {
         agent: usize,
         delivery: usize,
+    },
+    Stage {
+        agent: usize,
+        row: i64,
     },
     Draft {
         agent: usize,
@@ -76,7 +81,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let agent = 0..AGENTS;
     let manner = prop_oneof![Just(Manner::Allowed), Just(Manner::Refused), Just(Manner::Encrypted)];
     let writes = vec((0..KEYS.len(), option::of(0..3_u8)), 0..3);
-    let does = (vec(0..5_usize, 0..4), writes, option::of(0..PLUGINS.len()), 0..3_usize)
+    let does = (vec(0..6_usize, 0..4), writes, option::of(0..PLUGINS.len()), 0..3_usize)
         .prop_map(|(effects, writes, tool, reads)| Does { effects, writes, tool, reads });
     let receive = (agent.clone(), vec((0..8_usize, 0..2_usize, manner), 0..4))
         .prop_map(|(agent, arrivals)| Call::Receive { agent, arrivals });
@@ -91,6 +96,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         });
     let sent = (agent.clone(), 0..10_i64, option::of(0..4_usize))
         .prop_map(|(agent, row, event)| Call::Sent { agent, row, event });
+    let stage = (agent.clone(), 0..10_i64).prop_map(|(agent, row)| Call::Stage { agent, row });
     let announce =
         (agent.clone(), 0..DELIVERIES).prop_map(|(agent, delivery)| Call::Announce { agent, delivery });
     let draft = (agent, 0..DELIVERIES, option::of(0..4_usize))
@@ -98,7 +104,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let look = (0..KEYS.len()).prop_map(|key| Call::Look { key });
     let list = (0..KEYS.len(), 0..4_u32).prop_map(|(prefix, limit)| Call::List { prefix, limit });
     let call = prop_oneof![
-        4 => receive, 8 => commit, 3 => sent, 2 => draft, 1 => announce, 2 => look, 1 => list, 1 => Just(Call::Reopen)
+        4 => receive, 8 => commit, 3 => sent, 1 => stage, 2 => draft, 1 => announce, 2 => look, 1 => list, 1 => Just(Call::Reopen)
     ];
     vec(call, 1..40)
 }
@@ -167,7 +173,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             told(journal.receive(&name(*agent), &arrivals, &position).await)
         }
         Call::Commit { agent, sequence, delivery, plugin, does, ends } => {
-            let effects = [message("x"), named("n"), takes_draft(), named("m")];
+            let effects = [message("x"), named("n"), takes_draft(), named("m"), file(b"x", Some("n"))];
             let effects = does.effects.iter().map(|it| match effects.get(*it) {
                 Some(effect) => effect.clone(),
                 None => Effect::SetHome(home(&format!("!{delivery}"), None)),
@@ -176,6 +182,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                 plugin: plugin.map(|it| self::plugin(PLUGINS[it])),
                 outcome: Outcome::Done,
                 effects: (0..).zip(effects).collect(),
+                files: vec![blob(b"x")],
                 writes: does
                     .writes
                     .iter()
@@ -191,6 +198,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                 plugin: Some(self::plugin(PLUGINS[of])),
                 outcome: Outcome::Done,
                 effects: contribution.effects.pop().into_iter().collect(),
+                files: vec![blob(b"x")],
                 writes: contribution.writes.pop().into_iter().collect(),
                 reads: Vec::new(),
             });
@@ -213,6 +221,9 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                 |it| Sent::Accepted { event: numbered(it), room: room("!1") },
             );
             told(journal.sent(&name(*agent), *row, &sent).await)
+        }
+        Call::Stage { agent, row } => {
+            told(journal.stage(&name(*agent), *row, &MediaSource::new(format!("at {row}"))).await)
         }
         Call::Announce { agent, delivery } => {
             told(journal.announce(&name(*agent), &base(*delivery), vec![message("by itself")]).await)
@@ -251,11 +262,18 @@ async fn state(journal: &dyn Journal, agent: &AgentName) -> String {
     }
     for delivery in (0..DELIVERIES).map(base) {
         all.push(told(journal.drafted(agent, &delivery).await));
+        all.push(told(journal.blob(agent, &delivery, &blob(b"x").digest).await));
         for ordinal in [None, Some(0), Some(1), Some(2), Some(3)] {
             all.push(told(journal.event_of(agent, &EffectId { delivery: delivery.clone(), ordinal }).await));
         }
     }
+    for row in 0..10 {
+        // A source does not show itself.
+        let staged = journal.staged(agent, row).await.unwrap();
+        all.push(told(staged.map(|staged| staged.as_str().to_owned())));
+    }
     for plugin in PLUGINS {
+        all.push(told(journal.blobs(agent, &self::plugin(plugin)).await));
         all.push(told(journal.named(agent, &self::plugin(plugin), "n").await));
         all.push(told(journal.named(agent, &self::plugin(plugin), "m").await));
     }

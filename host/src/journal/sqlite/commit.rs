@@ -57,6 +57,17 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
         kv::write(db, write, row)?;
     }
 
+    for contribution in commit.contributions() {
+        let plugin = contribution.plugin.as_ref().map(PluginName::as_str);
+        for blob in &contribution.files {
+            db.prepare_cached(
+                "INSERT INTO blob (contribution, agent, plugin, digest, bytes) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![row, agent, plugin, blob.digest, &blob.bytes[..]])?;
+        }
+    }
+
     let mut queued = Vec::with_capacity(effects.0.len());
     for ((ordinal, plugin, effect), json) in commit.effects().into_iter().zip(effects.0) {
         if let Effect::SetHome(place) = effect {
