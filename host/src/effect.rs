@@ -2,7 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DeliveryId, EventId, RoomId, TransactionId, UserId};
+use crate::{
+    id::{DeliveryId, EventId, RoomId, SessionId, TransactionId, UserId},
+    timer::Timer,
+};
 
 /// A conversation: a room, or a thread of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -97,6 +100,28 @@ pub enum Effect {
     },
     /// The agent's home, from this commit on. Nothing is sent.
     SetHome(Place),
+    /// A timer, from this commit on, in the place of the one that has its name. Nothing is sent.
+    SetTimer(Box<Timer>),
+    /// A timer of the plugin's ends. Nothing is sent.
+    CancelTimer {
+        /// In which session.
+        session: SessionId,
+        /// Its name there.
+        key: String,
+    },
+    /// The host's own: a timer that was due, and that nobody could handle, is as it was before. Nothing is sent.
+    PutBack(Box<Timer>),
+}
+
+impl Effect {
+    /// It is done with the commit, and nothing is sent.
+    #[must_use]
+    pub fn is_inward(&self) -> bool {
+        match self {
+            Self::Send { .. } | Self::Edit { .. } | Self::React { .. } | Self::Redact { .. } => false,
+            Self::SetHome(_) | Self::SetTimer(_) | Self::CancelTimer { .. } | Self::PutBack(_) => true,
+        }
+    }
 }
 
 /// Where an effect stands: the delivery and its place in it. Travels inside what is sent, so that the agent

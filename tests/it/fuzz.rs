@@ -44,6 +44,7 @@ fn everything(folder: &std::path::Path) -> Plugin {
         http: http.into_iter().flat_map(|plugin| plugin.grants.http).collect(),
         files: Some(settings::Files { folder: folder.to_owned(), write: true, bytes: None }),
         encrypted: true,
+        timers: Some(settings::Timers::default()),
         ..Grants::default()
     };
     let config = toml::from_str("city = \"Rome\"").unwrap();

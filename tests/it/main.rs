@@ -33,6 +33,8 @@ mod labels;
 mod files;
 // Which files of messages they read, and how much of them.
 mod media;
+// What they do by themselves, later.
+mod timers;
 // Who made it, and whether that matters.
 mod publishers;
 // Where it was pulled from.

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use crate::{
-    capability::{kv, outbox},
-    id::{AgentName, EventId, PluginName},
+    capability::{kv, outbox, schedule},
+    id::{AgentName, EventId, PluginName, SessionId},
     journal::{self, Journal, KeyQuery, Known, Named, Namespace, Stored, Usage},
+    timer::Timer,
 };
 
 /// Asked while a handler runs; what it wrote itself is not in here yet.
@@ -39,5 +40,21 @@ impl outbox::Messages for FromJournal {
         name: &str,
     ) -> Result<Option<Named>, journal::Error> {
         self.0.named(agent, plugin, name).await
+    }
+}
+
+#[async_trait::async_trait]
+impl schedule::Source for FromJournal {
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, journal::Error> {
+        self.0.timers(agent, plugin, session).await
+    }
+
+    async fn count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, journal::Error> {
+        self.0.timer_count(agent, plugin).await
     }
 }

@@ -204,7 +204,7 @@ impl State {
         }
     }
 
-    fn queue(&mut self, effect: Effect) -> Result<u32, Error> {
+    pub(super) fn queue(&mut self, effect: Effect) -> Result<u32, Error> {
         self.handling()?;
         let many = || error(ErrorKind::TooLarge, "100 effects are the most for one delivery");
         if self.work.is_full(EFFECTS) {
@@ -372,7 +372,9 @@ fn place_of(effect: &Effect) -> Option<&str> {
         | Effect::Edit { to, .. }
         | Effect::React { to, .. }
         | Effect::Redact { to, .. } => to,
-        Effect::SetHome(_) => return None,
+        Effect::SetHome(_) | Effect::SetTimer(_) | Effect::CancelTimer { .. } | Effect::PutBack(_) => {
+            return None;
+        }
     };
     Some(match to {
         effect::Target::Place(place) => place.room.as_str(),

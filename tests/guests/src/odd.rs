@@ -49,6 +49,12 @@ impl Commands for Odd {
     }
 }
 
+impl Timers for Odd {
+    fn on_timer(_: Firing) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
 /// Draws values.
 struct Values<'a> {
     state: Cell<u64>,
@@ -237,7 +243,7 @@ impl Values<'_> {
 
     /// One call or a few that belong together; whether it went well.
     fn call(&self) -> bool {
-        match self.below(34) {
+        match self.below(36) {
             0..=2 => outbox::send(&self.target(), &self.body()).is_ok(),
             3 => outbox::edit(&self.message(), &self.body()).is_ok(),
             4 => outbox::react(&self.message(), &self.text()).is_ok(),
@@ -265,7 +271,35 @@ impl Values<'_> {
             26 | 27 => self.http().is_some(),
             28..=31 => self.files(),
             32 => self.streams().is_some(),
+            33 | 34 => self.timers(),
             _ => self.sockets(),
+        }
+    }
+
+    fn timers(&self) -> bool {
+        let rule = self.one(&[schedule::CatchUp::Skip, schedule::CatchUp::Once, schedule::CatchUp::All]);
+        let key = self.some(|| self.text());
+        let crons = [
+            "* * * * *",
+            "0 0 31 2 *",
+            "*/1 */1 */1 */1 */1",
+            "59-0 23-0 * * L",
+            "0 0 * * 7#6",
+            "* * * * * *",
+        ];
+        match self.below(4) {
+            0 => {
+                let far = schedule::now() + f64::from(self.f32());
+                schedule::at(key.as_deref(), self.one(&[f64::NAN, -0.0, 1e300, far]), &self.text(), rule)
+                    .is_ok()
+            }
+            1 => {
+                let cron = self.some(|| self.text()).unwrap_or_else(|| self.one(&crons).to_owned());
+                let zone = self.some(|| self.text()).unwrap_or_else(|| "Europe/Berlin".into());
+                schedule::every(key.as_deref(), &cron, &zone, &self.text(), rule).is_ok()
+            }
+            2 => schedule::cancel(&self.text()).is_ok(),
+            _ => schedule::list().is_ok(),
         }
     }
 
@@ -529,4 +563,4 @@ fn short(mut text: String) -> String {
     text
 }
 
-parlour_plugin::export!(Odd: commands);
+parlour_plugin::export!(Odd: commands, timers);

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Rooms, world::RoomState};
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
+    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
     effect::Outgoing,
     event::{Batch, MediaSource, Membership, Position},
     id::{EventId, RoomId, TransactionId, UserId},
@@ -111,6 +111,16 @@ impl Chat for Memory {
         let bytes =
             world.files.get(file.as_str()).ok_or(MediaError::Gone { reason: "M_NOT_FOUND".into() })?;
         if bytes.len() > most { Err(MediaError::TooLarge) } else { Ok(bytes.clone()) }
+    }
+
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        match self.rooms.lock().rooms.get(room) {
+            Some(state) if state.members.contains(&self.user) => {
+                Attendance::Here { direct: state.direct, encrypted: state.encrypted }
+            }
+            Some(_) => Attendance::Gone,
+            None => Attendance::Unknown,
+        }
     }
 
     fn typing(&self, room: &RoomId, on: bool) {
