@@ -309,6 +309,7 @@ impl Engine {
     }
 
     /// The same by another clock.
+    #[must_use]
     pub fn by(self, clock: Clock) -> Self {
         Self { clock, ..self }
     }

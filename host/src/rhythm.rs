@@ -50,8 +50,7 @@ impl Every {
         }
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
         let read = parser.parse(cron).map_err(|error| {
-            let said = error.to_string();
-            unreadable(said.lines().next().unwrap_or_default().trim_end_matches('.'))
+            unreadable(text::escaped(&error.to_string(), TEXT).trim_end_matches('.'))
         })?;
         let zone = TimeZone::get(zone).map_err(|_| {
             format!("{:?} is not a time zone such as Europe/Berlin or UTC", text::beginning(zone))

@@ -107,7 +107,7 @@ async fn a_handler_sees_what_it_has_set_and_one_that_fails_sets_nothing() {
     let world = World::new();
     let stage = world.start().await;
     let [two, three] = [2000, 3000].map(|after| NOON + after);
-    let said = stage.ask("/changes").await;
+    let said = stage.ask("/changes now").await;
     let gone = NOON + 1000;
     assert_eq!(said, format!("gone {gone}, kept {two} first; true false; kept {three} second"));
     assert_eq!(stage.ask("/list").await, format!("kept {three} second"));
@@ -208,13 +208,13 @@ async fn a_timer_whose_handler_was_ended_is_handled_again_and_once() {
     let busy = Plugin { config: [("busy".into(), true.into())].into(), ..granted(may()) };
     let stage = world.start_as(access(), busy, &guests).await;
     stage.ask("/at tea 60 once wait").await;
-    let asked = stage.rooms.say(ALICE, &world.room, "/every minutely UTC once * * * * *");
+    let asked = stage.rooms.say(ALICE, &world.room, "/every yawn UTC once * * * * *");
     stage.answer_to(&world.room, &asked).await;
     world.later(MINUTE);
     // It is in the journal when it is gone from the list; a command would wait behind it in its session.
     let other = stage.rooms.create_direct(BOB, AGENT);
     stage.ask_as(BOB, &other, "/list").await;
-    until_gone(&world, "tea").await;
+    until_gone(&world, &world.room, "tea").await;
     stage.stop().await;
     assert!(world.fired(&world.room).is_empty());
 
@@ -223,22 +223,22 @@ async fn a_timer_whose_handler_was_ended_is_handled_again_and_once() {
     let due = NOON + MINUTE;
     let mut said: Vec<_> = said.iter().map(|line| line.split(", ").next().unwrap()).collect();
     said.sort_unstable();
-    assert_eq!(said, [format!("minutely : due {due}"), format!("tea wait: due {due}")]);
+    assert_eq!(said, [format!("tea wait: due {due}"), format!("yawn : due {due}")]);
     assert!(
         world.fired(&world.room).iter().all(|line| line.ends_with("(admin), 1")),
         "each was counted once"
     );
     stage.stop().await;
     let stage = world.start().await;
-    assert_eq!(stage.ask("/list").await, format!("minutely {}", NOON + 2 * MINUTE));
+    assert_eq!(stage.ask("/list").await, format!("yawn {}", NOON + 2 * MINUTE));
     assert_eq!(world.fired(&world.room).len(), 2);
 }
 
 /// Waits until the journal, looked at from outside, has no such timer any more.
-async fn until_gone(world: &World, key: &str) {
+async fn until_gone(world: &World, room: &RoomId, key: &str) {
     use parlour::journal::Journal as _;
     let (agent, plugin) = ("agent".parse().unwrap(), "timers".parse().unwrap());
-    let session = world.room.as_str().parse().unwrap();
+    let session = room.as_str().parse().unwrap();
     let journal = Sqlite::look(world.folder.path().join("journal.db")).unwrap();
     let wait = async {
         let there = async || {
@@ -271,6 +271,7 @@ async fn whoever_may_no_longer_talk_is_not_served_by_timers() {
             "agent agent: a timer of plugin timers that {who} set in {room}: not handled: whoever set it "
         );
         assert!(said.starts_with(&expected), "{said}");
+        until_gone(&world, &room, "tea").await;
         // The next minute says nothing new; and what comes again is there when they are.
         world.later(2 * MINUTE);
         stage.stop().await;
@@ -372,6 +373,40 @@ async fn timers_are_handled_as_soon_as_their_plugin_is_back() {
     until_fired(&stage, &world.room, 1).await;
 }
 
+/// The plugin goes while its timer waits for its turn.
+#[tokio::test]
+async fn a_timer_that_nobody_could_handle_is_handled_later() {
+    let world = World::new();
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("timers.wasm");
+    std::fs::write(&file, guest("timers")).unwrap();
+    let agent = Agent::new("agent".parse().unwrap(), world.rooms.account(AGENT)).access(access());
+    let journal = Sqlite::open(world.folder.path().join("journal.db")).unwrap();
+    let guests = [("naughty", guest("naughty"))];
+    let stage = Stage::start_with(world.rooms.clone(), world.room.clone(), agent, &guests, |builder| {
+        builder
+            .clock(world.clock.clone())
+            .journal(journal)
+            .plugin_folder(folder.path())
+            .plugin_settings("timers".parse().unwrap(), granted(may()))
+    })
+    .await;
+    stage.ask("/at tea 60 once").await;
+    let waiting = stage.rooms.say(ALICE, &world.room, "/wait");
+    stage.until_it_types(&world.room).await;
+    world.later(MINUTE);
+    until_gone(&world, &world.room, "tea").await;
+    std::fs::remove_file(&file).unwrap();
+    stage.noticed("plugin timers: removed").await;
+    stage.rooms.say(ALICE, &world.room, "/stop");
+    assert_eq!(stage.answer_to(&world.room, &waiting).await.text, "Stopped.");
+    stage.noticed(&format!("set in {}: waits: the plugin is not there", world.room)).await;
+    std::fs::write(folder.path().join("new"), guest("timers")).unwrap();
+    std::fs::rename(folder.path().join("new"), &file).unwrap();
+    let said = until_fired(&stage, &world.room, 1).await;
+    assert!(said[0].starts_with(&format!("tea : due {}", NOON + MINUTE)), "{said:?}");
+}
+
 #[tokio::test]
 async fn stop_ends_a_timers_handler_too() {
     let world = World::new();
@@ -380,7 +415,7 @@ async fn stop_ends_a_timers_handler_too() {
     let stage = world.start_as(access(), busy, &guests).await;
     stage.ask("/at tea 60 once wait").await;
     world.later(MINUTE);
-    until_gone(&world, "tea").await;
+    until_gone(&world, &world.room, "tea").await;
     // Whether it runs by now or is about to.
     let lines = loop {
         let stop = stage.rooms.say(ALICE, &world.room, "/stop");

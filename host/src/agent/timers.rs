@@ -101,9 +101,9 @@ impl Running {
                 }
             }
         }
+        // Also of plugins that are not there: then it is said that they wait.
         let left = self.journalled(|| journal.next_timers(name)).await.into_iter();
-        let later = left.filter(|(plugin, next)| *next > now && serves(plugin).is_some());
-        later.map(|(_, next)| next).chain(look).min()
+        left.map(|(_, next)| next).filter(|next| *next > now).chain(look).min()
     }
 
     /// Stores that a timer was due, and hands it on if the gate lets it through.

@@ -129,7 +129,7 @@ pub(super) async fn a_timer_that_is_due_becomes_an_event_once(journal: Ledger) {
     queue(&*journal, "q", [&once, &again, &later].map(set_timer)).await;
     let found = journal.due_timers(&agent(), &plugin("echo"), 20, 10).await.unwrap();
     assert_eq!(found, [again.clone(), once.clone()]);
-    assert_eq!(journal.due_timers(&agent(), &plugin("echo"), 20, 1).await.unwrap(), [again.clone()]);
+    assert_eq!(journal.due_timers(&agent(), &plugin("echo"), 20, 1).await.unwrap(), found[..1]);
     assert!(journal.due_timers(&agent(), &plugin("roll"), 20, 10).await.unwrap().is_empty());
 
     let fire = async |timer: &Timer, next, arrival: &Arrival| {
