@@ -5,7 +5,6 @@ use std::{io, net::IpAddr, num::NonZeroU32, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parlour::{
-    Host,
     engine::limits::Limits,
     http::Resolver,
     llm::openai::OpenAi,
@@ -14,7 +13,7 @@ use parlour::{
 };
 
 use crate::{
-    guests::{example, greet, guest},
+    guests::{example, greet, guest, host},
     model::{Model, Reply},
     stage::{AGENT, ALICE, BOB, Stage},
     web::Web,
@@ -63,7 +62,7 @@ fn faults(stage: &Stage) -> Vec<String> {
 /// 45: every import, with values from a list of nasty ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn odd_values_are_errors_and_nothing_else() {
-    let seeds = std::env::var("PARLOUR_TEST_SEEDS").map_or(50, |text| text.parse().unwrap());
+    let seeds = std::env::var("PARLOUR_TEST_SEEDS").map_or(16, |text| text.parse().unwrap());
     let (web, model) = (Web::start().await, Model::start().await.unwrap());
     let outside = tempfile::tempdir().unwrap();
     let folder = outside.path().join("inside");
@@ -176,8 +175,7 @@ async fn changed_components_are_refused_or_serve() {
         }
         let component: Arc<[u8]> = bytes.into();
         let limits = Limits { cpu: Duration::from_secs(1), ..Limits::default() };
-        let built =
-            Host::builder().limits(limits).plugin("steady".parse().unwrap(), component.clone()).build().await;
+        let built = host().limits(limits).plugin("steady".parse().unwrap(), component.clone()).build().await;
         match built.map(drop) {
             Ok(()) => served += 1,
             Err(error) => {

@@ -214,15 +214,17 @@ impl State {
         self.work.queue(effect, EFFECTS).ok_or_else(many)
     }
 
-    /// Whether the plugin may say one more thing there within this minute. What an earlier attempt of the same delivery
-    /// was charged is not charged again: one that comes back later gets on.
+    /// Whether the plugin may say one more thing there within this minute. One answer where the event is is free: it is as
+    /// frequent as what people ask. What an earlier attempt of the same delivery was charged is not charged again: one that
+    /// comes back later gets on.
     fn charge_message(&self, effect: &Effect) -> Result<(), Error> {
         let Some(to) = place_of(effect) else { return Ok(()) };
         let handling = self.handling()?;
         let now = self.work.count(|effect| place_of(effect) == Some(to));
         let mut charged = handling.spent.messages.lock().unwrap_or_else(PoisonError::into_inner);
         let charged = charged.entry((handling.plugin.clone(), to.to_owned())).or_default();
-        if (now as u64) < u64::from(*charged) {
+        let free = usize::from(to == handling.event.room.id.as_str());
+        if now < free.saturating_add(*charged as usize) {
             return Ok(());
         }
         let quota = handling.permissions.messages_per_minute().unwrap_or(self.said.usual);

@@ -47,7 +47,7 @@ pub struct Limits {
     /// Instances of tools at the same time, beside those: whoever calls a tool holds an instance until it has ended. Of
     /// one plugin's tools as many run as of its other instances.
     pub tools: usize,
-    /// Messages, edits and reactions of one plugin in one room, within a minute, where its grants say nothing else: more
+    /// Messages, edits and reactions of one plugin in one room, within a minute, where its grants say nothing else; an answer to each event is free: more
     /// than anybody reads, and more than a homeserver takes for long.
     pub messages: NonZeroU32,
     /// What clocks of guests are rounded down to: waiting is not more exact, and what others do on the same machine is

@@ -34,6 +34,7 @@ impl Commands for Hostile {
             rest("connect", "Connects to an address"),
             rest("tick", "Measures the smallest step of its clocks"),
             rest("remember", "Keeps something in memory"),
+            rest("babble", "Says it, and more"),
             rest("steal", "Reads a key of somebody else's"),
             rest("pretend", "Answers what others have said, by a name that it makes up"),
         ]
@@ -85,6 +86,10 @@ impl Commands for Hostile {
                 format!("{} ns, {} ns, slept: {slept}", step(now), step(wall))
             }
             "remember" => format!("{}", CALLS.fetch_add(1, Relaxed) + 1),
+            "babble" => {
+                outbox::say(call.rest)?;
+                "and more".to_owned()
+            }
             "steal" => {
                 for key in ["../deeds/count", "plugin:deeds/count", "deeds\0count", "count"] {
                     for scope in [kv::Scope::Plugin, kv::Scope::Room, kv::Scope::User, kv::Scope::Session] {
