@@ -49,9 +49,9 @@ impl Every {
             return Err(unreadable("there are not five"));
         }
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let read = parser.parse(cron).map_err(|error| {
-            unreadable(text::escaped(&error.to_string(), TEXT).trim_end_matches('.'))
-        })?;
+        let read = parser
+            .parse(cron)
+            .map_err(|error| unreadable(text::escaped(&error.to_string(), TEXT).trim_end_matches('.')))?;
         let zone = TimeZone::get(zone).map_err(|_| {
             format!("{:?} is not a time zone such as Europe/Berlin or UTC", text::beginning(zone))
         })?;

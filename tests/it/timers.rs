@@ -1,11 +1,12 @@
 //! Timers: when they are due, what becomes of those that nobody kept, and what they may do. The clock is set by hand.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use parlour::{
     Agent,
     chat::memory::Rooms,
     clock::Clock,
+    engine::limits::Limits,
     event::Membership,
     id::RoomId,
     journal::sqlite::Sqlite,
@@ -405,6 +406,24 @@ async fn a_timer_that_nobody_could_handle_is_handled_later() {
     std::fs::rename(folder.path().join("new"), &file).unwrap();
     let said = until_fired(&stage, &world.room, 1).await;
     assert!(said[0].starts_with(&format!("tea : due {}", NOON + MINUTE)), "{said:?}");
+}
+
+/// Nobody has asked when a timer is due: what is said then has its share of a minute.
+#[tokio::test]
+async fn timers_say_no_more_within_a_minute_than_anything_else() {
+    let clock = Clock::by_hand(NOON);
+    let stage = Stage::start(&[("timers", guest("timers"))], |builder| {
+        let limits = Limits { messages: NonZeroU32::new(2).unwrap(), ..Limits::default() };
+        let plugin = granted(may());
+        builder.clock(clock.clone()).limits(limits).plugin_settings("timers".parse().unwrap(), plugin)
+    })
+    .await;
+    for number in 1..=3 {
+        stage.ask(&format!("/at tea{number} 60 once")).await;
+    }
+    clock.set(NOON + MINUTE);
+    assert_eq!(until_fired(&stage, &stage.room, 2).await.len(), 2);
+    stage.noticed("this plugin says too much in one room within a minute").await;
 }
 
 #[tokio::test]
