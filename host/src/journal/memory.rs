@@ -61,6 +61,8 @@ struct Agent {
     messages: HashMap<EventId, Known>,
     drafts: HashMap<DeliveryId, Draft>,
     timers: BTreeMap<TimerKey, Timer>,
+    /// Events that timers became.
+    fired: HashSet<EventId>,
 }
 
 /// Whose, in which session, and its name there.
@@ -202,8 +204,12 @@ impl Agent {
         if event.room.encrypted && !self.encrypted.contains(&event.room.id) {
             self.encrypted.insert(event.room.id.clone());
         }
-        // A timer's is the host's own, and nobody else's.
-        if !matches!(event.kind, Kind::Timer(_)) {
+        // A timer's is the host's own, and nothing that anybody could refer to.
+        if matches!(event.kind, Kind::Timer(_)) {
+            if !self.fired.insert(event.id.clone()) {
+                return None;
+            }
+        } else {
             if self.known.contains_key(&event.id) {
                 return None;
             }

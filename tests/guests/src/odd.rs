@@ -29,6 +29,8 @@ struct Odd;
 
 /// Calls of one handler.
 const CALLS: u32 = 300;
+/// And calls of timers, behind them.
+const TIMERS: u32 = 30;
 /// A text that is larger than anything may be; once, because two in one call are more than a call may have.
 const HUGE: usize = 4 * 1024 * 1024;
 /// Lines of the log that are not this handler's own.
@@ -44,6 +46,9 @@ impl Commands for Odd {
         let state = seed.parse::<u64>().unwrap_or_default().wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let odd = Values { state: Cell::new(state), huge: Cell::new(1), lines: Cell::new(LINES), origin };
         let well = (0..CALLS).filter(|_| odd.call()).count();
+        for _ in 0..TIMERS {
+            odd.timers();
+        }
         log::info(format!("odd {seed}: {CALLS} calls, {well} of them well"));
         Ok(())
     }
@@ -243,7 +248,7 @@ impl Values<'_> {
 
     /// One call or a few that belong together; whether it went well.
     fn call(&self) -> bool {
-        match self.below(36) {
+        match self.below(34) {
             0..=2 => outbox::send(&self.target(), &self.body()).is_ok(),
             3 => outbox::edit(&self.message(), &self.body()).is_ok(),
             4 => outbox::react(&self.message(), &self.text()).is_ok(),
@@ -271,7 +276,6 @@ impl Values<'_> {
             26 | 27 => self.http().is_some(),
             28..=31 => self.files(),
             32 => self.streams().is_some(),
-            33 | 34 => self.timers(),
             _ => self.sockets(),
         }
     }
