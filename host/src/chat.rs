@@ -28,6 +28,22 @@ pub struct Identity {
     pub display_name: Option<String>,
 }
 
+/// Whether an agent is in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attendance {
+    /// It is.
+    Here {
+        /// A direct chat, as with events.
+        direct: bool,
+        /// End-to-end encrypted.
+        encrypted: bool,
+    },
+    /// It has left, or was removed.
+    Gone,
+    /// Nobody can tell.
+    Unknown,
+}
+
 /// One account on one chat network.
 #[async_trait]
 pub trait Chat: Send + Sync + 'static {
@@ -70,6 +86,12 @@ pub trait Chat: Send + Sync + 'static {
     async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
         let _ = upload;
         Err(SendError::Final { code: "unsupported".into(), reason: "this chat takes no files".into() })
+    }
+
+    /// What is known of a room now, and whether the agent is in it. A chat that cannot tell need not have it.
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        let _ = room;
+        Attendance::Unknown
     }
 
     /// Shows that the agent is working in a room, or no longer. Returns at once; a failure is nobody's trouble.

@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     event::MediaSource,
-    id::{DeliveryId, EventId, RoomId, TransactionId, UserId},
+    id::{DeliveryId, EventId, RoomId, SessionId, TransactionId, UserId},
+    timer::Timer,
 };
 
 /// A conversation: a room, or a thread of it.
@@ -127,6 +128,32 @@ pub enum Effect {
     },
     /// The agent's home, from this commit on. Nothing is sent.
     SetHome(Place),
+    /// A timer, from this commit on, in the place of the one that has its name. Nothing is sent.
+    SetTimer(Box<Timer>),
+    /// A timer of the plugin's ends. Nothing is sent.
+    CancelTimer {
+        /// In which session.
+        session: SessionId,
+        /// Its name there.
+        key: String,
+    },
+    /// The host's own: a timer that was due, and that nobody could handle, is as it was before. Nothing is sent.
+    PutBack(Box<Timer>),
+}
+
+impl Effect {
+    /// It is done with the commit, and nothing is sent.
+    #[must_use]
+    pub fn is_inward(&self) -> bool {
+        match self {
+            Self::Send { .. }
+            | Self::File { .. }
+            | Self::Edit { .. }
+            | Self::React { .. }
+            | Self::Redact { .. } => false,
+            Self::SetHome(_) | Self::SetTimer(_) | Self::CancelTimer { .. } | Self::PutBack(_) => true,
+        }
+    }
 }
 
 impl Effect {
@@ -139,7 +166,7 @@ impl Effect {
             | Self::Edit { to, .. }
             | Self::React { to, .. }
             | Self::Redact { to, .. } => Some(to),
-            Self::SetHome(_) => None,
+            Self::SetHome(_) | Self::SetTimer(_) | Self::CancelTimer { .. } | Self::PutBack(_) => None,
         }
     }
 

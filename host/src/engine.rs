@@ -41,7 +41,7 @@ pub use crate::capability::{Handling, Spent, State, Work};
 use crate::{
     capability::{
         self,
-        bindings::exports::parlour::plugin::{commands, members, messages, tools},
+        bindings::exports::parlour::plugin::{commands, members, messages, timers, tools},
         clocks::Clocks,
         files::{Files, Folders},
         http::{Http, client::Clients},
@@ -50,6 +50,7 @@ use crate::{
         outbox::Said,
         types,
     },
+    clock::Clock,
     command::{Argument, Command},
     config,
     grant::{Denied, Permissions},
@@ -92,6 +93,8 @@ pub struct Engine {
     clients: Arc<Clients>,
     /// What is in the folders that they write to.
     folders: Folders,
+    /// What time it is, for guests too.
+    clock: Clock,
     notices: Notices,
     tally: Arc<Tally>,
 }
@@ -106,6 +109,7 @@ pub struct Plugin {
     commands: Option<commands::GuestIndices>,
     messages: Option<messages::GuestIndices>,
     members: Option<members::GuestIndices>,
+    timers: Option<timers::GuestIndices>,
     tools: Option<tools::GuestIndices>,
     /// What it may do.
     pub permissions: Arc<Permissions>,
@@ -173,6 +177,8 @@ pub enum Call {
     Message,
     /// Somebody came or went.
     Member,
+    /// A timer is due.
+    Timer,
     /// One of its tools.
     Tool {
         /// Which, by the name that the plugin gives it.
@@ -298,9 +304,16 @@ impl Engine {
             background,
             clients,
             folders: Folders::default(),
+            clock: Clock::default(),
             notices,
             tally,
         })
+    }
+
+    /// The same by another clock.
+    #[must_use]
+    pub fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Makes a plugin of a component: has it compiled (or finds it compiled), links, and asks it what it
@@ -340,6 +353,11 @@ impl Engine {
             .then(|| members::GuestIndices::new(&instance))
             .transpose()
             .map_err(shape)?;
+        let timers = surface
+            .handles("timers")
+            .then(|| timers::GuestIndices::new(&instance))
+            .transpose()
+            .map_err(shape)?;
         let tools = surface
             .handles("tools")
             .then(|| tools::GuestIndices::new(&instance))
@@ -351,6 +369,7 @@ impl Engine {
             commands: vec![],
             messages: messages.is_some(),
             members: members.is_some(),
+            timers: timers.is_some(),
             tools: vec![],
         };
         let mut loaded = Plugin {
@@ -360,6 +379,7 @@ impl Engine {
             commands,
             messages,
             members,
+            timers,
             tools,
             permissions: Arc::new(permissions),
             config: Arc::new(config),
@@ -473,6 +493,9 @@ impl Engine {
             if let Some(members) = &plugin.members {
                 members.load(&mut store, &instance)?;
             }
+            if let Some(timers) = &plugin.timers {
+                timers.load(&mut store, &instance)?;
+            }
             let commands = match &plugin.commands {
                 Some(commands) => {
                     commands.load(&mut store, &instance)?.call_list_commands(&mut store).await?
@@ -571,7 +594,7 @@ impl Engine {
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
-        let clocks = Clocks::new(self.limits.clock);
+        let clocks = Clocks::new(self.limits.clock, self.clock.clone());
         clocks.give(&mut wasi);
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
             Files::open(permissions, event.room.encrypted, &self.folders, &mut wasi)
@@ -592,6 +615,7 @@ impl Engine {
             files,
             room: plugin.room.clone(),
             clocks,
+            has_timers: plugin.timers.is_some(),
             said: plugin.said.clone(),
             secrets: plugin.secrets.clone(),
             work,
@@ -675,6 +699,11 @@ async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime
             let change = convert::member_change(handling);
             let guest = plugin.members.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
             guest.call_on_member(&mut *store, &change).await?.map(|()| End::Pass)
+        }
+        Call::Timer => {
+            let firing = convert::firing(handling).ok_or_else(absent)?;
+            let guest = plugin.timers.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
+            guest.call_on_timer(&mut *store, &firing).await?.map(|()| End::Handled)
         }
         Call::Tool { name, arguments } => {
             let call = convert::tool_call(handling, name, arguments);

@@ -3,7 +3,8 @@
 //!
 //! Two writes matter. [`Journal::receive`] stores events together with the position of the chat that covers
 //! them, before anything is done about them. [`Journal::commit`] stores what a handler did, all of it or
-//! nothing: effects, `kv` writes, the home, and "done". Whatever happens between two writes, what was received
+//! nothing: effects, `kv` writes, timers, the home, and "done". A timer that is due becomes an event in one write, too
+//! ([`Journal::fire`]). Whatever happens between two writes, what was received
 //! and has not ended is handed out again by [`Journal::pending`], and what was committed and not sent by
 //! [`Journal::unsent`].
 
@@ -27,6 +28,7 @@ use crate::{
     event::{Event, MediaSource, Position},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
+    timer::Timer,
 };
 
 /// The order in which events were received: rises by one agent's every event.
@@ -120,6 +122,17 @@ pub enum Read {
         query: KeyQuery,
         /// What was found.
         found: Vec<String>,
+    },
+    /// A plugin's timers in a session.
+    Timers {
+        /// Whose agent.
+        agent: AgentName,
+        /// Which plugin.
+        plugin: PluginName,
+        /// In which session.
+        session: SessionId,
+        /// What was found.
+        found: Vec<Timer>,
     },
 }
 
@@ -411,6 +424,40 @@ pub trait Journal: Send + Sync + 'static {
 
     /// How much a plugin remembers.
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error>;
+
+    /// The timers of a plugin in one session, in the order in which they are due.
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error>;
+
+    /// How many timers a plugin has, in all sessions.
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error>;
+
+    /// When the next timer of each plugin is due, by the plugins' names.
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error>;
+
+    /// The timers of a plugin that are due by now, in the order in which they were, at most `limit`.
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error>;
+
+    /// Moves a timer on to `next`, or ends it, and stores the event that it becomes, if it becomes one: all of it or
+    /// nothing. Answers its place in the order, or none where it may not pass. If the timer is no longer as it is given
+    /// here, nothing is changed.
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error>;
 
     /// What waits.
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error>;

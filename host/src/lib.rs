@@ -40,6 +40,7 @@ pub mod origin;
 pub mod settings;
 pub mod signature;
 pub mod text;
+pub mod timer;
 pub mod tool;
 
 // What is decided.
@@ -49,6 +50,7 @@ pub mod gate;
 pub mod grant;
 mod mime;
 mod rate;
+mod rhythm;
 pub mod router;
 mod scrub;
 pub mod secret;
@@ -70,6 +72,7 @@ pub mod source;
 mod agent;
 mod backoff;
 mod begin;
+pub mod clock;
 pub mod control;
 mod draft;
 mod folder;

@@ -88,7 +88,7 @@ impl Outbox {
         {
             let mut rooms = lock(&self.rooms);
             for queued in queued {
-                let key = key(&queued.effect);
+                let Some(key) = key(&queued.effect) else { continue };
                 if let Some(waiting) = rooms.get_mut(&key) {
                     waiting.queued.push_back(queued);
                 } else {
@@ -192,7 +192,9 @@ impl Outbox {
             Effect::Redact { to, message, reason } => {
                 (to, Content::Redaction { event: self.event(message, queued).await?, reason: reason.clone() })
             }
-            Effect::SetHome(_) => return Err(Stuck::Final("a home is not sent".into())),
+            Effect::SetHome(_) | Effect::SetTimer(_) | Effect::CancelTimer { .. } | Effect::PutBack(_) => {
+                return Err(Stuck::Final("it is done with the commit, and not sent".into()));
+            }
         };
         let room = self.place(to).await?.room;
         let event = self.send(&room, content, queued.id.transaction(), &queued.id).await?;
@@ -359,8 +361,9 @@ fn not_there(queued: &Queued) -> Stuck {
     Stuck::Final(format!("{}: the message that it is about is not there", queued.id))
 }
 
-fn key(effect: &Effect) -> Key {
-    match effect {
+/// Where it goes, if it goes anywhere.
+fn key(effect: &Effect) -> Option<Key> {
+    Some(match effect {
         Effect::Send { to, .. }
         | Effect::File { to, .. }
         | Effect::Edit { to, .. }
@@ -369,8 +372,10 @@ fn key(effect: &Effect) -> Key {
             Target::Direct(user) => Key::Person(user.clone()),
             Target::Place(place) => Key::Room(place.room.clone()),
         },
-        Effect::SetHome(place) => Key::Room(place.room.clone()),
-    }
+        Effect::SetHome(_) | Effect::SetTimer(_) | Effect::CancelTimer { .. } | Effect::PutBack(_) => {
+            return None;
+        }
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -7,6 +7,7 @@ pub(crate) mod homeserver;
 mod media;
 mod parse;
 mod secret;
+mod switch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use parse::{SettingsError, load, parse};
 pub use secret::{Secret, SecretText};
@@ -215,7 +216,7 @@ impl Access {
 }
 
 /// What the settings say of a person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// On no list.
     Guest,
@@ -316,6 +317,9 @@ pub struct Grants {
     /// Read the files of messages that it handles: `true`, or a table.
     #[serde(deserialize_with = "media::granted")]
     pub media: Option<Media>,
+    /// Set timers: `true`, or a table.
+    #[serde(deserialize_with = "switch::timers")]
+    pub timers: Option<Timers>,
     /// Carry out of encrypted rooms what is said there: by whatever else is granted here.
     pub encrypted: bool,
     /// Call these tools of other plugins: `weather.forecast`, `weather.*`, or `"*"`.
@@ -345,6 +349,14 @@ pub struct Files {
 pub struct Media {
     /// Bytes of one file, where larger ones are not for it.
     pub bytes: Option<u64>,
+}
+
+/// Which timers a plugin may set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timers {
+    /// How many, for each agent, where that is not the usual.
+    pub count: Option<u64>,
 }
 
 /// How much a plugin may remember for each agent.

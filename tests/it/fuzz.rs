@@ -44,6 +44,7 @@ fn everything(folder: &std::path::Path) -> Plugin {
         files: Some(settings::Files { folder: folder.to_owned(), write: true, bytes: None }),
         media: Some(settings::Media::default()),
         encrypted: true,
+        timers: Some(settings::Timers::default()),
         ..Grants::default()
     };
     let config = toml::from_str("city = \"Rome\"").unwrap();

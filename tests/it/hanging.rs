@@ -8,6 +8,7 @@ use parlour::{
     event::{MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
     journal::*,
+    timer::Timer,
 };
 use tokio::sync::watch;
 
@@ -139,6 +140,43 @@ impl Journal for Hanging {
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         self.answers().await;
         self.inner.usage(agent, plugin).await
+    }
+
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error> {
+        self.inner.timers(agent, plugin, session).await
+    }
+
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        self.inner.timer_count(agent, plugin).await
+    }
+
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
+        self.inner.next_timers(agent).await
+    }
+
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error> {
+        self.inner.due_timers(agent, plugin, now, limit).await
+    }
+
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error> {
+        self.inner.fire(agent, timer, next, arrival).await
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {

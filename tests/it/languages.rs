@@ -1,8 +1,9 @@
 //! Plugins in other languages than Rust.
 
 use parlour::{
+    clock::Clock,
     event::Membership,
-    settings::{Grants, Media},
+    settings::{Grants, Media, Timers},
 };
 
 use crate::{
@@ -286,4 +287,82 @@ class Commands(exports.Commands):
             outbox.say(f"{answer.status} {answer.text()} {posted.text()}")
         except http.Failed as failed:
             outbox.say(f"failed: {failed}")
+"#;
+
+/// Each sets a timer for a time and one that comes again, lists both, is called, and cancels.
+#[tokio::test]
+async fn every_language_has_timers() {
+    // Noon of 5 January 2026, UTC.
+    const NOON: u64 = 1_767_614_400_000;
+    let asks = "[asks.timers]\nreason = \"To be tried\"\n";
+    let javascript = plugin("javascript", "plugin.js", LATER_JAVASCRIPT, "\"commands\", \"timers\"", asks);
+    let python = plugin("python", "plugin.py", LATER_PYTHON, "\"commands\", \"timers\"", asks);
+    for (language, later) in [("javascript", javascript), ("python", python)] {
+        let clock = Clock::by_hand(NOON);
+        let grants = Grants { timers: Some(Timers::default()), ..Grants::default() };
+        let stage = Stage::start(&[("later", later)], |builder| {
+            builder.clock(clock.clone()).plugin_settings("later".parse().unwrap(), granted(grants))
+        })
+        .await;
+        let (minute, morning) = (NOON + 60_000, NOON + 20 * 3_600_000);
+        assert_eq!(
+            stage.ask("/set").await,
+            format!("tea {minute} none none, up {morning} 0 9 * * * Europe/Berlin"),
+            "{language}"
+        );
+        clock.set(minute);
+        let fired = format!("tea \u{e9}: {minute} 0 {ALICE}");
+        stage.until(&stage.room, |lines| lines.iter().any(|line| line.text == fired)).await;
+        assert_eq!(stage.ask("/cancel").await, "true false", "{language}");
+    }
+}
+
+const LATER_JAVASCRIPT: &str = r#"
+import { outbox, schedule } from "parlour-plugin";
+
+const command = (name) => ({ name, description: name, parameters: [], role: "user" });
+
+export const commands = {
+  listCommands: () => [command("set"), command("cancel")],
+  run({ name }) {
+    if (name === "cancel") {
+      outbox.say(`${schedule.cancel("up")} ${schedule.cancel("tea")}`);
+    } else {
+      schedule.at(Date.now() + 60_000, "\u00e9", { key: "tea" });
+      schedule.every("0 9 * * *", "Europe/Berlin", "", { key: "up", catchUp: "skip" });
+      const told = ({ key, next, cron, zone }) => `${key} ${next} ${cron ?? "none"} ${zone ?? "none"}`;
+      outbox.say(schedule.list().map(told).join(", "));
+    }
+  },
+};
+
+export const timers = {
+  onTimer({ key, payload, due, missed, sender }) {
+    outbox.say(`${key} ${payload}: ${due} ${missed} ${sender.id}`);
+  },
+};
+"#;
+
+const LATER_PYTHON: &str = r#"
+import time
+from parlour_plugin import outbox, schedule
+from parlour_plugin.types import command
+from wit_world import exports
+
+class Commands(exports.Commands):
+    def list_commands(self):
+        return [command("set", "Sets"), command("cancel", "Cancels")]
+
+    def run(self, call) -> None:
+        if call.name == "cancel":
+            outbox.say(f"{schedule.cancel('up')} {schedule.cancel('tea')}".lower())
+            return
+        schedule.at(time.time() * 1000 + 60_000, "\u00e9", key="tea")
+        schedule.every("0 9 * * *", "Europe/Berlin", "", key="up", catch_up=schedule.CatchUp.SKIP)
+        told = lambda timer: f"{timer.key} {timer.next:.0f} {timer.cron or 'none'} {timer.zone or 'none'}"
+        outbox.say(", ".join(told(timer) for timer in schedule.list()))
+
+class Timers(exports.Timers):
+    def on_timer(self, firing) -> None:
+        outbox.say(f"{firing.key} {firing.payload}: {firing.due:.0f} {firing.missed} {firing.sender.id}")
 "#;

@@ -36,6 +36,8 @@ mod files;
 mod media;
 // Which files they send, and where to.
 mod uploads;
+// What they do by themselves, later.
+mod timers;
 // Who made it, and whether that matters.
 mod power;
 mod publishers;

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use parlour::{
     audit::{Entry, Head, Recorded},
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
+    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
     effect::{Effect, EffectId, Outgoing, Place, Upload},
     event::{Batch, MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
@@ -14,6 +14,7 @@ use parlour::{
         Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
         Sent, Sequence, Stored, Usage,
     },
+    timer::Timer,
 };
 
 use crate::death::Death;
@@ -57,6 +58,10 @@ impl<C: Chat> Chat for MortalChat<C> {
 
     fn ended(&self, event: &EventId) {
         self.chat.ended(event);
+    }
+
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        self.chat.attendance(room).await
     }
 
     fn typing(&self, room: &RoomId, on: bool) {
@@ -204,6 +209,43 @@ impl<J: Journal> Journal for MortalJournal<J> {
 
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         self.journal.usage(agent, plugin).await
+    }
+
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error> {
+        self.journal.timers(agent, plugin, session).await
+    }
+
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        self.journal.timer_count(agent, plugin).await
+    }
+
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
+        self.journal.next_timers(agent).await
+    }
+
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error> {
+        self.journal.due_timers(agent, plugin, now, limit).await
+    }
+
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error> {
+        self.journal.fire(agent, timer, next, arrival).await
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {

@@ -24,7 +24,7 @@ use parlour::{
     id::{PluginName, UserId},
     notice::{Level, Notice, Notices},
     package,
-    settings::{Access, Grants, Plugin, Role},
+    settings::{Access, Grants, Plugin, Role, Timers},
     text::{escaped, hidden},
 };
 use tokio::sync::{SetOnce, mpsc, oneshot};
@@ -97,6 +97,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     }
     let grants = Grants { home: true, ..Grants::default() };
     builder = builder.plugin_settings(PluginName::parse("sethome")?, Plugin { grants, ..Plugin::default() });
+    let grants = Grants { timers: Some(Timers::default()), ..Grants::default() };
+    builder = builder.plugin_settings(PluginName::parse("remind")?, Plugin { grants, ..Plugin::default() });
     if let Some(folder) = options.plugins {
         anyhow::ensure!(folder.is_dir(), "--plugins: there is no folder {}", folder.display());
         builder = builder.plugin_folder(folder);

@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     effect::{self, Effect, EffectId, File},
+    event::Kind,
     id::{AgentName, EventId, PluginName, RoomId, UserId},
     journal::{self, Known, Named},
     manifest::Permission,
@@ -247,7 +248,7 @@ impl State {
         }
     }
 
-    fn queue(&mut self, effect: Effect) -> Result<u32, Error> {
+    pub(super) fn queue(&mut self, effect: Effect) -> Result<u32, Error> {
         self.handling()?;
         if self.work.is_full(EFFECTS) {
             return Err(many());
@@ -257,7 +258,7 @@ impl State {
     }
 
     /// Whether the plugin may say one more thing there within this minute. One answer where the event is is free: it is as
-    /// frequent as what people ask. What an earlier attempt of the same delivery was charged is not charged again: one that
+    /// frequent as what people ask; nobody asks when a timer is due. What an earlier attempt of the same delivery was charged is not charged again: one that
     /// comes back later gets on.
     fn charge_message(&self, effect: &Effect) -> Result<(), Error> {
         let Some(to) = place_of(effect) else { return Ok(()) };
@@ -265,7 +266,8 @@ impl State {
         let now = self.work.count(|effect| place_of(effect) == Some(to));
         let mut charged = handling.spent.messages.lock().unwrap_or_else(PoisonError::into_inner);
         let charged = charged.entry((handling.plugin.clone(), to.to_owned())).or_default();
-        let free = usize::from(to == handling.event.room.id.as_str());
+        let asked = !matches!(handling.event.kind, Kind::Timer(_));
+        let free = usize::from(asked && to == handling.event.room.id.as_str());
         if now < free.saturating_add(*charged as usize) {
             return Ok(());
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::kv;
+use super::{kv, schedule};
 use crate::{
     effect::Effect,
     id::PluginName,
@@ -28,6 +28,8 @@ pub struct Work {
     pub reads: kv::Reads,
     /// How much their plugins remembered.
     pub before: kv::Before,
+    /// Timers that their plugins had in this session, and in all.
+    pub timers_before: schedule::Before,
     /// Answers of the language model that are open.
     pub answering: usize,
     /// Bytes that are written.
@@ -107,9 +109,19 @@ impl Work {
         Some((u32::try_from(at).ok()?, &self.effects[at].1))
     }
 
+    /// The ordinal of the effect that is queued next.
+    pub fn next(&self) -> Option<u32> {
+        u32::try_from(self.effects.len()).ok()
+    }
+
+    /// The running plugin's effects, in their order.
+    pub fn own(&self) -> impl Iterator<Item = &Effect> {
+        self.effects.iter().filter(|(call, _)| self.is_own(*call)).map(|(_, effect)| effect)
+    }
+
     /// How many effects of the running plugin's fit.
     pub fn count(&self, fits: impl Fn(&Effect) -> bool) -> usize {
-        self.effects.iter().filter(|(call, effect)| self.is_own(*call) && fits(effect)).count()
+        self.own().filter(|effect| fits(effect)).count()
     }
 
     /// Whether a call is of the plugin that runs.

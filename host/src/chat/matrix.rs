@@ -52,7 +52,7 @@ use self::{
     wire::{Wire, cause},
 };
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
+    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
     effect::{Outgoing, Upload},
     event::{Batch, MediaSource, Position},
     id::{EventId, RoomId, UserId},
@@ -227,6 +227,17 @@ impl Matrix {
         async { upload::upload(self.live()?, upload).await }.boxed()
     }
 
+    fn seeing<'f>(&'f self, room: &'f RoomId) -> BoxFuture<'f, Attendance> {
+        async move {
+            let room = matrix_room(room).and_then(|room| self.live.get()?.client.get_room(&room));
+            match room {
+                Some(room) => room::attendance(&room).await,
+                None => Attendance::Unknown,
+            }
+        }
+        .boxed()
+    }
+
     fn answering<'f>(&'f self, room: &'f RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>> {
         async move { membership::answer(self.live()?, room, accept).await }.boxed()
     }
@@ -283,6 +294,15 @@ impl Chat for Matrix {
         Self: 'f,
     {
         self.uploading(upload)
+    }
+
+    fn attendance<'s, 'r, 'f>(&'s self, room: &'r RoomId) -> BoxFuture<'f, Attendance>
+    where
+        's: 'f,
+        'r: 'f,
+        Self: 'f,
+    {
+        self.seeing(room)
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

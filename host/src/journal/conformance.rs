@@ -8,6 +8,7 @@ mod inbox;
 mod kv;
 mod model;
 mod outbox;
+mod timers;
 
 use std::sync::Arc;
 
@@ -99,6 +100,14 @@ mod keeps {
             namespaces_share_nothing
             keys_are_listed_in_byte_order
             a_list_begins_where_it_is_asked_to
+        }
+        timers {
+            a_timer_is_set_and_cancelled_with_the_commit
+            a_commit_that_fails_sets_no_timer
+            a_changed_list_of_timers_is_a_conflict
+            a_timer_that_is_due_becomes_an_event_once
+            a_timer_that_may_not_pass_moves_on_all_the_same
+            a_timer_that_nobody_could_handle_is_put_back
         }
         audit {
             the_record_is_one_chain

@@ -23,9 +23,10 @@ use super::{
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::{Event, MediaSource, Position},
+    event::{Event, Kind, MediaSource, Position},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
+    timer::Timer,
 };
 
 /// So many events that have ended, and messages that were sent, are remembered of each agent: some kilobytes for each.
@@ -74,7 +75,13 @@ struct Agent {
     /// Files of effects that wait.
     blobs: HashMap<(DeliveryId, String), Kept>,
     staged: HashMap<i64, MediaSource>,
+    timers: BTreeMap<TimerKey, Timer>,
+    /// Events that timers became.
+    fired: HashSet<EventId>,
 }
+
+/// Whose, in which session, and its name there.
+type TimerKey = (PluginName, SessionId, String);
 
 /// An event that has not ended.
 #[derive(Debug)]
@@ -133,6 +140,9 @@ impl Ledger {
                 self.get(namespace, key).map(|it| it.version) == *version
             }
             Read::Keys { namespace, query, found } => self.keys(namespace, query).eq(found),
+            Read::Timers { agent, plugin, session, found } => {
+                self.agents.get(agent).map_or_else(Vec::new, |agent| agent.timers(plugin, session)) == *found
+            }
         }
     }
 
@@ -205,8 +215,8 @@ impl Ledger {
         let mut queued = Vec::new();
         let mut takes_draft = false;
         for (ordinal, plugin, effect) in commit.effects() {
-            if let Effect::SetHome(place) = effect {
-                agent.home = Some(place.clone());
+            if effect.is_inward() {
+                agent.do_inward(plugin, effect);
                 continue;
             }
             takes_draft |= super::takes_draft(effect);
@@ -239,10 +249,17 @@ impl Agent {
         if event.room.encrypted && !self.encrypted.contains(&event.room.id) {
             self.encrypted.insert(event.room.id.clone());
         }
-        if self.known.contains_key(&event.id) {
-            return None;
+        // A timer's is the host's own, and nothing that anybody could refer to.
+        if matches!(event.kind, Kind::Timer(_)) {
+            if !self.fired.insert(event.id.clone()) {
+                return None;
+            }
+        } else {
+            if self.known.contains_key(&event.id) {
+                return None;
+            }
+            self.known.insert(event.id.clone(), event.room.id.clone());
         }
-        self.known.insert(event.id.clone(), event.room.id.clone());
         *last += 1;
         let sequence = Sequence(*last);
         self.received.insert(sequence, Vec::new());
@@ -264,6 +281,41 @@ impl Agent {
         if !self.unsent.values().any(needs) {
             self.blobs.remove(&(delivery.clone(), digest.to_owned()));
         }
+    }
+
+    /// What is done with the commit.
+    fn do_inward(&mut self, plugin: Option<&PluginName>, effect: &Effect) {
+        match effect {
+            Effect::SetHome(place) => self.home = Some(place.clone()),
+            Effect::SetTimer(timer) => self.set(Timer::clone(timer)),
+            Effect::PutBack(timer) => {
+                if timer.goes_back_over(self.timers.get(&key(timer))) {
+                    self.set(Timer::clone(timer));
+                }
+            }
+            Effect::CancelTimer { session, key } => {
+                if let Some(plugin) = plugin {
+                    self.timers.remove(&(plugin.clone(), session.clone(), key.clone()));
+                }
+            }
+            Effect::Send { .. }
+            | Effect::File { .. }
+            | Effect::Edit { .. }
+            | Effect::React { .. }
+            | Effect::Redact { .. } => {}
+        }
+    }
+
+    fn set(&mut self, timer: Timer) {
+        self.timers.insert(key(&timer), timer);
+    }
+
+    fn timers(&self, plugin: &PluginName, session: &SessionId) -> Vec<Timer> {
+        let of = |timer: &&Timer| timer.plugin == *plugin && timer.session == *session;
+        let mut timers: Vec<Timer> = self.timers.values().filter(of).cloned().collect();
+        // They are in the order of their keys.
+        timers.sort_by_key(|timer| timer.next);
+        timers
     }
 
     fn end(&mut self, sequence: Sequence) {
@@ -301,6 +353,10 @@ impl Agent {
             }
         }
     }
+}
+
+fn key(timer: &Timer) -> TimerKey {
+    (timer.plugin.clone(), timer.session.clone(), timer.key.clone())
 }
 
 impl Waiting {
@@ -508,6 +564,71 @@ impl Journal for Memory {
 
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         Ok(self.ledger().usage.get(&(agent.clone(), plugin.clone())).copied().unwrap_or_default())
+    }
+
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error> {
+        let ledger = self.ledger();
+        Ok(ledger.agents.get(agent).map_or_else(Vec::new, |agent| agent.timers(plugin, session)))
+    }
+
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(0) };
+        Ok(agent.timers.keys().filter(|(of, ..)| of == plugin).count() as u64)
+    }
+
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let mut next: BTreeMap<&PluginName, u64> = BTreeMap::new();
+        for timer in agent.timers.values() {
+            let first = next.entry(&timer.plugin).or_insert(timer.next);
+            *first = timer.next.min(*first);
+        }
+        Ok(next.into_iter().map(|(plugin, next)| (plugin.clone(), next)).collect())
+    }
+
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let due = |timer: &&Timer| timer.plugin == *plugin && timer.next <= now;
+        let mut due: Vec<&Timer> = agent.timers.values().filter(due).collect();
+        // They are in the order of their sessions and keys.
+        due.sort_by_key(|timer| timer.next);
+        Ok(due.into_iter().take(limit as usize).cloned().collect())
+    }
+
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error> {
+        let mut ledger = self.ledger();
+        let mut last = ledger.sequence;
+        let agent = ledger.agent(agent);
+        if agent.timers.get(&key(timer)) != Some(timer) {
+            return Ok(None);
+        }
+        match next {
+            Some(next) => agent.set(Timer { next, ..timer.clone() }),
+            None => drop(agent.timers.remove(&key(timer))),
+        }
+        let sequence = arrival.and_then(|arrival| agent.receive(arrival, &mut last));
+        ledger.sequence = last;
+        Ok(sequence)
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {

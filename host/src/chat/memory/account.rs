@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::{Rooms, world::RoomState};
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
+    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
     effect::{Outgoing, Upload},
     event::{Batch, MediaSource, Membership, Position},
     id::{EventId, RoomId, TransactionId, UserId},
@@ -120,6 +120,16 @@ impl Chat for Memory {
 
     async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
         self.rooms.lock().upload(&self.user, upload)
+    }
+
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        match self.rooms.lock().rooms.get(room) {
+            Some(state) if state.members.contains(&self.user) => {
+                Attendance::Here { direct: state.direct, encrypted: state.encrypted }
+            }
+            Some(_) => Attendance::Gone,
+            None => Attendance::Unknown,
+        }
     }
 
     fn typing(&self, room: &RoomId, on: bool) {
