@@ -45,6 +45,7 @@ use crate::{
         clocks::Clocks,
         files::{Files, Folders},
         http::{Http, client::Clients},
+        llm::Tokens,
         logging::Log,
         media::Room,
         outbox::Said,
@@ -118,6 +119,8 @@ pub struct Plugin {
     room: Room,
     /// How much it says.
     said: Arc<Said>,
+    /// What it has used of the model.
+    tokens: Arc<Tokens>,
     /// What a call of it may take.
     limits: Limits,
     slots: Semaphore,
@@ -386,6 +389,7 @@ impl Engine {
             secrets: Arc::new(secrets),
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
+            tokens: Arc::default(),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
@@ -617,6 +621,7 @@ impl Engine {
             clocks,
             has_timers: plugin.timers.is_some(),
             said: plugin.said.clone(),
+            tokens: plugin.tokens.clone(),
             secrets: plugin.secrets.clone(),
             work,
             config: plugin.config.clone(),
