@@ -10,6 +10,7 @@ mod intake;
 mod invitation;
 mod ledger;
 mod serving;
+mod timers;
 mod toolbox;
 mod typing;
 
@@ -19,6 +20,7 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
@@ -29,6 +31,7 @@ use crate::{
     addressing,
     capability::llm,
     chat::{Chat, Ended, Identity},
+    clock::Clock,
     engine::Engine,
     event::{Event, Kind},
     gate::Policy,
@@ -116,6 +119,7 @@ pub(crate) struct Shared {
     pub registry: Arc<Registry>,
     pub journal: Arc<dyn Journal>,
     pub llm: Option<Arc<dyn llm::Backend>>,
+    pub clock: Clock,
     pub notices: Notices,
     /// What the audit record is written from.
     pub tally: Arc<Tally>,
@@ -135,6 +139,10 @@ pub(crate) struct Running {
     lanes: Lanes,
     outbox: Arc<Outbox>,
     typing: Arc<Typing>,
+    /// Told when a timer was set.
+    timers_set: Notify,
+    /// Held from when an event gets its number until it is in its lane: lanes get events in that order.
+    entering: tokio::sync::Mutex<()>,
     /// Rooms that were never encrypted, as far as the journal remembers.
     clear: Mutex<HashSet<RoomId>>,
     /// What was received up to here came before this start: a handler may have begun with it.
@@ -177,6 +185,8 @@ impl Running {
             outbox: Arc::new(outbox),
             clear: Mutex::default(),
             typing: Typing::new(chat),
+            timers_set: Notify::new(),
+            entering: tokio::sync::Mutex::default(),
             before: AtomicI64::new(i64::MIN),
             tasks: TaskTracker::new(),
             draining: closing.child_token(),
@@ -208,6 +218,7 @@ impl Running {
         drop(self.servings.now());
         self.resume().await;
         let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
+        let keeping = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_time()));
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,
@@ -230,6 +241,9 @@ impl Running {
                 }
             }
         };
+        // No timer fires any more.
+        keeping.abort();
+        drop(keeping.await);
         self.tasks.close();
         self.tasks.wait().await;
         self.outbox.finish().await;
@@ -248,7 +262,9 @@ impl Running {
                 let identity = self.identity();
                 addressing::read(message, &identity.user, identity.display_name.as_deref())
             }
-            Kind::Member(_) => addressing::Addressed { mentioned: false, text: String::new(), command: None },
+            Kind::Member(_) | Kind::Timer(_) => {
+                addressing::Addressed { mentioned: false, text: String::new(), command: None }
+            }
         }
     }
 

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    effect::Outgoing,
+    effect::{Outgoing, Upload},
     event::{Batch, MediaSource, Position},
     id::{EventId, RoomId, UserId},
 };
@@ -26,6 +26,22 @@ pub struct Identity {
     pub user: UserId,
     /// What it is called there.
     pub display_name: Option<String>,
+}
+
+/// Whether an agent is in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attendance {
+    /// It is.
+    Here {
+        /// A direct chat, as with events.
+        direct: bool,
+        /// End-to-end encrypted.
+        encrypted: bool,
+    },
+    /// It has left, or was removed.
+    Gone,
+    /// Nobody can tell.
+    Unknown,
 }
 
 /// One account on one chat network.
@@ -60,6 +76,22 @@ pub trait Chat: Send + Sync + 'static {
     async fn media(&self, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
         let _ = (file, most);
         Err(MediaError::Gone { reason: "this chat has no files".into() })
+    }
+
+    /// Uploads a file for a message to a room, encrypted where the room is, and answers where it is: the address, and the
+    /// key where there is one. A chat without files need not have it.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether to try again; what is too large for the server is [`SendError::Final`].
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        let _ = upload;
+        Err(SendError::Final { code: "unsupported".into(), reason: "this chat takes no files".into() })
+    }
+
+    /// What is known of a room now, and whether the agent is in it. A chat that cannot tell need not have it.
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        let _ = room;
+        Attendance::Unknown
     }
 
     /// Shows that the agent is working in a room, or no longer. Returns at once; a failure is nobody's trouble.

@@ -40,6 +40,7 @@ pub mod origin;
 pub mod settings;
 pub mod signature;
 pub mod text;
+pub mod timer;
 pub mod tool;
 
 // What is decided.
@@ -48,7 +49,9 @@ mod config;
 pub mod gate;
 pub mod grant;
 mod migration;
+mod mime;
 mod rate;
+mod rhythm;
 pub mod router;
 mod scrub;
 pub mod secret;
@@ -71,6 +74,7 @@ pub mod source;
 mod agent;
 mod backoff;
 mod begin;
+pub mod clock;
 pub mod control;
 mod draft;
 mod folder;

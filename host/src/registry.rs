@@ -12,7 +12,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 
 use self::turn::OnTrial;
 
@@ -58,6 +58,8 @@ pub struct Registry {
     brought: OnceLock<Arc<Loaded>>,
     /// Files that were not taken, as they were looked at last.
     not_taken: Mutex<BTreeMap<PluginName, Refusal>>,
+    /// Told whenever `loaded` is replaced.
+    changed: watch::Sender<()>,
     /// Held while `loaded` is replaced; readers never wait for it.
     changing: Mutex<()>,
     /// Held while what was agreed to is written down.
@@ -106,6 +108,7 @@ impl Registry {
             settings,
             loaded: ArcSwap::default(),
             brought: OnceLock::new(),
+            changed: watch::Sender::new(()),
             not_taken: Mutex::default(),
             changing: Mutex::new(()),
             agreeing: Mutex::new(()),
@@ -126,6 +129,11 @@ impl Registry {
     /// The plugins now.
     pub fn loaded(&self) -> Arc<Loaded> {
         self.loaded.load_full()
+    }
+
+    /// Changes whenever the plugins do.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Loads a plugin, or a new version of it. What served before goes on serving until this one is ready, and
@@ -181,8 +189,7 @@ impl Registry {
                 return Err(Refused::RolledBack);
             }
             // Somebody has agreed to this very file since.
-            let forgiven = self.journal.decide(name, Decision::Forgiven).await;
-            forgiven.map_err(|error| Refused::Host(error.to_string()))?;
+            self.journal.decide(name, Decision::Forgiven).await?;
         }
         // Before it is on trial: whatever comes between, it is there to be gone back to after it.
         if let Err(reason) = kept.put(&offered.digest, &bytes) {
@@ -237,7 +244,7 @@ impl Registry {
         let plugin = self.ready(name, candidate).await?;
         let digest = plugin.listing.digest.clone();
         let (may, spared) = (plugin.permissions.summary(), plugin.permissions.spared());
-        let before = self.turn(name, plugin).await?;
+        let before = Box::pin(self.turn(name, plugin)).await?;
         if before.as_ref().is_none_or(|before| before.listing.digest != digest) {
             self.notices.say(Notice::PluginLoaded {
                 plugin: name.clone(),
@@ -325,6 +332,7 @@ impl Registry {
         let mut plugins = now.plugins.clone();
         let changed = how(&mut plugins);
         self.loaded.store(Arc::new(Loaded { generation: now.generation + 1, plugins }));
+        self.changed.send_replace(());
         changed
     }
 }

@@ -4,9 +4,9 @@
 //! environment or a file except [`parse`]'s caller and [`SecretText::reveal`].
 
 pub(crate) mod homeserver;
-mod media;
 mod parse;
 mod secret;
+mod switch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use parse::{SettingsError, load, parse};
 pub use secret::{Secret, SecretText};
@@ -104,7 +104,7 @@ impl Settings {
             doubts.push("publishers lists nobody, so that no plugin file is taken".into());
         }
         if self.llm.is_none() {
-            let asking = self.plugins.iter().filter(|(_, plugin)| plugin.grants.llm);
+            let asking = self.plugins.iter().filter(|(_, plugin)| plugin.grants.llm.is_some());
             doubts.extend(
                 asking.map(|(name, _)| format!("plugins.{name}: grants.llm is of no use without [llm]")),
             );
@@ -215,7 +215,7 @@ impl Access {
 }
 
 /// What the settings say of a person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// On no list.
     Guest,
@@ -303,8 +303,9 @@ pub struct CallLimits {
 pub struct Grants {
     /// Make a conversation the agent's home, for an admin.
     pub home: bool,
-    /// Ask the language model.
-    pub llm: bool,
+    /// Ask the language model: `true`, or a table.
+    #[serde(deserialize_with = "switch::llm")]
+    pub llm: Option<LlmGrant>,
     /// Write to these other rooms that the agent is in: ids, or `"*"`.
     pub rooms: BTreeSet<String>,
     /// Write to these people in a direct chat: ids, `"*:example.org"`, or `"*"`.
@@ -314,8 +315,11 @@ pub struct Grants {
     /// See this folder, and no other.
     pub files: Option<Files>,
     /// Read the files of messages that it handles: `true`, or a table.
-    #[serde(deserialize_with = "media::granted")]
+    #[serde(deserialize_with = "switch::media")]
     pub media: Option<Media>,
+    /// Set timers: `true`, or a table.
+    #[serde(deserialize_with = "switch::timers")]
+    pub timers: Option<Timers>,
     /// Carry out of encrypted rooms what is said there: by whatever else is granted here.
     pub encrypted: bool,
     /// Call these tools of other plugins: `weather.forecast`, `weather.*`, or `"*"`.
@@ -345,6 +349,24 @@ pub struct Files {
 pub struct Media {
     /// Bytes of one file, where larger ones are not for it.
     pub bytes: Option<u64>,
+}
+
+/// How a plugin may ask the language model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LlmGrant {
+    /// Models beside the operator's default, by name, or `"*"`.
+    pub models: BTreeSet<String>,
+    /// Tokens of requests and answers within a day, for each agent.
+    pub tokens_per_day: Option<NonZeroU32>,
+}
+
+/// Which timers a plugin may set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timers {
+    /// How many, for each agent, where that is not the usual.
+    pub count: Option<u64>,
 }
 
 /// How much a plugin may remember for each agent.

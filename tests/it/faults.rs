@@ -136,7 +136,7 @@ async fn what_is_no_plugin_is_refused_with_a_reason() {
         (b"hello".to_vec(), "it is no WebAssembly component"),
         (wat::parse_str("(module)").unwrap(), "it is a core WebAssembly module, not a component"),
         (echo[..echo.len() / 2].to_vec(), "the file ends in the middle"),
-        (interface(""), "it exports none of parlour:plugin's commands, messages, members and tools"),
+        (interface(""), "it exports none of parlour:plugin's commands, messages, members, timers and tools"),
         (interface(empty), "it does not fit the contract"),
         (
             interface(&format!("{memories} {empty}")),

@@ -1,12 +1,14 @@
 //! A journal that does not answer handlers, as long as somebody wants that.
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parlour::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::Position,
+    event::{MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
     journal::*,
+    timer::Timer,
 };
 use tokio::sync::watch;
 
@@ -62,6 +64,27 @@ impl Journal for Hanging {
 
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error> {
         self.inner.sent(agent, row, sent).await
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        self.inner.blob(agent, delivery, digest).await
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        self.inner.blobs(agent, plugin).await
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        self.inner.stage(agent, row, source).await
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        self.inner.staged(agent, row).await
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
@@ -148,6 +171,43 @@ impl Journal for Hanging {
 
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
         self.inner.decide(plugin, decision).await
+    }
+
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error> {
+        self.inner.timers(agent, plugin, session).await
+    }
+
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        self.inner.timer_count(agent, plugin).await
+    }
+
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
+        self.inner.next_timers(agent).await
+    }
+
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error> {
+        self.inner.due_timers(agent, plugin, now, limit).await
+    }
+
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error> {
+        self.inner.fire(agent, timer, next, arrival).await
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {

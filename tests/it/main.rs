@@ -34,7 +34,12 @@ mod labels;
 mod files;
 // Which files of messages they read, and how much of them.
 mod media;
+// Which files they send, and where to.
+mod uploads;
+// What they do by themselves, later.
+mod timers;
 // Who made it, and whether that matters.
+mod power;
 mod publishers;
 // Where it was pulled from.
 mod oci;

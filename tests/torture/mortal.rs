@@ -3,16 +3,18 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use parlour::{
     audit::{Entry, Head, Recorded},
-    chat::{Chat, Ended, Identity, SendError, StartError},
-    effect::{Effect, EffectId, Outgoing, Place},
-    event::{Batch, Position},
+    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
+    effect::{Effect, EffectId, Outgoing, Place, Upload},
+    event::{Batch, MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
     journal::{
         Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
         Pending, Queued, Release, Remembered, Sent, Sequence, Stored, Usage, Versions,
     },
+    timer::Timer,
 };
 
 use crate::death::Death;
@@ -44,6 +46,22 @@ impl<C: Chat> Chat for MortalChat<C> {
             self.death.at("answered");
         }
         sent
+    }
+
+    async fn media(&self, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
+        self.chat.media(file, most).await
+    }
+
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        self.chat.upload(upload).await
+    }
+
+    fn ended(&self, event: &EventId) {
+        self.chat.ended(event);
+    }
+
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        self.chat.attendance(room).await
     }
 
     fn typing(&self, room: &RoomId, on: bool) {
@@ -119,6 +137,27 @@ impl<J: Journal> Journal for MortalJournal<J> {
             self.death.at("noted");
         }
         noted
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        self.journal.blob(agent, delivery, digest).await
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        self.journal.blobs(agent, plugin).await
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        self.journal.stage(agent, row, source).await
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        self.journal.staged(agent, row).await
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
@@ -201,6 +240,43 @@ impl<J: Journal> Journal for MortalJournal<J> {
 
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
         self.journal.decide(plugin, decision).await
+    }
+
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error> {
+        self.journal.timers(agent, plugin, session).await
+    }
+
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        self.journal.timer_count(agent, plugin).await
+    }
+
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
+        self.journal.next_timers(agent).await
+    }
+
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error> {
+        self.journal.due_timers(agent, plugin, now, limit).await
+    }
+
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error> {
+        self.journal.fire(agent, timer, next, arrival).await
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {

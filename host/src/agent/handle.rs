@@ -5,11 +5,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Running,
     delivery::{Asked, Delivery, answer, delivery_id},
+    timers::has_grant,
 };
 use crate::{
     effect::Effect,
     engine::Call,
     event::Kind,
+    gate::Denial,
     id::PluginName,
     journal::{Commit, Contribution, Outcome},
     lane::Waiting,
@@ -31,7 +33,7 @@ impl Running {
     /// Handles it by the plugins as they are. Answers which have ended with it, where another took the place of the next.
     async fn handle_now(&self, waiting: &Waiting, stopped: &CancellationToken) -> Option<Vec<PluginName>> {
         let subject = match &waiting.event.kind {
-            Kind::Message(_) => &waiting.event.sender.id,
+            Kind::Message(_) | Kind::Timer(_) => &waiting.event.sender.id,
             Kind::Member(member) => &member.user,
         };
         let role = |user| self.agent.access.role(user);
@@ -41,6 +43,11 @@ impl Running {
         };
         // Who invites an admin is none.
         let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
+        let role = match &waiting.event.kind {
+            // No more than they had when they set it.
+            Kind::Timer(fired) => role.min(fired.timer.role),
+            Kind::Message(_) | Kind::Member(_) => role,
+        };
         let addressed = self.addressed(&waiting.event);
         let serving = self.servings.now();
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
@@ -58,6 +65,23 @@ impl Running {
             }
             Route::Message(plugins) => (plugins, Call::Message),
             Route::Member(plugins) => (plugins, Call::Member),
+            Route::Timer(fired) => {
+                let plugin = &fired.timer.plugin;
+                let Some(loaded) = serving.plugins.get(plugin) else {
+                    self.put_back(waiting, fired).await;
+                    return None;
+                };
+                if !has_grant(&self.toolbox.permissions(loaded)) {
+                    self.denied_timer(&fired.timer, Denial::Grant.of_a_timer());
+                    self.end(waiting).await;
+                    return None;
+                }
+                (vec![plugin.clone()], Call::Timer)
+            }
+            Route::Wait(fired) => {
+                self.put_back(waiting, fired).await;
+                return None;
+            }
         };
         let left: Vec<_> = plugins.into_iter().filter(|plugin| !waiting.ended.contains(plugin)).collect();
         let count = left.len();
@@ -125,13 +149,14 @@ impl Running {
         self.commit_own(waiting, vec![answer(&waiting.event, line, false)]).await;
     }
 
-    async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>) {
+    pub(super) async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>) {
         let delivery = delivery_id(&self.agent.name, &waiting.event, None);
         let contribution = Contribution {
             plugin: None,
             digest: None,
             outcome: Outcome::Done,
             effects: (0..).zip(effects).collect(),
+            files: vec![],
             writes: vec![],
             reads: vec![],
         };

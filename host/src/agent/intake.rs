@@ -42,6 +42,7 @@ impl Running {
     pub(super) async fn take_in(self: &Arc<Self>, batch: Batch) {
         let Batch { events, invites, position } = batch;
         let arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event)).collect();
+        let entering = self.entering.lock().await;
         let sequences = self.receive(&arrivals, &position).await;
         let alone = arrivals.len() == 1;
         for (arrival, sequence) in arrivals.into_iter().zip(sequences) {
@@ -58,6 +59,7 @@ impl Running {
             let event = Arc::new(event);
             self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, alone);
         }
+        drop(entering);
         for invite in invites {
             let running = self.clone();
             self.tasks.spawn(async move { running.answer(invite).await });
@@ -80,14 +82,17 @@ impl Running {
 
     /// Puts an event into its lane. From here on people may see that it was read. What is `alone` is begun here,
     /// because nothing else waits for this task.
-    fn dispatch(self: &Arc<Self>, waiting: Waiting, alone: bool) {
+    pub(super) fn dispatch(self: &Arc<Self>, waiting: Waiting, alone: bool) {
         let addressed = self.addressed(&waiting.event);
         if waiting.resumed {
             let accounts = lock(&self.shared.accounts);
             let verdict = gate::authorize(self.policy(&accounts), &waiting.event, &addressed, true);
             drop(accounts);
-            if matches!(verdict, Verdict::Deny(_)) {
+            if let Verdict::Deny(denial) = verdict {
                 // The settings have changed while it waited.
+                if let Kind::Timer(fired) = &waiting.event.kind {
+                    self.denied_timer(&fired.timer, denial.of_a_timer());
+                }
                 let running = self.clone();
                 self.tasks.spawn(async move {
                     running.end(&waiting).await;

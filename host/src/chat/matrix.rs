@@ -17,6 +17,7 @@ mod send;
 mod sign_in;
 mod store;
 mod sync;
+mod upload;
 mod wire;
 
 use std::{
@@ -51,8 +52,8 @@ use self::{
     wire::{Wire, cause},
 };
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
-    effect::Outgoing,
+    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
+    effect::{Outgoing, Upload},
     event::{Batch, MediaSource, Position},
     id::{EventId, RoomId, UserId},
     notice::{Notice, Notices},
@@ -222,6 +223,21 @@ impl Matrix {
         .boxed()
     }
 
+    fn uploading<'f>(&'f self, upload: &'f Upload) -> BoxFuture<'f, Result<MediaSource, SendError>> {
+        async { upload::upload(self.live()?, upload).await }.boxed()
+    }
+
+    fn seeing<'f>(&'f self, room: &'f RoomId) -> BoxFuture<'f, Attendance> {
+        async move {
+            let room = matrix_room(room).and_then(|room| self.live.get()?.client.get_room(&room));
+            match room {
+                Some(room) => room::attendance(&room).await,
+                None => Attendance::Unknown,
+            }
+        }
+        .boxed()
+    }
+
     fn answering<'f>(&'f self, room: &'f RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>> {
         async move { membership::answer(self.live()?, room, accept).await }.boxed()
     }
@@ -269,6 +285,24 @@ impl Chat for Matrix {
         Self: 'f,
     {
         self.fetching(file, most)
+    }
+
+    fn upload<'s, 'u, 'f>(&'s self, upload: &'u Upload) -> BoxFuture<'f, Result<MediaSource, SendError>>
+    where
+        's: 'f,
+        'u: 'f,
+        Self: 'f,
+    {
+        self.uploading(upload)
+    }
+
+    fn attendance<'s, 'r, 'f>(&'s self, room: &'r RoomId) -> BoxFuture<'f, Attendance>
+    where
+        's: 'f,
+        'r: 'f,
+        Self: 'f,
+    {
+        self.seeing(room)
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

@@ -21,6 +21,7 @@ mod account;
 mod world;
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -32,7 +33,7 @@ pub use self::account::Memory;
 use self::world::{RoomState, World};
 use super::SendError;
 use crate::{
-    event::{Class, Invite, MediaSource, Membership, Message},
+    event::{AttachmentKind, Class, Invite, MediaSource, Membership, Message},
     id::{EventId, RoomId, UserId},
 };
 
@@ -64,6 +65,29 @@ pub struct Line {
     pub reactions: Vec<(UserId, String)>,
     /// It was removed; its text is empty.
     pub redacted: bool,
+    /// The file that it is, whose name is its text where nothing is said to it.
+    pub file: Option<File>,
+}
+
+/// A file that somebody sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its name.
+    pub name: String,
+    /// Its media type, as it was declared.
+    pub mime: String,
+    /// As what clients show it.
+    pub kind: AttachmentKind,
+    /// What is in it.
+    pub bytes: Bytes,
+}
+
+/// Its bytes are too many to be looked at.
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, mime, kind, bytes } = self;
+        write!(f, "File({name:?}, {mime}, {kind:?}, {} bytes)", bytes.len())
+    }
 }
 
 impl Default for Rooms {
@@ -168,10 +192,13 @@ impl Rooms {
 
     /// Keeps a file, for attachments to be found by.
     pub fn keep(&self, bytes: impl Into<Bytes>) -> MediaSource {
-        let mut world = self.lock();
-        let name = format!("file{}", world.files.len());
-        world.files.insert(name.clone(), bytes.into());
-        MediaSource::new(name)
+        self.lock().keep(bytes.into())
+    }
+
+    /// How many files were kept and uploaded so far.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.lock().kept
     }
 
     /// Removes a file, as a homeserver does some day.
@@ -205,6 +232,11 @@ impl Rooms {
     /// The next send is answered with this error.
     pub fn refuse(&self, error: SendError) {
         self.lock().refusals.insert(0, error);
+    }
+
+    /// The next upload is answered with this error.
+    pub fn refuse_file(&self, error: SendError) {
+        self.lock().refused_files.insert(0, error);
     }
 
     /// Nobody will write any more.

@@ -8,11 +8,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    fmt,
     ops::Bound,
     sync::{Mutex, MutexGuard},
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
     Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
@@ -22,9 +24,10 @@ use super::{
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::{Event, Position},
+    event::{Event, Kind, MediaSource, Position},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
+    timer::Timer,
 };
 
 /// So many events that have ended, and messages that were sent, are remembered of each agent: some kilobytes for each.
@@ -73,7 +76,16 @@ struct Agent {
     /// What was accepted, in its order.
     sent: VecDeque<Delivered>,
     drafts: HashMap<DeliveryId, Draft>,
+    /// Files of effects that wait.
+    blobs: HashMap<(DeliveryId, String), Kept>,
+    staged: HashMap<i64, MediaSource>,
+    timers: BTreeMap<TimerKey, Timer>,
+    /// Events that timers became.
+    fired: HashSet<EventId>,
 }
+
+/// Whose, in which session, and its name there.
+type TimerKey = (PluginName, SessionId, String);
 
 /// An event that has not ended.
 #[derive(Debug)]
@@ -96,6 +108,19 @@ struct Newest {
     row: i64,
     event: EventId,
     room: RoomId,
+    file: bool,
+}
+
+/// A file, and which plugin sends it.
+struct Kept {
+    plugin: Option<PluginName>,
+    bytes: Bytes,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kept({} bytes)", self.bytes.len())
+    }
 }
 
 impl Memory {
@@ -119,6 +144,9 @@ impl Ledger {
                 self.get(namespace, key).map(|it| it.version) == *version
             }
             Read::Keys { namespace, query, found } => self.keys(namespace, query).eq(found),
+            Read::Timers { agent, plugin, session, found } => {
+                self.agents.get(agent).map_or_else(Vec::new, |agent| agent.timers(plugin, session)) == *found
+            }
         }
     }
 
@@ -289,11 +317,19 @@ impl Ledger {
             }
         }
         let agent = self.agents.get_mut(name).expect("its event was found above");
+        for contribution in commit.contributions() {
+            for blob in &contribution.files {
+                // A copy: what a plugin holds is counted, and this is not held by it any more.
+                let bytes = Bytes::copy_from_slice(&blob.bytes);
+                let kept = Kept { plugin: contribution.plugin.clone(), bytes };
+                agent.blobs.entry((delivery.clone(), blob.digest.clone())).or_insert(kept);
+            }
+        }
         let mut queued = Vec::new();
         let mut takes_draft = false;
         for (ordinal, plugin, effect) in commit.effects() {
-            if let Effect::SetHome(place) = effect {
-                agent.home = Some(place.clone());
+            if effect.is_inward() {
+                agent.do_inward(plugin, effect);
                 continue;
             }
             takes_draft |= super::takes_draft(effect);
@@ -326,10 +362,17 @@ impl Agent {
         if event.room.encrypted && !self.encrypted.contains(&event.room.id) {
             self.encrypted.insert(event.room.id.clone());
         }
-        if self.known.contains_key(&event.id) {
-            return None;
+        // A timer's is the host's own, and nothing that anybody could refer to.
+        if matches!(event.kind, Kind::Timer(_)) {
+            if !self.fired.insert(event.id.clone()) {
+                return None;
+            }
+        } else {
+            if self.known.contains_key(&event.id) {
+                return None;
+            }
+            self.known.insert(event.id.clone(), event.room.id.clone());
         }
-        self.known.insert(event.id.clone(), event.room.id.clone());
         *last += 1;
         let sequence = Sequence(*last);
         self.received.insert(sequence, Vec::new());
@@ -341,6 +384,51 @@ impl Agent {
         self.lanes.insert((session.clone(), sequence));
         self.pending.insert(sequence, Waiting { event: event.clone(), session, ended: Vec::new() });
         Some(sequence)
+    }
+
+    /// A file that no effect needs any more goes.
+    fn release(&mut self, delivery: &DeliveryId, digest: &str) {
+        let needs = |queued: &Queued| {
+            queued.id.delivery == *delivery && queued.effect.file().is_some_and(|file| file.digest == digest)
+        };
+        if !self.unsent.values().any(needs) {
+            self.blobs.remove(&(delivery.clone(), digest.to_owned()));
+        }
+    }
+
+    /// What is done with the commit.
+    fn do_inward(&mut self, plugin: Option<&PluginName>, effect: &Effect) {
+        match effect {
+            Effect::SetHome(place) => self.home = Some(place.clone()),
+            Effect::SetTimer(timer) => self.set(Timer::clone(timer)),
+            Effect::PutBack(timer) => {
+                if timer.goes_back_over(self.timers.get(&key(timer))) {
+                    self.set(Timer::clone(timer));
+                }
+            }
+            Effect::CancelTimer { session, key } => {
+                if let Some(plugin) = plugin {
+                    self.timers.remove(&(plugin.clone(), session.clone(), key.clone()));
+                }
+            }
+            Effect::Send { .. }
+            | Effect::File { .. }
+            | Effect::Edit { .. }
+            | Effect::React { .. }
+            | Effect::Redact { .. } => {}
+        }
+    }
+
+    fn set(&mut self, timer: Timer) {
+        self.timers.insert(key(&timer), timer);
+    }
+
+    fn timers(&self, plugin: &PluginName, session: &SessionId) -> Vec<Timer> {
+        let of = |timer: &&Timer| timer.plugin == *plugin && timer.session == *session;
+        let mut timers: Vec<Timer> = self.timers.values().filter(of).cloned().collect();
+        // They are in the order of their keys.
+        timers.sort_by_key(|timer| timer.next);
+        timers
     }
 
     fn end(&mut self, sequence: Sequence) {
@@ -378,6 +466,10 @@ impl Agent {
             }
         }
     }
+}
+
+fn key(timer: &Timer) -> TimerKey {
+    (timer.plugin.clone(), timer.session.clone(), timer.key.clone())
 }
 
 impl Waiting {
@@ -450,23 +542,57 @@ impl Journal for Memory {
         if super::takes_draft(&queued.effect) {
             agent.drafts.remove(&queued.id.delivery);
         }
+        agent.staged.remove(&row);
+        if let Some(file) = queued.effect.file() {
+            agent.release(&queued.id.delivery, &file.digest);
+        }
         let Sent::Accepted { event, room } = sent else { return Ok(()) };
         let Queued { id, plugin, effect, .. } = queued;
-        let named = match (&plugin, &effect) {
-            (Some(plugin), Effect::Send { name: Some(name), .. }) => Some((plugin.clone(), name.clone())),
-            _ => None,
-        };
+        let file = effect.file().is_some();
+        let name = effect.message().map(|(_, name)| name.map(str::to_owned));
+        let named = plugin.clone().zip(name.clone().flatten());
         agent.accepted(Delivered { id, event: event.clone(), name: named });
-        let (Some(plugin), Effect::Send { name, .. }) = (plugin, effect) else { return Ok(()) };
-        let known = Known { room: room.clone(), by: Some(plugin.clone()) };
+        let (Some(plugin), Some(name)) = (plugin, name) else { return Ok(()) };
+        let known = Known { room: room.clone(), by: Some(plugin.clone()), file };
         agent.messages.entry(event.clone()).or_insert(known);
         if let Some(name) = name {
             let names = agent.named.entry(plugin).or_default();
             if names.get(&name).is_none_or(|newest| newest.row < row) {
-                names.insert(name, Newest { row, event: event.clone(), room: room.clone() });
+                names.insert(name, Newest { row, event: event.clone(), room: room.clone(), file });
             }
         }
         Ok(())
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
+        let kept = agent.blobs.get(&(delivery.clone(), digest.to_owned()));
+        Ok(kept.map(|kept| kept.bytes.clone()))
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let ledger = self.ledger();
+        let kept = ledger.agents.get(agent).into_iter().flat_map(|agent| agent.blobs.values());
+        let theirs = kept.filter(|kept| kept.plugin.as_ref() == Some(plugin));
+        Ok(theirs.map(|kept| kept.bytes.len() as u64).sum())
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        let mut ledger = self.ledger();
+        if let Some(agent) = ledger.agents.get_mut(agent).filter(|agent| agent.unsent.contains_key(&row)) {
+            agent.staged.insert(row, source.clone());
+        }
+        Ok(())
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.staged.get(&row).cloned()))
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
@@ -488,22 +614,23 @@ impl Journal for Memory {
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
         let sent = agent.named.get(plugin).and_then(|names| names.get(name));
         let later = (Bound::Excluded(sent.map_or(i64::MIN, |newest| newest.row)), Bound::Unbounded);
-        let waiting = agent.unsent.range(later).rev().find_map(|(_, queued)| match &queued.effect {
-            Effect::Send { to, name: Some(of), .. }
-                if of == name && queued.plugin.as_ref() == Some(plugin) =>
-            {
-                Some(Named::Waiting { id: queued.id.clone(), to: to.clone() })
+        let waiting = agent.unsent.range(later).rev().find_map(|(_, queued)| match queued.effect.message() {
+            Some((to, Some(of))) if of == name && queued.plugin.as_ref() == Some(plugin) => {
+                let file = queued.effect.file().is_some();
+                Some(Named::Waiting { id: queued.id.clone(), to: to.clone(), file })
             }
             _ => None,
         });
-        let sent = || sent.map(|it| Named::Sent { event: it.event.clone(), room: it.room.clone() });
+        let sent =
+            || sent.map(|it| Named::Sent { event: it.event.clone(), room: it.room.clone(), file: it.file });
         Ok(waiting.or_else(sent))
     }
 
     async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Error> {
         let ledger = self.ledger();
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
-        let received = || agent.known.get(event).map(|room| Known { room: room.clone(), by: None });
+        let received =
+            || agent.known.get(event).map(|room| Known { room: room.clone(), by: None, file: false });
         Ok(agent.messages.get(event).cloned().or_else(received))
     }
 
@@ -584,6 +711,71 @@ impl Journal for Memory {
 
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
         Ok(self.ledger().decide(plugin, decision))
+    }
+
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error> {
+        let ledger = self.ledger();
+        Ok(ledger.agents.get(agent).map_or_else(Vec::new, |agent| agent.timers(plugin, session)))
+    }
+
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(0) };
+        Ok(agent.timers.keys().filter(|(of, ..)| of == plugin).count() as u64)
+    }
+
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let mut next: BTreeMap<&PluginName, u64> = BTreeMap::new();
+        for timer in agent.timers.values() {
+            let first = next.entry(&timer.plugin).or_insert(timer.next);
+            *first = timer.next.min(*first);
+        }
+        Ok(next.into_iter().map(|(plugin, next)| (plugin.clone(), next)).collect())
+    }
+
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let due = |timer: &&Timer| timer.plugin == *plugin && timer.next <= now;
+        let mut due: Vec<&Timer> = agent.timers.values().filter(due).collect();
+        // They are in the order of their sessions and keys.
+        due.sort_by_key(|timer| timer.next);
+        Ok(due.into_iter().take(limit as usize).cloned().collect())
+    }
+
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error> {
+        let mut ledger = self.ledger();
+        let mut last = ledger.sequence;
+        let agent = ledger.agent(agent);
+        if agent.timers.get(&key(timer)) != Some(timer) {
+            return Ok(None);
+        }
+        match next {
+            Some(next) => agent.set(Timer { next, ..timer.clone() }),
+            None => drop(agent.timers.remove(&key(timer))),
+        }
+        let sequence = arrival.and_then(|arrival| agent.receive(arrival, &mut last));
+        ledger.sequence = last;
+        Ok(sequence)
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
@@ -689,9 +881,11 @@ mod tests {
         let (plugin, room) = (PluginName::parse("plugin").unwrap(), RoomId::parse("!r").unwrap());
         for number in 0..=REMEMBERED {
             let name = if number == 0 { "first" } else { "newest" }.to_owned();
-            let newest = Newest { row: 0, event: event(number), room: room.clone() };
+            let newest = Newest { row: 0, event: event(number), room: room.clone(), file: false };
             agent.named.entry(plugin.clone()).or_default().insert(name.clone(), newest);
-            agent.messages.insert(event(number), Known { room: room.clone(), by: Some(plugin.clone()) });
+            agent
+                .messages
+                .insert(event(number), Known { room: room.clone(), by: Some(plugin.clone()), file: false });
             let delivery = DeliveryId::parse(format!("d{number}")).unwrap();
             let id = EffectId { delivery, ordinal: Some(0) };
             agent.accepted(Delivered { id, event: event(number), name: Some((plugin.clone(), name)) });

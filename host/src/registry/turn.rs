@@ -38,8 +38,10 @@ pub struct Trying {
     pub well: u32,
 }
 
-fn failed(error: journal::Error) -> Refused {
-    Refused::Host(format!("journal: {error}"))
+impl From<journal::Error> for Refused {
+    fn from(error: journal::Error) -> Self {
+        Self::Host(format!("journal: {error}"))
+    }
 }
 
 impl Registry {
@@ -62,7 +64,7 @@ impl Registry {
 
     /// SHA-256 of the version that was rolled back last.
     pub(super) async fn rejected(&self, name: &PluginName) -> Result<Option<String>, Refused> {
-        Ok(self.journal.versions(name).await.map_err(failed)?.rejected)
+        Ok(self.journal.versions(name).await?.rejected)
     }
 
     /// The component that serves in place of one that is not taken: what was accepted last, or else agreed to.
@@ -72,7 +74,7 @@ impl Registry {
         agreed: &Locked,
     ) -> Result<Option<Vec<u8>>, Refused> {
         let Some(Agreed { kept, .. }) = &self.agreed else { return Ok(None) };
-        let accepted = self.journal.versions(name).await.map_err(failed)?.accepted;
+        let accepted = self.journal.versions(name).await?.accepted;
         let accepted = accepted.and_then(|accepted| kept.get(&accepted.digest));
         Ok(accepted.or_else(|| kept.get(&agreed.digest)))
     }
@@ -96,7 +98,7 @@ impl Registry {
         };
         let is = |it: &Option<Release>| it.as_ref().is_some_and(|it| it.digest == release.digest);
         for _ in 0..MOVES {
-            let versions = self.journal.versions(name).await.map_err(failed)?;
+            let versions = self.journal.versions(name).await?;
             if is(&versions.trial) {
                 if !self.trials().contains_key(name) {
                     self.goes_on(name, &release, &versions).await?;
@@ -120,7 +122,7 @@ impl Registry {
             };
             match self.journal.take_over(name, &release, before.is_some(), moved).await {
                 Err(journal::Error::Conflict) => continue,
-                taken => taken.map_err(failed)?,
+                taken => taken?,
             }
             self.dropped().remove(&release.digest);
             if let Some((before, agreed)) = before {
@@ -146,7 +148,7 @@ impl Registry {
         match self.before(name, versions).await {
             Some((before, agreed)) => self.begin(name, release.digest.clone(), before, agreed),
             // There is nothing to go back to.
-            None => drop(self.journal.decide(name, Decision::Accepted).await.map_err(failed)?),
+            None => drop(self.journal.decide(name, Decision::Accepted).await?),
         }
         Ok(())
     }
@@ -157,13 +159,13 @@ impl Registry {
         let before = match on_trial {
             Some(OnTrial { before, trial, .. }) if trial.well() == 0 => before,
             _ => {
-                self.journal.decide(name, Decision::Accepted).await.map_err(failed)?;
+                self.journal.decide(name, Decision::Accepted).await?;
                 return Ok(());
             }
         };
         let _turning = self.turning.lock().await;
-        self.journal.decide(name, Decision::RolledBack).await.map_err(failed)?;
-        self.journal.decide(name, Decision::Forgiven).await.map_err(failed)?;
+        self.journal.decide(name, Decision::RolledBack).await?;
+        self.journal.decide(name, Decision::Forgiven).await?;
         self.change(|plugins| plugins.insert(name.clone(), before));
         Ok(())
     }
@@ -204,8 +206,8 @@ impl Registry {
         if !plugin.migrates() {
             return Ok(all);
         }
-        for agent in self.journal.remembering(name).await.map_err(failed)? {
-            let remembered = self.journal.remembered(&agent, name, false).await.map_err(failed)?;
+        for agent in self.journal.remembering(name).await? {
+            let remembered = self.journal.remembered(&agent, name, false).await?;
             let migration = Migration::new(agent, remembered);
             let mut memories = Vec::new();
             for memory in migration.memories() {

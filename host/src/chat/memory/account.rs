@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::{Rooms, world::RoomState};
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
-    effect::Outgoing,
+    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
+    effect::{Outgoing, Upload},
     event::{Batch, MediaSource, Membership, Position},
     id::{EventId, RoomId, TransactionId, UserId},
 };
@@ -116,6 +116,20 @@ impl Chat for Memory {
         let bytes =
             world.files.get(file.as_str()).ok_or(MediaError::Gone { reason: "M_NOT_FOUND".into() })?;
         if bytes.len() > most { Err(MediaError::TooLarge) } else { Ok(bytes.clone()) }
+    }
+
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        self.rooms.lock().upload(&self.user, upload)
+    }
+
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        match self.rooms.lock().rooms.get(room) {
+            Some(state) if state.members.contains(&self.user) => {
+                Attendance::Here { direct: state.direct, encrypted: state.encrypted }
+            }
+            Some(_) => Attendance::Gone,
+            None => Attendance::Unknown,
+        }
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

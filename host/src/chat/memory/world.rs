@@ -7,12 +7,16 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Line, message};
+use super::{File, Line, message};
 use crate::{
     chat::SendError,
-    effect::{Body, Content, Outgoing},
-    event::{Class, DeviceTrust, Event, Invite, Kind, Member, Membership, Message, Room, Sender},
+    effect::{Body, Content, Outgoing, Upload},
+    event::{
+        Attachment, Class, DeviceTrust, Event, Invite, Kind, MediaSource, Member, Membership, Message, Room,
+        Sender,
+    },
     id::{EventId, RoomId, TransactionId, UserId},
+    mime,
 };
 
 #[derive(Default)]
@@ -26,9 +30,12 @@ pub(super) struct World {
     pub(super) sent: VecDeque<(UserId, TransactionId)>,
     pub(super) names: HashMap<UserId, String>,
     pub(super) files: HashMap<String, Bytes>,
+    /// How many there were.
+    pub(super) kept: usize,
     pub(super) invites: Vec<(UserId, Invite)>,
     pub(super) reads: Vec<(UserId, RoomId, EventId)>,
     pub(super) refusals: Vec<SendError>,
+    pub(super) refused_files: Vec<SendError>,
     /// Rooms of another start have other event ids, as on a homeserver.
     pub(super) born: u128,
     pub(super) ids: u64,
@@ -91,6 +98,7 @@ impl World {
                 edits: 0,
                 reactions: vec![],
                 redacted: false,
+                file: None,
             });
             if let Some(newest) = self.newest {
                 state.forget(newest);
@@ -129,6 +137,33 @@ impl World {
         EventId::parse(format!("${:x}-{}", self.born, self.ids)).expect("an event id")
     }
 
+    pub(super) fn keep(&mut self, bytes: Bytes) -> MediaSource {
+        let name = format!("file{}", self.kept);
+        self.kept += 1;
+        self.files.insert(name.clone(), bytes);
+        MediaSource::new(name)
+    }
+
+    pub(super) fn upload(&mut self, user: &UserId, upload: &Upload) -> Result<MediaSource, SendError> {
+        if let Some(error) = self.refused_files.pop() {
+            return Err(error);
+        }
+        self.room(user, &upload.room, upload.must_encrypt)?;
+        Ok(self.keep(upload.bytes.clone()))
+    }
+
+    /// A room that may be written to.
+    fn room(&mut self, user: &UserId, room: &RoomId, encrypt: bool) -> Result<&mut RoomState, SendError> {
+        match self.rooms.get_mut(room) {
+            None => Err(refused("M_NOT_FOUND", "there is no such room")),
+            Some(room) if !room.members.contains(user) => Err(refused("M_FORBIDDEN", "not in the room")),
+            Some(room) if encrypt && !room.encrypted => {
+                Err(refused("not-encrypted", "the room is not encrypted any more"))
+            }
+            Some(room) => Ok(room),
+        }
+    }
+
     pub(super) fn send(&mut self, user: &UserId, outgoing: &Outgoing) -> Result<EventId, SendError> {
         let key = (user.clone(), outgoing.transaction.clone());
         if let Some(id) = self.transactions.get(&key) {
@@ -137,18 +172,8 @@ impl World {
         if let Some(error) = self.refusals.pop() {
             return Err(error);
         }
-        let refused =
-            |code: &str, reason: &str| Err(SendError::Final { code: code.into(), reason: reason.into() });
-        let room = match self.rooms.get_mut(&outgoing.room) {
-            None => return refused("M_NOT_FOUND", "there is no such room"),
-            Some(room) if !room.members.contains(user) => return refused("M_FORBIDDEN", "not in the room"),
-            Some(room) if outgoing.must_encrypt && !room.encrypted => {
-                return refused("not-encrypted", "the room is not encrypted any more");
-            }
-            Some(room) => room,
-        };
-        let missing =
-            || SendError::Final { code: "M_NOT_FOUND".into(), reason: "there is no such message".into() };
+        let room = self.room(user, &outgoing.room, outgoing.must_encrypt)?;
+        let missing = || refused("M_NOT_FOUND", "there is no such message");
         let mark = Some(outgoing.mark.clone());
         let id = match &outgoing.content {
             Content::Message { body, thread, reply_to } => {
@@ -156,10 +181,34 @@ impl World {
                 let message = Message { class, thread: thread.clone(), ..message(body.text()) };
                 self.write(user, &outgoing.room, message, reply_to.clone(), mark)
             }
+            Content::File { source, name, mime, caption, thread, reply_to, .. } => {
+                let said = caption.as_ref().map_or("", Body::text);
+                let bytes = self.files.get(source.as_str());
+                let bytes = bytes.ok_or_else(|| refused("M_NOT_FOUND", "there is no such file"))?.clone();
+                let attachment = Attachment {
+                    kind: mime::kind(mime),
+                    name: name.clone(),
+                    mime: Some(mime.clone()),
+                    size: Some(bytes.len() as u64),
+                    duration: None,
+                    source: Some(source.clone()),
+                };
+                let file = File { name: name.clone(), mime: mime.clone(), kind: attachment.kind, bytes };
+                let message =
+                    Message { thread: thread.clone(), attachments: vec![attachment], ..message(said) };
+                let id = self.write(user, &outgoing.room, message, reply_to.clone(), mark);
+                if let Some(line) = self.rooms.get_mut(&outgoing.room).and_then(|room| room.line(&id)) {
+                    if said.is_empty() {
+                        name.clone_into(&mut line.text);
+                    }
+                    line.file = Some(file);
+                }
+                id
+            }
             Content::Edit { event, body } => {
                 let line = room.line(event).ok_or_else(missing)?;
                 if line.sender != *user {
-                    return refused("M_FORBIDDEN", "somebody else's message");
+                    return Err(refused("M_FORBIDDEN", "somebody else's message"));
                 }
                 body.text().clone_into(&mut line.text);
                 line.notice = matches!(body, Body::Notice(_));
@@ -176,6 +225,7 @@ impl World {
             Content::Redaction { event, .. } => {
                 let line = room.line(event).ok_or_else(missing)?;
                 line.text.clear();
+                line.file = None;
                 line.redacted = true;
                 self.next_id()
             }
@@ -208,4 +258,8 @@ impl World {
             self.gone += 1;
         }
     }
+}
+
+fn refused(code: &str, reason: &str) -> SendError {
+    SendError::Final { code: code.into(), reason: reason.into() }
 }

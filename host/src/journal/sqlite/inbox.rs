@@ -7,9 +7,9 @@ use super::{
     Failed, id, json,
 };
 use crate::{
-    event::Position,
+    event::{Kind, Position},
     gate::Verdict,
-    id::{AgentName, EventId, PluginName, RoomId, SessionId},
+    id::{AgentName, PluginName, RoomId, SessionId},
 };
 
 pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Position>, Failed> {
@@ -22,7 +22,7 @@ pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Posi
 
 /// An arrival, made ready by its caller: the thread that writes has enough to do.
 pub(super) struct Received {
-    id: EventId,
+    id: String,
     session: SessionId,
     room: RoomId,
     encrypted: bool,
@@ -34,7 +34,11 @@ impl Received {
     pub(super) fn of(arrival: &Arrival) -> Result<Self, Failed> {
         let event = &arrival.event;
         Ok(Self {
-            id: event.id.clone(),
+            id: match event.kind {
+                // The host's own, whose id is that of none.
+                Kind::Timer(_) => format!("-{}", event.id),
+                Kind::Message(_) | Kind::Member(_) => event.id.to_string(),
+            },
             session: arrival.session.clone(),
             room: event.room.id.clone(),
             encrypted: event.room.encrypted,
@@ -61,7 +65,11 @@ pub(super) fn receive(
     received.into_iter().map(|it| receive_one(db, agent, &it)).collect()
 }
 
-fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Option<Sequence>, Failed> {
+pub(super) fn receive_one(
+    db: &Connection,
+    agent: i64,
+    received: &Received,
+) -> Result<Option<Sequence>, Failed> {
     let room = received.room.as_str();
     if received.encrypted {
         db.prepare_cached("INSERT INTO encrypted_room (agent, room) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
@@ -69,14 +77,14 @@ fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Optio
     }
     let known = db
         .prepare_cached("SELECT 1 FROM event WHERE agent = ?1 AND id = ?2")?
-        .exists(params![agent, received.id.as_str()])?;
+        .exists(params![agent, received.id])?;
     if known {
         return Ok(None);
     }
     let session = received.session.as_str();
     let sequence = db
         .prepare_cached("INSERT INTO event (agent, id, room, session, refused) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .insert(params![agent, received.id.as_str(), room, session, received.said.as_ref().err()])?;
+        .insert(params![agent, received.id, room, session, received.said.as_ref().err()])?;
     let Ok(event) = &received.said else { return Ok(None) };
     db.prepare_cached("INSERT INTO pending (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![sequence, agent, session, event])?;

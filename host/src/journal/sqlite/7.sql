@@ -1,4 +1,4 @@
--- Version 10: how the versions of each plugin stand, and what the one on trial has replaced in `kv`, until it has ended.
+-- Version 7: how the versions of each plugin stand, and what the one on trial has replaced in `kv`, until it has ended.
 
 CREATE TABLE plugin_version (
     plugin           TEXT PRIMARY KEY,
