@@ -170,6 +170,22 @@ impl Effect {
         }
     }
 
+    /// Of a plugin's timer that is set or cancelled, in which session, and its name there.
+    #[must_use]
+    pub fn timer(&self) -> Option<(&SessionId, &str)> {
+        match self {
+            Self::SetTimer(timer) => Some((&timer.session, &timer.key)),
+            Self::CancelTimer { session, key } => Some((session, key)),
+            Self::Send { .. }
+            | Self::File { .. }
+            | Self::Edit { .. }
+            | Self::React { .. }
+            | Self::Redact { .. }
+            | Self::SetHome(_)
+            | Self::PutBack(_) => None,
+        }
+    }
+
     /// Of a new message, where it goes to and what the plugin calls it.
     #[must_use]
     pub fn message(&self) -> Option<(&Target, Option<&str>)> {

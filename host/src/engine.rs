@@ -11,6 +11,7 @@ pub mod compile;
 mod convert;
 pub mod limits;
 mod migrate;
+mod rehearse;
 mod ticker;
 
 use std::{
@@ -477,18 +478,22 @@ impl Engine {
         let mut store = self.store(plugin, Some(handling), work);
         let counts = store.data().counts.clone();
         let _counted = Counted { engine: self.clone(), plugin: plugin.clone(), agent, sealed, counts };
-        charge(&mut store, meter.clone());
+        let end = self.run_in(&mut store, plugin, &call, meter).await;
+        (end, std::mem::take(&mut store.data_mut().work))
+    }
+
+    async fn run_in(&self, store: &mut Store<State>, plugin: &Plugin, call: &Call, meter: Arc<Meter>) -> End {
+        charge(store, meter.clone());
         let _ticking = self.ticker.tick();
-        let run = run(plugin, &call, &mut store);
+        let run = run(plugin, call, store);
         let wall = plugin.limits.wall;
         let ended = tokio::time::timeout(wall, meter.measure(run)).await;
         store.data().log.finish();
-        let end = match ended {
+        match ended {
             Err(_) => End::Fault(Fault::Wall(wall)),
             Ok(Err(error)) => End::Fault(fault(&error, plugin.limits.cpu, &store.data().limiter)),
             Ok(Ok(end)) => end,
-        };
-        (end, std::mem::take(&mut store.data_mut().work))
+        }
     }
 
     /// Asks a plugin for its commands and tools, with nothing granted; loading the other exports checks their types.

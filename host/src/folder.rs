@@ -1,5 +1,8 @@
 //! Plugin files: what is dropped into the plugin folder is loaded, what is replaced takes over, what is removed
-//! goes. A file is read once, when it has stopped changing, and what was read is what runs.
+//! goes. A file is read once, when it has stopped changing and nobody writes to it any more, and what was read is what
+//! runs.
+
+mod writers;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,6 +17,8 @@ use notify::{
     event::{AccessKind, AccessMode},
 };
 use tokio::sync::mpsc;
+
+use self::writers::Writers;
 
 use crate::{
     control::Refusal,
@@ -60,6 +65,7 @@ pub struct Folder {
     sources: Sources,
     registry: Arc<Registry>,
     notices: Notices,
+    writers: Arc<Writers>,
     seen: HashMap<PluginName, Look>,
     /// What serves, now or in an older version, from a file.
     loaded: BTreeSet<PluginName>,
@@ -97,6 +103,7 @@ impl Folder {
             sources,
             registry,
             notices,
+            writers: Arc::default(),
             seen: HashMap::new(),
             loaded: BTreeSet::new(),
             unreadable: None,
@@ -185,6 +192,10 @@ impl Folder {
             Some(Look::Again(_, tries)) => (None, *tries),
             Some(Look::Waits(..)) | None => (None, 0),
         };
+        // Whoever closes it tells.
+        if source.files().any(|file| self.writers.has(file)) {
+            return None;
+        }
         let (source, before, largest) = (source.clone(), before.cloned(), self.registry.largest());
         let read = tokio::task::spawn_blocking(move || source.read(before.as_ref(), largest)).await;
         let (seen, loaded) = match read.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
@@ -225,7 +236,11 @@ impl Folder {
         // Where no watcher can be made, nobody tells: the channel must not seem to have ended.
         let _open = tell.clone();
         // A full channel has told already.
+        let writers = self.writers.clone();
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            if let Ok(event) = &event {
+                writers.heard(event);
+            }
             if event.as_ref().map_or(true, concerns) {
                 tell.try_send(()).ok();
             }

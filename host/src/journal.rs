@@ -21,6 +21,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
+pub use crate::trial::Undone;
 pub use review::{Unreviewed, review};
 pub use version::{Decision, Moved, Release, Remembered, Versions};
 
@@ -269,6 +270,20 @@ impl Commit {
         all.filter(|(namespace, _)| namespace.plugin == *plugin)
     }
 
+    /// In which session this plugin's timers were read, or one of them is set or cancelled, and then its name.
+    fn touched_timers<'a>(
+        &'a self,
+        plugin: &'a PluginName,
+    ) -> impl Iterator<Item = (&'a SessionId, Option<&'a str>)> {
+        let read = self.contributions().flat_map(|it| &it.reads).filter_map(move |read| match read {
+            Read::Timers { plugin: of, session, .. } if of == plugin => Some((session, None)),
+            _ => None,
+        });
+        let own = self.contributions().filter(move |it| it.plugin.as_ref() == Some(plugin));
+        let changed = own.flat_map(|it| &it.effects).filter_map(|(_, effect)| effect.timer());
+        read.chain(changed.map(|(session, key)| (session, Some(key))))
+    }
+
     /// All effects in the order of their ordinals, and whose they are.
     fn effects(&self) -> Vec<(u32, Option<&PluginName>, &Effect)> {
         let each = self.contributions().flat_map(|contribution| {
@@ -475,9 +490,9 @@ pub trait Journal: Send + Sync + 'static {
         moved: Vec<Moved>,
     ) -> Result<(), Error>;
 
-    /// Ends the trial of a plugin's version, or forgives it. Answers how many keys have their value of before again; where
-    /// none is on trial, nothing is undone.
-    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error>;
+    /// Ends the trial of a plugin's version, or forgives it. Answers what is as it was before again; where none is on
+    /// trial, nothing is undone.
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error>;
 
     /// The timers of a plugin in one session, in the order in which they are due.
     async fn timers(

@@ -10,6 +10,7 @@ use crate::{
     grant::Denied,
     id::{AgentName, PluginName, UserId},
     text::escaped,
+    trial::Undone,
 };
 
 /// A notice is at most so long.
@@ -82,8 +83,8 @@ pub enum Notice {
         before: String,
         /// What happened.
         fault: String,
-        /// How many keys of what it remembers have their value of before again.
-        dropped: u64,
+        /// What is as it was before again.
+        dropped: Undone,
     },
     /// A plugin that was loaded may do what it asks for, though nobody has granted it.
     PluginAuditOnly {
@@ -308,7 +309,7 @@ impl Notice {
                 write!(
                     f,
                     "plugin {plugin}: new version rolled back ({digest}): {fault}; the version before it ({before}) serves \
-                     again; what the new one wrote under {dropped} keys is dropped"
+                     again; {dropped}"
                 )
             }
             Self::PluginRemoved { plugin } => write!(f, "plugin {plugin}: removed"),

@@ -49,6 +49,11 @@ impl Source {
         Self { component: component.into(), manifest: None }
     }
 
+    /// All that is read.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &Path> {
+        std::iter::once(&self.component).chain(&self.manifest).map(PathBuf::as_path)
+    }
+
     /// The plugin in a folder: a `plugin.toml`, and a component that has the folder's name or is the only one. None
     /// where it is no such folder, or nothing was built yet. Of several with other names none is taken, which is said
     /// when it is read.

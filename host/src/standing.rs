@@ -134,8 +134,8 @@ fn news(notice: &Notice) -> Option<News> {
             key: format!("rolled back {digest} {}", now()),
             of: Happened::RolledBack,
             line: format!(
-                "The new version of plugin {plugin} was rolled back: {fault}. The version before it serves again; what the \
-                 new one wrote under {dropped} keys is dropped. `parlour plugin resume {plugin}` tries it again."
+                "The new version of plugin {plugin} was rolled back: {fault}. The version before it serves again; {dropped}. \
+                 `parlour plugin resume {plugin}` tries it again."
             ),
         },
         Notice::PluginSuspended { plugin, agent, whom, rest } => {

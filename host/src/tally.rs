@@ -269,7 +269,7 @@ fn heard(notice: &Notice) -> Option<Entry> {
         }
         Notice::PluginAccepted { plugin, digest } => Entry::new(What::Accepted, Some(plugin), digest),
         Notice::PluginRolledBack { plugin, digest, fault, dropped, .. } => {
-            Entry::new(What::RolledBack, Some(plugin), &format!("{digest}: {fault}; {dropped} keys"))
+            Entry::new(What::RolledBack, Some(plugin), &format!("{digest}: {fault}; {dropped}"))
         }
         Notice::PluginRemoved { plugin } => Entry::new(What::Removed, Some(plugin), ""),
         Notice::PluginRefused { plugin, file, reason, waits, .. } => {

@@ -4,7 +4,10 @@
 //! too often, the one before it decides: where that one ends well, the new one is to blame; where it faults too, the event is,
 //! so that nobody can keep an update away with a message that no version bears.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    time::{Duration, Instant},
+};
 
 /// Events that end well until it is accepted: a day of a small room, seconds of a busy one.
 const WELL: u32 = 20;
@@ -62,6 +65,48 @@ impl Trial {
     }
 }
 
+/// What a version on trial had written, and what is as it was before again.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Undone {
+    /// So many keys of what it remembers.
+    pub keys: u64,
+    /// So many timers that it had set, replaced or cancelled.
+    pub timers: u64,
+}
+
+impl fmt::Display for Undone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { keys, timers } = self;
+        write!(f, "what the new one wrote under {keys} keys")?;
+        if *timers > 0 {
+            write!(f, ", and of {timers} timers,")?;
+        }
+        f.write_str(" is dropped")
+    }
+}
+
+/// How a call ended, as far as it tells whose fault that was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// By no fault of the plugin's.
+    Well,
+    /// By an error of its own.
+    Error,
+    /// By a trap, or at a limit.
+    Fault,
+}
+
+/// Whether the version before does better at an event at which the new one faults, by how that one ended when it was called
+/// with nothing that reaches anybody. An error of its own may come from that, if it was denied something.
+#[must_use]
+pub fn does_better(before: Ended, was_denied: bool) -> bool {
+    match before {
+        Ended::Well => true,
+        Ended::Error => was_denied,
+        Ended::Fault => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +121,20 @@ mod tests {
         assert!(!trial.is_over(now + LONGEST / 2) && trial.is_over(now + LONGEST));
         trial.ended_well(now);
         assert!(trial.is_over(now));
+    }
+
+    #[test]
+    fn an_error_of_the_version_before_excuses_the_new_one_unless_something_was_denied() {
+        for (before, was_denied, better) in [
+            (Ended::Well, false, true),
+            (Ended::Well, true, true),
+            (Ended::Error, false, false),
+            (Ended::Error, true, true),
+            (Ended::Fault, false, false),
+            (Ended::Fault, true, false),
+        ] {
+            assert_eq!(does_better(before, was_denied), better, "{before:?} {was_denied}");
+        }
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl Journal for Hanging {
         self.inner.take_over(plugin, release, on_trial, moved).await
     }
 
-    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {
         self.inner.decide(plugin, decision).await
     }
 

@@ -13,11 +13,12 @@ use parlour::{
     control::{Answer, Question},
     id::RoomId,
     journal::sqlite::Sqlite,
-    settings::{Grants, Role},
+    settings::{Grants, Role, Timers},
 };
 
 use crate::{
     guests::{component, example, guest, patched},
+    hanging::Hanging,
     stage::{AGENT, ALICE, BOB, Stage, granted},
 };
 
@@ -140,6 +141,42 @@ async fn a_refused_file_takes_nothing_with_it() {
     assert_eq!(stage.ask("/echo hello").await, "hello");
 }
 
+#[tokio::test]
+async fn a_file_that_is_still_being_written_is_not_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("turning.wasm");
+    let stage = stage(folder.path()).await;
+    // The half of it is a plugin, too: one that asks for other things.
+    let (half, whole) = (component("turning"), turning(&[]));
+    let rest = whole.strip_prefix(&half[..]).expect("the manifest is behind the component");
+    let look = async |name: &str| {
+        fs::write(folder.path().join(format!("{name}.wasm")), guest("steady")).unwrap();
+        stage.noticed(&format!("plugin {name}: loaded")).await;
+    };
+    look("before").await;
+    let mut writing = fs::File::create(&file).unwrap();
+    writing.write_all(&half).unwrap();
+    look("meanwhile").await;
+    look("later").await;
+    assert_eq!(said_of_it(&stage, "turning"), 0, "{:#?}", stage.notices());
+    writing.write_all(rest).unwrap();
+    drop(writing);
+    let loaded = stage.noticed("plugin turning: loaded").await.to_string();
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+
+    // Whoever replaces it slowly keeps nothing from being served by what was there.
+    let second = turning(&[SECOND]);
+    let mut writing = fs::File::create(&file).unwrap();
+    writing.write_all(&second[..half.len()]).unwrap();
+    look("again").await;
+    assert_eq!(stage.ask("/count").await, "version-1 2 2");
+    writing.write_all(&second[half.len()..]).unwrap();
+    drop(writing);
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "version-2 3 3");
+    assert_eq!(said_of_it(&stage, "plugin turning: "), 2, "{loaded}: {:#?}", stage.notices());
+}
+
 /// 500 events in 5 s, every tenth in flight for 200 ms, and the file replaced in two halves in the middle.
 #[tokio::test]
 async fn replacing_a_file_under_load_loses_and_repeats_nothing() {
@@ -160,7 +197,7 @@ async fn replacing_a_file_under_load_loses_and_repeats_nothing() {
         }
         if number == EVENTS / 2 {
             replacing.write_all(other).unwrap();
-            replacing.sync_all().unwrap();
+            replacing = fs::File::create(folder.path().join(".unused")).unwrap();
         }
         let command = if number % 10 == 0 { "slow" } else { "echo" };
         let room = &rooms[(number / 10 % 10) as usize];
@@ -184,6 +221,24 @@ async fn replacing_a_file_under_load_loses_and_repeats_nothing() {
     }
     answered.sort_unstable();
     assert_eq!(answered, (0..EVENTS).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_handler_that_runs_is_finished_by_the_version_that_began_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("steady.wasm");
+    fs::write(&file, guest("steady")).unwrap();
+    let (journal, hangs) = Hanging::new();
+    let stage = Stage::start(&[], |builder| builder.plugin_folder(folder.path()).journal(journal)).await;
+    let elsewhere = stage.rooms.create_direct(BOB, AGENT);
+    let asked = stage.rooms.say(BOB, &elsewhere, "/tally first");
+    stage.until_it_types(&elsewhere).await;
+    fs::write(&file, patched(&guest("steady"), "version-1", "version-2")).unwrap();
+    stage.noticed("plugin steady: new version took over").await;
+    assert_eq!(stage.ask("/echo meanwhile").await, "version-2 meanwhile");
+    hangs.send_replace(false);
+    assert_eq!(stage.answer_to(&elsewhere, &asked).await.text, "version-1 first:1");
+    assert_eq!(stage.ask_as(BOB, &elsewhere, "/tally second").await, "version-2 second:2");
 }
 
 /// A version of `turning`: words that replace others of the same length.
@@ -258,6 +313,54 @@ async fn what_a_version_wrote_on_trial_goes_with_it() {
 }
 
 #[tokio::test]
+async fn timers_of_a_version_on_trial_go_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let timers = granted(Grants { timers: Some(Timers::default()), ..Grants::default() });
+    let stage = Stage::start(&[], |builder| {
+        builder.plugin_folder(folder.path()).plugin_settings("turning".parse().unwrap(), timers)
+    })
+    .await;
+    assert_eq!(stage.ask("/set milk").await, "version-1 set milk");
+    assert_eq!(stage.ask("/set tea").await, "version-1 set tea");
+    drop_in(folder.path(), &turning(&[SECOND, ("fine-mode", "late-mode")]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/cancel milk").await, "version-2 true");
+    assert_eq!(stage.ask("/set tea").await, "version-2 set tea");
+    assert_eq!(stage.ask("/set water").await, "version-2 set water");
+    assert_eq!(stage.ask("/timers").await, "tea version-2, water version-2");
+    for count in 1..4 {
+        assert_eq!(stage.ask("/count").await, format!("version-2 {count} {count}"));
+    }
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    stage.noticed("what the new one wrote under 2 keys, and of 3 timers, is dropped").await;
+    assert_eq!(stage.ask("/timers").await, "milk version-1, tea version-1");
+}
+
+/// What the version before is asked, to compare it with the new one, reaches nobody and is held against nobody.
+#[tokio::test]
+async fn a_rehearsal_does_nothing_and_is_not_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let socket = tempfile::tempdir().unwrap().keep().join("socket");
+    let home = granted(Grants { home: true, ..Grants::default() });
+    let stage = Stage::start(&[], |builder| {
+        builder
+            .plugin_folder(folder.path())
+            .control(&socket)
+            .plugin_settings("turning".parse().unwrap(), home)
+    })
+    .await;
+    drop_in(folder.path(), &turning(&[SECOND, TRAPS]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/home").await, "version-1 is at home");
+    stage.noticed("plugin turning: new version rolled back").await;
+    assert_eq!(said_of_it(&stage, "denied"), 0, "{:#?}", stage.notices());
+    let said = stage.transcript(&stage.room).lines().filter(|line| line.contains("is at home")).count();
+    assert_eq!(said, 1);
+}
+
+#[tokio::test]
 async fn an_event_that_no_version_bears_keeps_no_update_away() {
     let folder = tempfile::tempdir().unwrap();
     drop_in(folder.path(), &turning(&[]));
@@ -267,6 +370,8 @@ async fn an_event_that_no_version_bears_keeps_no_update_away() {
     stage.noticed("plugin turning: new version took over").await;
     for _ in 0..3 {
         assert!(stage.ask("/crash").await.starts_with("/crash: stopped: it crashed"));
+        let failed = stage.ask("/fail").await;
+        assert!(failed.starts_with("/fail: "), "{failed}");
     }
     assert_eq!(stage.ask("/count").await, "version-2 2 2");
     for count in 3..=21 {
@@ -410,7 +515,8 @@ async fn the_home_and_the_status_tell_that_a_version_was_rolled_back() {
         };
         status.plugins.into_iter().find(|plugin| plugin.name.as_str() == "turning").unwrap()
     };
-    stage.ask("/sethome").await;
+    let at_home = stage.rooms.create_direct(ALICE, AGENT);
+    stage.ask_as(ALICE, &at_home, "/sethome").await;
     drop_in(&plugins, &turning(&[SECOND, ("fine-mode", "late-mode")]));
     stage.noticed("plugin turning: new version took over").await;
     for count in 1..4 {
@@ -419,7 +525,7 @@ async fn the_home_and_the_status_tell_that_a_version_was_rolled_back() {
     assert_eq!(status().await.on_trial, Some(3));
     assert_eq!(stage.ask("/count").await, "version-1 1 1");
     let told = "The new version of plugin turning was rolled back: it crashed";
-    let lines = stage.until(&stage.room, |lines| lines.iter().any(|line| line.text.starts_with(told))).await;
+    let lines = stage.until(&at_home, |lines| lines.iter().any(|line| line.text.starts_with(told))).await;
     let told = lines.iter().find(|line| line.text.starts_with(told)).unwrap();
     assert!(told.text.contains("wrote under 2 keys is dropped"), "{}", told.text);
     stage.noticed("turning.wasm: refused: it was rolled back").await;

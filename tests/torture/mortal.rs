@@ -12,7 +12,7 @@ use parlour::{
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
     journal::{
         Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
-        Pending, Queued, Release, Remembered, Sent, Sequence, Stored, Usage, Versions,
+        Pending, Queued, Release, Remembered, Sent, Sequence, Stored, Undone, Usage, Versions,
     },
     timer::Timer,
 };
@@ -238,7 +238,7 @@ impl<J: Journal> Journal for MortalJournal<J> {
         self.journal.take_over(plugin, release, on_trial, moved).await
     }
 
-    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {
         self.journal.decide(plugin, decision).await
     }
 

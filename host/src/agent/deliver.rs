@@ -22,7 +22,7 @@ use crate::{
     event::Event,
     journal::{Commit, Error, Outcome},
     notice::Notice,
-    trial::After,
+    trial::{self, After},
 };
 
 /// A handler whose reads were overtaken runs again, so often; the others in its way have got on meanwhile.
@@ -41,7 +41,7 @@ enum Tried {
     Again,
     /// The one before it serves again, and shall have the event.
     RolledBack,
-    /// The event is to blame.
+    /// The event is to blame: it has ended so.
     Excused,
     /// The host closes.
     Interrupted,
@@ -155,20 +155,23 @@ impl Running {
         faults: u32,
     ) -> Tried {
         let Shared { registry, notices, .. } = &self.shared;
-        health::report(notices, plugin, &self.agent.name, &delivery.waiting.event, end);
+        let report = || health::report(notices, plugin, &self.agent.name, &delivery.waiting.event, end);
         if registry.faulted(plugin, faults) == After::Again {
+            report();
             return Tried::Again;
         }
         match self.does_better(delivery, before).await {
-            None => return Tried::Interrupted,
-            Some(true) => {}
+            None => Tried::Interrupted,
+            Some(true) => {
+                report();
+                registry.roll_back(plugin, health::fault(end)).await;
+                Tried::RolledBack
+            }
             Some(false) => {
                 registry.excused(plugin, faults);
-                return Tried::Excused;
+                Tried::Excused
             }
         }
-        registry.roll_back(plugin, health::fault(end)).await;
-        Tried::RolledBack
     }
 
     /// Whether the version before does not fault at this event: it is called with all that it remembered before the trial,
@@ -181,11 +184,11 @@ impl Running {
         handling.kv = Arc::new(AsBefore::new(remembered));
         handling.permissions = Arc::new(handling.permissions.rehearsing());
         (handling.drafts, handling.llm) = (None, None);
-        let call = self.shared.engine.call(before, delivery.call.clone(), handling);
+        let call = self.shared.engine.rehearse(before, delivery.call.clone(), handling);
         tokio::select! {
             () = delivery.stopped.cancelled() => Some(false),
             () = self.closing.cancelled() => None,
-            (end, _) = call => Some(!matches!(end, End::Fault(_))),
+            (end, was_denied) = call => Some(trial::does_better(health::ended(&end), was_denied)),
         }
     }
 

@@ -7,6 +7,7 @@ use crate::{
     event::Event,
     id::{AgentName, UserId},
     notice::{Notice, Notices, Words},
+    trial::Ended,
 };
 
 /// Suspends a plugin that faults again and again at what somebody does, and says so once.
@@ -30,9 +31,18 @@ pub(super) fn judge(notices: &Notices, plugin: &Plugin, agent: &AgentName, whom:
     }
 }
 
+/// Whose fault it was that a call ended so.
+pub(super) fn ended(end: &End) -> Ended {
+    match end {
+        End::Fault(_) => Ended::Fault,
+        End::Error(GuestError { kind: GuestErrorKind::Failed, .. }) => Ended::Error,
+        _ => Ended::Well,
+    }
+}
+
 /// Whether a call ended by the plugin's own fault.
 pub(super) fn is_fault(end: &End) -> bool {
-    matches!(end, End::Fault(_) | End::Error(GuestError { kind: GuestErrorKind::Failed, .. }))
+    ended(end) != Ended::Well
 }
 
 /// What its fault was, in a few words that are not the plugin's own.

@@ -18,7 +18,7 @@ use bytes::Bytes;
 
 use super::{
     Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
-    Pending, Queued, Read, Release, Remembered, Sent, Sequence, Stored, Usage, Versions, Write,
+    Pending, Queued, Read, Release, Remembered, Sent, Sequence, Stored, Undone, Usage, Versions, Write,
     version::Standing,
 };
 use crate::{
@@ -80,6 +80,8 @@ struct Agent {
     blobs: HashMap<(DeliveryId, String), Kept>,
     staged: HashMap<i64, MediaSource>,
     timers: BTreeMap<TimerKey, Timer>,
+    /// What versions on trial have set or cancelled, as it was before; none where none was.
+    replaced: BTreeMap<TimerKey, Option<Timer>>,
     /// Events that timers became.
     fired: HashSet<EventId>,
 }
@@ -205,9 +207,16 @@ impl Ledger {
             };
             let Some(versions) = self.versions.get(plugin) else { return Some(Standing::Settled) };
             let replaced = || {
-                commit.touched(plugin).any(|(namespace, key)| match key {
+                let mut touched = commit.touched(plugin);
+                let agent = self.agents.get(&commit.agent);
+                touched.any(|(namespace, key)| match key {
                     Some(key) => self.replaced.contains_key(&(namespace.clone(), key.clone())),
                     None => self.replaced.keys().any(|(of, _)| of == namespace),
+                }) || commit.touched_timers(plugin).any(|(session, key)| {
+                    let is = |(of, there, name): &TimerKey| {
+                        of == plugin && there == session && key.is_none_or(|key| key == name)
+                    };
+                    agent.is_some_and(|agent| agent.replaced.keys().any(is))
                 })
             };
             versions.standing(digest, || commit.touches(plugin), replaced)
@@ -247,7 +256,7 @@ impl Ledger {
         }
         self.commit += 1;
         let (version, moves) = (self.commit, !moved.is_empty());
-        self.replaced.retain(|(namespace, _), _| namespace.plugin != *plugin);
+        self.forget(plugin);
         for write in moved.into_iter().flat_map(|moved| moved.writes) {
             if on_trial {
                 self.keep(&write);
@@ -263,17 +272,18 @@ impl Ledger {
         Ok(())
     }
 
-    fn decide(&mut self, plugin: &PluginName, decision: Decision) -> u64 {
-        let Some(versions) = self.versions.get_mut(plugin) else { return 0 };
+    fn decide(&mut self, plugin: &PluginName, decision: Decision) -> Undone {
+        let nothing = Undone::default();
+        let Some(versions) = self.versions.get_mut(plugin) else { return nothing };
         if decision == Decision::Forgiven {
             versions.rejected = None;
-            return 0;
+            return nothing;
         }
-        let Some(trial) = versions.trial.take() else { return 0 };
+        let Some(trial) = versions.trial.take() else { return nothing };
         if decision == Decision::Accepted {
             versions.accepted = Some(trial);
-            self.replaced.retain(|(namespace, _), _| namespace.plugin != *plugin);
-            return 0;
+            self.forget(plugin);
+            return nothing;
         }
         versions.rejected = Some(trial.digest);
         versions.moved = false;
@@ -282,13 +292,22 @@ impl Ledger {
             .partition(|((namespace, _), _)| namespace.plugin == *plugin);
         self.replaced = others;
         let undone: BTreeMap<_, _> = undone;
-        let count = undone.len() as u64;
+        let keys = undone.len() as u64;
         for ((namespace, key), before) in undone {
             // With the version that it had.
             let (value, version) = before.map_or((None, 0), |stored| (Some(stored.value), stored.version));
             self.write(Write { namespace, key, value }, version);
         }
-        count
+        let timers = self.agents.values_mut().map(|agent| agent.undo_timers(plugin)).sum();
+        Undone { keys, timers }
+    }
+
+    /// What was replaced is not gone back to.
+    fn forget(&mut self, plugin: &PluginName) {
+        self.replaced.retain(|(namespace, _), _| namespace.plugin != *plugin);
+        for agent in self.agents.values_mut() {
+            agent.replaced.retain(|(of, ..), _| of != plugin);
+        }
     }
 }
 
@@ -308,7 +327,11 @@ impl Ledger {
 
         self.commit += 1;
         let version = self.commit;
+        let mut on_trial = Vec::new();
         for (contribution, standing) in commit.contributions().zip(standing) {
+            if standing == Standing::OnTrial {
+                on_trial.extend(&contribution.plugin);
+            }
             for write in &contribution.writes {
                 if standing == Standing::OnTrial {
                     self.keep(write);
@@ -329,6 +352,9 @@ impl Ledger {
         let mut takes_draft = false;
         for (ordinal, plugin, effect) in commit.effects() {
             if effect.is_inward() {
+                if let Some(plugin) = plugin.filter(|plugin| on_trial.contains(plugin)) {
+                    agent.keep_timer(plugin, effect);
+                }
                 agent.do_inward(plugin, effect);
                 continue;
             }
@@ -421,6 +447,32 @@ impl Agent {
 
     fn set(&mut self, timer: Timer) {
         self.timers.insert(key(&timer), timer);
+    }
+
+    /// The timer that a version on trial sets or cancels is kept.
+    fn keep_timer(&mut self, plugin: &PluginName, effect: &Effect) {
+        let Some((session, key)) = effect.timer() else { return };
+        let at = (plugin.clone(), session.clone(), key.to_owned());
+        let before = self.timers.get(&at).cloned();
+        self.replaced.entry(at).or_insert(before);
+    }
+
+    /// Every timer is as it was before the trial. Answers how many.
+    fn undo_timers(&mut self, plugin: &PluginName) -> u64 {
+        let mut undone = 0;
+        let replaced = std::mem::take(&mut self.replaced);
+        for (at, before) in replaced {
+            if at.0 != *plugin {
+                self.replaced.insert(at, before);
+                continue;
+            }
+            undone += 1;
+            match before {
+                Some(before) => drop(self.timers.insert(at, before)),
+                None => drop(self.timers.remove(&at)),
+            }
+        }
+        undone
     }
 
     fn timers(&self, plugin: &PluginName, session: &SessionId) -> Vec<Timer> {
@@ -709,7 +761,7 @@ impl Journal for Memory {
         self.ledger().take_over(plugin, release, on_trial, moved)
     }
 
-    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {
         Ok(self.ledger().decide(plugin, decision))
     }
 

@@ -28,7 +28,7 @@ use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
     Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
-    Pending, Queued, Release, Remembered, Sent, Sequence, Stored, Usage, Versions,
+    Pending, Queued, Release, Remembered, Sent, Sequence, Stored, Undone, Usage, Versions,
 };
 use crate::{
     audit::{Entry, Head, Recorded},
@@ -243,7 +243,7 @@ impl Journal for Sqlite {
         self.thread.write(move |db| version::take_over(db, &plugin, &release, on_trial, &moved)).await
     }
 
-    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<u64, Error> {
+    async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {
         let plugin = plugin.clone();
         self.thread.write(move |db| version::decide(db, &plugin, decision)).await
     }

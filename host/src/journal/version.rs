@@ -61,8 +61,8 @@ pub enum Decision {
 
 impl Versions {
     /// What a contribution of the version `digest` is; none where it comes too late: it must not be committed.
-    /// `touches` says whether it read or wrote what is remembered, and `replaced` whether any of that is what the one on
-    /// trial has replaced.
+    /// `touches` says whether it read or wrote what is remembered, and `replaced` whether any of that, or of the timers that
+    /// it listed or changed, is what the one on trial has replaced.
     pub(super) fn standing(
         &self,
         digest: &str,

@@ -2,7 +2,8 @@
 
 pub use crate::types::Attachment;
 pub use crate::{
-    Body, Command, Commands, Conversation, Error, ErrorKind, Firing, Invocation, Lifecycle, MemberChange, Members,
-    Membership, Memory, Message, Messages, Migration, Outcome, Parameter, Role, Sender, Timers, Tool, ToolCall,
-    ToolResult, Tools, config, directory, kv, llm, log, media, outbox, progress, random, schedule, toolbox,
+    Body, Command, Commands, Conversation, Error, ErrorKind, Firing, Invocation, Lifecycle, MemberChange,
+    Members, Membership, Memory, Message, Messages, Migration, Outcome, Parameter, Role, Sender, Timers,
+    Tool, ToolCall, ToolResult, Tools, config, directory, kv, llm, log, media, outbox, progress, random,
+    schedule, toolbox,
 };

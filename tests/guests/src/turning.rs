@@ -21,6 +21,11 @@ impl Commands for Turning {
             Command::new("count", "Counts in all rooms and in this one"),
             Command::new("from", "Says which version it was moved from"),
             Command::new("crash", "Traps in every version"),
+            Command::new("fail", "Fails in every version"),
+            Command::new("home", "Makes this the home"),
+            Command::new("set", "Sets a timer").rest("name", "What it is called"),
+            Command::new("cancel", "Cancels a timer").rest("name", "What it is called"),
+            Command::new("timers", "Says which timers there are, and which version set them"),
         ]
     }
 
@@ -31,6 +36,28 @@ impl Commands for Turning {
                 outbox::say(kv::get_text(kv::Scope::Plugin, "from")?.unwrap_or_else(|| "nowhere".into()))?;
             }
             "crash" => panic!("as it was told"),
+            "fail" => return Err(Error::other("as it was told")),
+            "home" => {
+                assert!(mode != "trap-mode", "{mode}");
+                outbox::set_home(&outbox::Target::Here)?;
+                outbox::say(format!("{version} is at home"))?;
+            }
+            "set" => {
+                let tomorrow = schedule::now() + 86_400_000.0;
+                schedule::at(Some(&call.rest), tomorrow, version, schedule::CatchUp::Once)?;
+                outbox::say(format!("{version} set {}", call.rest))?;
+            }
+            "cancel" => {
+                let there = schedule::cancel(&call.rest)?;
+                outbox::say(format!("{version} {there}"))?;
+            }
+            "timers" => {
+                let timers = schedule::list()?.into_iter();
+                let mut timers: Vec<_> =
+                    timers.map(|timer| format!("{} {}", timer.key, timer.payload)).collect();
+                timers.sort();
+                outbox::say(timers.join(", "))?;
+            }
             _ => {
                 let all = kv::increment(kv::Scope::Plugin, shape, 1)?;
                 let here = kv::increment(kv::Scope::Room, shape, 1)?;
@@ -38,6 +65,13 @@ impl Commands for Turning {
                 outbox::say(format!("{version} {all} {here}"))?;
             }
         }
+        Ok(())
+    }
+}
+
+impl Timers for Turning {
+    fn on_timer(firing: Firing) -> Result<(), Error> {
+        outbox::say(firing.key)?;
         Ok(())
     }
 }
@@ -76,4 +110,4 @@ impl Lifecycle for Turning {
     }
 }
 
-parlour_plugin::export!(Turning: commands, tools, lifecycle);
+parlour_plugin::export!(Turning: commands, timers, tools, lifecycle);

@@ -36,7 +36,7 @@ pub(in crate::journal) fn set_timer(timer: &Timer) -> Effect {
     Effect::SetTimer(Box::new(timer.clone()))
 }
 
-fn cancel(lane: &str, key: &str) -> Effect {
+pub(super) fn cancel(lane: &str, key: &str) -> Effect {
     Effect::CancelTimer { session: session(lane), key: key.into() }
 }
 
@@ -47,7 +47,7 @@ pub(in crate::journal) fn due(id: &str, timer: &Timer) -> Arrival {
     Arrival { event, verdict: Verdict::Allow, session: timer.session.clone() }
 }
 
-async fn listed(journal: &dyn Journal, lane: &str) -> Vec<String> {
+pub(super) async fn listed(journal: &dyn Journal, lane: &str) -> Vec<String> {
     let timers = journal.timers(&agent(), &plugin("echo"), &session(lane)).await.unwrap();
     timers.into_iter().map(|timer| format!("{} {}", timer.key, timer.next)).collect()
 }

@@ -1,7 +1,10 @@
 //! How versions of plugins stand, and what becomes of what they wrote.
 
-use super::*;
-use crate::journal::{Decision, Error, Moved, Release, Versions};
+use super::{
+    timers::{cancel, listed, set_timer, timer},
+    *,
+};
+use crate::journal::{Decision, Error, Moved, Release, Undone, Versions};
 
 fn release(digest: &str) -> Release {
     Release { digest: digest.into(), version: Some(format!("{digest}.0.0")) }
@@ -43,11 +46,12 @@ pub(super) async fn a_version_is_accepted_at_once_or_after_its_trial(journal: Le
     let versions = journal.versions(&echo()).await.unwrap();
     assert_eq!((versions.accepted, versions.trial), (Some(release("a")), Some(release("b"))));
     by(&*journal, "b", "1", vec![], [set("k", "new")]).await.unwrap();
-    assert_eq!(journal.decide(&echo(), Decision::Accepted).await.unwrap(), 0);
+    assert_eq!(journal.decide(&echo(), Decision::Accepted).await.unwrap(), Undone::default());
     let versions = journal.versions(&echo()).await.unwrap();
     assert_eq!((versions.accepted, versions.trial), (Some(release("b")), None));
     assert_eq!(value(&*journal, "k").await.as_deref(), Some("new"));
-    assert_eq!(journal.decide(&echo(), Decision::RolledBack).await.unwrap(), 0, "there is no trial");
+    let undone = journal.decide(&echo(), Decision::RolledBack).await.unwrap();
+    assert_eq!(undone, Undone::default(), "there is no trial");
     assert_eq!(value(&*journal, "k").await.as_deref(), Some("new"));
     assert_eq!(journal.versions(&plugin("other")).await.unwrap(), Versions::default());
 }
@@ -64,7 +68,8 @@ pub(super) async fn what_a_version_on_trial_wrote_is_undone_with_it(journal: Led
     assert_eq!(journal.remembered(&agent(), &echo(), true).await.unwrap(), before);
     assert_ne!(journal.remembered(&agent(), &echo(), false).await.unwrap(), before);
 
-    assert_eq!(journal.decide(&echo(), Decision::RolledBack).await.unwrap(), 3, "keys");
+    let undone = journal.decide(&echo(), Decision::RolledBack).await.unwrap();
+    assert_eq!(undone, Undone { keys: 3, timers: 0 });
     assert_eq!(journal.remembered(&agent(), &echo(), false).await.unwrap(), before, "with their versions");
     assert_eq!(journal.usage(&agent(), &echo()).await.unwrap(), usage);
     let versions = journal.versions(&echo()).await.unwrap();
@@ -102,6 +107,62 @@ pub(super) async fn a_handler_of_before_does_not_rest_on_what_may_be_undone(jour
     assert!(matches!(by(&*journal, "a", "5", vec![list], []).await, Err(Error::Conflict)));
     by(&*journal, "a", "6", vec![], [set("other", "2")]).await.unwrap();
     by(&*journal, "a", "7", vec![], []).await.unwrap();
+}
+
+/// A version of `echo` does this about timers, and has read that.
+async fn about_timers(
+    journal: &dyn Journal,
+    digest: &str,
+    id: &str,
+    read: Option<Read>,
+    them: impl IntoIterator<Item = Effect>,
+) -> Result<(), Error> {
+    let sequence = arrive(journal, &format!("${id}")).await;
+    let mut commit = reads(says(ends(sequence, id), them), read);
+    commit.contribution.digest = Some(digest.into());
+    journal.commit(commit).await.map(drop)
+}
+
+async fn list(journal: &dyn Journal, lane: &str) -> Read {
+    let (agent, plugin, session) = (agent(), echo(), session(lane));
+    let found = journal.timers(&agent, &plugin, &session).await.unwrap();
+    Read::Timers { agent, plugin, session, found }
+}
+
+pub(super) async fn timers_of_a_version_on_trial_are_as_they_were_without_it(journal: Ledger) {
+    let journal = &*journal;
+    journal.take_over(&echo(), &release("a"), false, vec![]).await.unwrap();
+    let [kept, gone, other] = [("1", "kept", 10), ("2", "gone", 20), ("3", "other", 30)]
+        .map(|(id, key, next)| timer(id, "lane", key, next));
+    about_timers(journal, "a", "1", None, [&kept, &gone, &other].map(set_timer)).await.unwrap();
+    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+    let made = [timer("4", "lane", "made", 5), timer("5", "lane", "other", 6)];
+    about_timers(journal, "b", "2", None, made.iter().map(set_timer)).await.unwrap();
+    let again = timer("6", "lane", "other", 7);
+    about_timers(journal, "b", "3", None, [cancel("lane", "gone"), set_timer(&again)]).await.unwrap();
+    assert_eq!(listed(journal, "lane").await, ["made 5", "other 7", "kept 10"]);
+
+    // A handler of the version before does not rest on what may be undone.
+    let read = list(journal, "lane").await;
+    assert!(matches!(about_timers(journal, "a", "4", Some(read), []).await, Err(Error::Conflict)));
+    let blind = about_timers(journal, "a", "5", None, [cancel("lane", "other")]).await;
+    assert!(matches!(blind, Err(Error::Conflict)));
+    let elsewhere = list(journal, "elsewhere").await;
+    about_timers(journal, "a", "6", Some(elsewhere), []).await.unwrap();
+    // What was due meanwhile is over.
+    journal.fire(&agent(), &kept, Some(100), None).await.unwrap();
+    journal.fire(&agent(), &again, None, None).await.unwrap();
+    let undone = journal.decide(&echo(), Decision::RolledBack).await.unwrap();
+    assert_eq!(undone, Undone { keys: 0, timers: 3 });
+    assert_eq!(listed(journal, "lane").await, ["gone 20", "other 30", "kept 100"]);
+    let read = list(journal, "lane").await;
+    about_timers(journal, "a", "7", Some(read), [cancel("lane", "gone")]).await.unwrap();
+
+    journal.take_over(&echo(), &release("c"), true, vec![]).await.unwrap();
+    about_timers(journal, "c", "8", None, [cancel("lane", "kept")]).await.unwrap();
+    journal.decide(&echo(), Decision::Accepted).await.unwrap();
+    journal.decide(&echo(), Decision::RolledBack).await.unwrap();
+    assert_eq!(listed(journal, "lane").await, ["other 30"]);
 }
 
 pub(super) async fn what_is_remembered_is_moved_with_the_version_and_back_with_it(journal: Ledger) {

@@ -1,4 +1,5 @@
--- Version 7: how the versions of each plugin stand, and what the one on trial has replaced in `kv`, until it has ended.
+-- Version 7: how the versions of each plugin stand, and what the one on trial has replaced in `kv`
+-- and of timers, until it has ended.
 
 CREATE TABLE plugin_version (
     plugin           TEXT PRIMARY KEY,
@@ -20,3 +21,14 @@ CREATE TABLE kv_replaced (
     UNIQUE (agent, plugin, scope, key)
 ) STRICT;
 CREATE INDEX kv_replaced_of_plugin ON kv_replaced (plugin);
+
+CREATE TABLE timer_replaced (
+    agent   INTEGER NOT NULL REFERENCES agent,
+    plugin  TEXT NOT NULL,
+    session TEXT NOT NULL,
+    key     TEXT NOT NULL,
+    next    INTEGER,                   -- NULL: there was none
+    timer   TEXT,
+    UNIQUE (agent, plugin, session, key)
+) STRICT;
+CREATE INDEX timer_replaced_of_plugin ON timer_replaced (plugin);

@@ -57,7 +57,11 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
     for contribution in commit.contributions() {
         standing.push(version::standing(db, commit, contribution)?);
     }
+    let mut on_trial = Vec::new();
     for (contribution, standing) in commit.contributions().zip(standing) {
+        if standing == Standing::OnTrial {
+            on_trial.extend(&contribution.plugin);
+        }
         for write in &contribution.writes {
             if standing == Standing::OnTrial {
                 version::keep(db, write)?;
@@ -80,6 +84,9 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
     let mut queued = Vec::with_capacity(effects.0.len());
     for ((ordinal, plugin, effect), json) in commit.effects().into_iter().zip(effects.0) {
         if effect.is_inward() {
+            if let Some(plugin) = plugin.filter(|plugin| on_trial.contains(plugin)) {
+                version::keep_timer(db, agent, plugin, effect)?;
+            }
             inward(db, agent, plugin, effect)?;
             continue;
         }

@@ -4,12 +4,15 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     super::{
-        Commit, Contribution, Decision, Error, Moved, Namespace, Release, Remembered, Stored, Versions,
-        Write, version::Standing,
+        Commit, Contribution, Decision, Error, Moved, Namespace, Release, Remembered, Stored, Undone,
+        Versions, Write, version::Standing,
     },
     Failed, id, kv, number, optional_text,
 };
-use crate::id::{AgentName, PluginName};
+use crate::{
+    effect::Effect,
+    id::{AgentName, PluginName, SessionId},
+};
 
 pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions, Failed> {
     let found = db
@@ -64,11 +67,9 @@ pub(super) fn standing(
     let versions = versions(db, plugin)?;
     let mut failed = None;
     let replaced = || {
-        commit.touched(plugin).any(|(namespace, key)| {
-            is_replaced(db, namespace, key).unwrap_or_else(|error| {
-                failed = Some(error);
-                false
-            })
+        touches_replaced(db, commit, plugin).unwrap_or_else(|error| {
+            failed = Some(error);
+            false
         })
     };
     let standing = versions.standing(digest, || commit.touches(plugin), replaced);
@@ -76,6 +77,20 @@ pub(super) fn standing(
         Some(error) => Err(error),
         None => standing.ok_or_else(|| Error::Conflict.into()),
     }
+}
+
+fn touches_replaced(db: &Connection, commit: &Commit, plugin: &PluginName) -> Result<bool, Failed> {
+    for (namespace, key) in commit.touched(plugin) {
+        if is_replaced(db, namespace, key)? {
+            return Ok(true);
+        }
+    }
+    for (session, key) in commit.touched_timers(plugin) {
+        if is_replaced_timer(db, &commit.agent, plugin, session, key)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn is_replaced(db: &Connection, namespace: &Namespace, key: Option<&String>) -> Result<bool, Failed> {
@@ -92,6 +107,40 @@ fn is_replaced(db: &Connection, namespace: &Namespace, key: Option<&String>) -> 
             key
         ])?;
     Ok(found)
+}
+
+fn is_replaced_timer(
+    db: &Connection,
+    agent: &AgentName,
+    plugin: &PluginName,
+    session: &SessionId,
+    key: Option<&str>,
+) -> Result<bool, Failed> {
+    let found = db
+        .prepare_cached(
+            "SELECT 1 FROM timer_replaced
+             WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND plugin = ?2 AND session = ?3
+               AND key = ifnull(?4, key)",
+        )?
+        .exists(params![agent.as_str(), plugin.as_str(), session.as_str(), key])?;
+    Ok(found)
+}
+
+/// The timer that a version on trial sets or cancels is kept, as it was before the first time.
+pub(super) fn keep_timer(
+    db: &Connection,
+    agent: i64,
+    plugin: &PluginName,
+    effect: &Effect,
+) -> Result<(), Failed> {
+    let Some((session, key)) = effect.timer() else { return Ok(()) };
+    db.prepare_cached(
+        "INSERT OR IGNORE INTO timer_replaced
+         SELECT ?1, ?2, ?3, ?4, timer.next, timer.timer
+         FROM (SELECT 1) LEFT JOIN timer ON agent = ?1 AND plugin = ?2 AND session = ?3 AND key = ?4",
+    )?
+    .execute(params![agent, plugin.as_str(), session.as_str(), key])?;
+    Ok(())
 }
 
 /// What a version on trial replaces is kept, as it was before the first time.
@@ -188,20 +237,21 @@ fn fresh(db: &Connection) -> Result<i64, Failed> {
 
 fn forget(db: &Connection, plugin: &PluginName) -> Result<(), Failed> {
     db.prepare_cached("DELETE FROM kv_replaced WHERE plugin = ?1")?.execute([plugin.as_str()])?;
+    db.prepare_cached("DELETE FROM timer_replaced WHERE plugin = ?1")?.execute([plugin.as_str()])?;
     Ok(())
 }
 
-pub(super) fn decide(db: &Connection, plugin: &PluginName, decision: Decision) -> Result<u64, Failed> {
-    let now = versions(db, plugin)?;
+pub(super) fn decide(db: &Connection, plugin: &PluginName, decision: Decision) -> Result<Undone, Failed> {
+    let (now, nothing) = (versions(db, plugin)?, Undone::default());
     if now == Versions::default() {
-        return Ok(0);
+        return Ok(nothing);
     }
     let (versions, undone) = match (decision, now.trial.clone()) {
-        (Decision::Forgiven, _) => (Versions { rejected: None, ..now }, 0),
-        (_, None) => return Ok(0),
+        (Decision::Forgiven, _) => (Versions { rejected: None, ..now }, nothing),
+        (_, None) => return Ok(nothing),
         (Decision::Accepted, trial) => {
             forget(db, plugin)?;
-            (Versions { accepted: trial, trial: None, ..now }, 0)
+            (Versions { accepted: trial, trial: None, ..now }, nothing)
         }
         (Decision::RolledBack, Some(trial)) => {
             let undone = undo(db, plugin)?;
@@ -212,8 +262,8 @@ pub(super) fn decide(db: &Connection, plugin: &PluginName, decision: Decision) -
     Ok(undone)
 }
 
-/// Every key has its value of before again, with the version that it had.
-fn undo(db: &Connection, plugin: &PluginName) -> Result<u64, Failed> {
+/// Every key has its value of before again, with the version that it had, and every timer is as it was.
+fn undo(db: &Connection, plugin: &PluginName) -> Result<Undone, Failed> {
     db.prepare_cached(
         "DELETE FROM kv WHERE plugin = ?1 AND EXISTS (
              SELECT 1 FROM kv_replaced AS old
@@ -226,7 +276,21 @@ fn undo(db: &Connection, plugin: &PluginName) -> Result<u64, Failed> {
          WHERE plugin = ?1 AND value IS NOT NULL",
     )?
     .execute([plugin.as_str()])?;
-    let undone =
-        db.prepare_cached("DELETE FROM kv_replaced WHERE plugin = ?1")?.execute([plugin.as_str()])?;
-    Ok(undone as u64)
+    let keys = db.prepare_cached("DELETE FROM kv_replaced WHERE plugin = ?1")?.execute([plugin.as_str()])?;
+    db.prepare_cached(
+        "DELETE FROM timer WHERE plugin = ?1 AND EXISTS (
+             SELECT 1 FROM timer_replaced AS old
+             WHERE old.agent = timer.agent AND old.plugin = timer.plugin AND old.session = timer.session
+               AND old.key = timer.key)",
+    )?
+    .execute([plugin.as_str()])?;
+    db.prepare_cached(
+        "INSERT INTO timer (agent, plugin, session, key, next, timer)
+         SELECT agent, plugin, session, key, next, timer FROM timer_replaced
+         WHERE plugin = ?1 AND timer IS NOT NULL",
+    )?
+    .execute([plugin.as_str()])?;
+    let timers =
+        db.prepare_cached("DELETE FROM timer_replaced WHERE plugin = ?1")?.execute([plugin.as_str()])?;
+    Ok(Undone { keys: keys as u64, timers: timers as u64 })
 }
