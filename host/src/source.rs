@@ -107,6 +107,10 @@ impl Source {
             return Ok(None);
         }
         let component = bytes(component, seen.0.size, largest)?;
+        // Who writes to it meanwhile wakes us again.
+        if open(&self.component)?.0 != seen.0 {
+            return Ok(None);
+        }
         let plugin = match manifest {
             Some(manifest) => package::with(component, &bytes(manifest, 0, package::LARGEST)?),
             None => Ok(component),
