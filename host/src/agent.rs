@@ -9,6 +9,7 @@ mod home;
 mod intake;
 mod invitation;
 mod ledger;
+mod rehearsal;
 mod serving;
 mod timers;
 mod toolbox;

@@ -368,7 +368,7 @@ async fn an_event_that_no_version_bears_keeps_no_update_away() {
     assert_eq!(stage.ask("/count").await, "version-1 1 1");
     drop_in(folder.path(), &turning(&[SECOND]));
     stage.noticed("plugin turning: new version took over").await;
-    for _ in 0..3 {
+    for _ in 0..2 {
         assert!(stage.ask("/crash").await.starts_with("/crash: stopped: it crashed"));
         let failed = stage.ask("/fail").await;
         assert!(failed.starts_with("/fail: "), "{failed}");
@@ -444,6 +444,40 @@ async fn a_trial_outlives_the_host_and_so_does_its_end() {
 }
 
 #[tokio::test]
+async fn what_a_version_on_trial_did_stays_when_another_takes_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    drop_in(&plugins, &turning(&[]));
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let stage = durable(folder.path(), &rooms, &room).await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    drop_in(&plugins, &turning(&[SECOND]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "version-2 2 2");
+    stage.stop().await;
+
+    // Also where that was before the host's start.
+    let stage = durable(folder.path(), &rooms, &room).await;
+    drop_in(&plugins, &turning(&[("version-1", "version-3")]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "version-3 3 3");
+    drop_in(&plugins, &turning(&[("version-1", "version-4"), TRAPS]));
+    while said_of_it(&stage, "took over") < 2 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stage.stop().await;
+
+    // Of one that has done nothing there is nothing left, and nobody goes back to it.
+    drop_in(&plugins, &turning(&[("version-1", "version-5"), ("fine-mode", "late-mode")]));
+    let stage = durable(folder.path(), &rooms, &room).await;
+    assert_eq!(stage.ask("/count").await, "version-3 4 4");
+    stage.noticed("plugin turning: new version rolled back").await;
+    stage.stop().await;
+}
+
+#[tokio::test]
 async fn commands_come_and_go_with_their_plugin_for_a_completion_too() {
     let folder = tempfile::tempdir().unwrap();
     let rooms = Rooms::new();
@@ -482,12 +516,18 @@ async fn a_tool_that_faults_on_trial_is_rolled_back_and_its_caller_notices_nothi
     drop_in(folder.path(), &turning(&[SECOND]));
     stage.noticed("plugin turning: new version took over").await;
     assert_eq!(stage.ask("/use turning.version").await, "version-2");
+    for _ in 0..2 {
+        let failed = stage.ask("/use turning.crash").await;
+        assert!(failed.starts_with("ErrorKind::"), "no version bears it: {failed}");
+    }
+    assert_eq!(stage.ask("/use turning.version").await, "version-2");
     drop_in(folder.path(), &turning(&[("version-1", "version-3"), TRAPS]));
     while said_of_it(&stage, "took over") < 2 {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(stage.ask("/use turning.version").await, "version-2");
     stage.noticed("plugin turning: new version rolled back").await;
+    assert_eq!(said_of_it(&stage, "rolled back ("), 1);
 
     fs::remove_file(folder.path().join("turning.wasm")).unwrap();
     stage.noticed("plugin turning: removed").await;

@@ -10,8 +10,9 @@ use super::{
     delivery::{Asked, Conclusion, Delivery, STOPPED, Shown, place},
     files::FromChat,
     health,
-    ledger::{AsBefore, FromJournal},
+    ledger::FromJournal,
     lock,
+    rehearsal::does_better,
     timers::sets_timers,
 };
 use crate::{
@@ -22,7 +23,7 @@ use crate::{
     event::Event,
     journal::{Commit, Error, Outcome},
     notice::Notice,
-    trial::{self, After},
+    trial::After,
 };
 
 /// A handler whose reads were overtaken runs again, so often; the others in its way have got on meanwhile.
@@ -174,21 +175,19 @@ impl Running {
         }
     }
 
-    /// Whether the version before does not fault at this event: it is called with all that it remembered before the trial,
-    /// and with nothing that reaches anybody. None where somebody wants an end.
+    /// Whether the version before does better at this event. None where somebody wants an end.
     async fn does_better(&self, delivery: &Delivery<'_>, before: &Arc<Plugin>) -> Option<bool> {
-        let (name, journal) = (&self.agent.name, &self.shared.journal);
-        let remembered = self.journalled(|| journal.remembered(name, &delivery.plugin, true)).await;
+        let Shared { engine, journal, .. } = &self.shared;
         let drafts = Arc::new(Drafts::new(self.destination(delivery)));
-        let mut handling = self.handling(delivery, before, drafts, Arc::default()).await;
-        handling.kv = Arc::new(AsBefore::new(remembered));
-        handling.permissions = Arc::new(handling.permissions.rehearsing());
-        (handling.drafts, handling.llm) = (None, None);
-        let call = self.shared.engine.rehearse(before, delivery.call.clone(), handling);
+        let handling = self.handling(delivery, before, drafts, Arc::default()).await;
+        let rehearsal = self.journalled(|| {
+            let (call, handling) = (delivery.call.clone(), handling.clone());
+            does_better(engine, &**journal, before, call, handling)
+        });
         tokio::select! {
             () = delivery.stopped.cancelled() => Some(false),
             () = self.closing.cancelled() => None,
-            (end, was_denied) = call => Some(trial::does_better(health::ended(&end), was_denied)),
+            better = rehearsal => Some(better),
         }
     }
 

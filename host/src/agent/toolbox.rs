@@ -8,6 +8,7 @@ use std::{
 
 use super::{
     Shared, health,
+    rehearsal::does_better,
     serving::{Serving, Servings},
 };
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     engine::{Call, Called, End, Engine, Handling, Plugin, Work},
     grant::Permissions,
     id::PluginName,
+    journal::Journal,
     notice::Notices,
     registry::Registry,
     router::{Catalogue, Listing},
@@ -28,6 +30,7 @@ pub(super) struct Toolbox {
     grants: BTreeMap<PluginName, Grants>,
     engine: Arc<Engine>,
     registry: Arc<Registry>,
+    journal: Arc<dyn Journal>,
     notices: Notices,
 }
 
@@ -39,6 +42,7 @@ impl Toolbox {
             grants,
             engine: shared.engine.clone(),
             registry: shared.registry.clone(),
+            journal: shared.journal.clone(),
             notices: shared.notices.clone(),
         }
     }
@@ -77,6 +81,7 @@ impl Tools for Toolbox {
         let mut handling = Handling { permissions: self.permissions(plugin), drafts: None, ..caller };
         let caller = std::mem::replace(&mut handling.plugin, of.plugin.clone());
         handling.callers.push(caller);
+        let spent = handling.spent.clone();
         let mut work = work;
         let mut faults = 0;
         let called = loop {
@@ -85,17 +90,25 @@ impl Tools for Toolbox {
                 Called::Ended(end, ended) => (end, ended),
                 other => break other,
             };
-            if !health::is_fault(&end) || self.registry.on_trial(plugin).is_none() {
-                break Called::Ended(end, ended);
-            }
+            let trying = health::is_fault(&end).then(|| self.registry.on_trial(plugin)).flatten();
+            let Some(trying) = trying else { break Called::Ended(end, ended) };
             faults += 1;
-            health::report(&self.notices, plugin, &agent, &event, &end);
             if self.registry.faulted(plugin, faults) == After::Compare {
-                // Nobody but the whole delivery can tell whether the version before does better.
+                let before = &trying.before;
+                let handling = Handling { permissions: self.permissions(before), ..handling.clone() };
+                let better = does_better(&self.engine, &*self.journal, before, call.clone(), handling).await;
+                // Where the journal does not answer, the next fault decides.
+                if !better.unwrap_or(false) {
+                    self.registry.excused(plugin, faults);
+                    break Called::Ended(end, ended);
+                }
+                health::report(&self.notices, plugin, &agent, &event, &end);
                 self.registry.roll_back(plugin, health::fault(&end)).await;
-                handling.spent.replaced.store(true, Relaxed);
+                // The whole delivery begins anew, with the version before.
+                spent.replaced.store(true, Relaxed);
                 return Called::Ended(end, ended);
             }
+            health::report(&self.notices, plugin, &agent, &event, &end);
             work = ended;
             work.end(false);
             work.begin(&of.plugin, &of.digest);

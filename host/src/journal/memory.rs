@@ -267,6 +267,7 @@ impl Ledger {
         let trial = on_trial.then(|| release.clone());
         versions.accepted = if on_trial { versions.accepted.take() } else { Some(release.clone()) };
         versions.trial = trial;
+        versions.used = false;
         versions.moved = moves;
         versions.rejected = versions.rejected.take().filter(|rejected| *rejected != release.digest);
         Ok(())
@@ -280,12 +281,15 @@ impl Ledger {
             return nothing;
         }
         let Some(trial) = versions.trial.take() else { return nothing };
-        if decision == Decision::Accepted {
+        let used = std::mem::take(&mut versions.used);
+        if decision == Decision::Accepted || (decision == Decision::Superseded && used) {
             versions.accepted = Some(trial);
             self.forget(plugin);
             return nothing;
         }
-        versions.rejected = Some(trial.digest);
+        if decision == Decision::RolledBack {
+            versions.rejected = Some(trial.digest);
+        }
         versions.moved = false;
         let (undone, others) = std::mem::take(&mut self.replaced)
             .into_iter()
@@ -329,8 +333,9 @@ impl Ledger {
         let version = self.commit;
         let mut on_trial = Vec::new();
         for (contribution, standing) in commit.contributions().zip(standing) {
-            if standing == Standing::OnTrial {
-                on_trial.extend(&contribution.plugin);
+            if let Some(plugin) = contribution.plugin.as_ref().filter(|_| standing == Standing::OnTrial) {
+                self.versions.entry(plugin.clone()).or_default().used = true;
+                on_trial.push(plugin);
             }
             for write in &contribution.writes {
                 if standing == Standing::OnTrial {

@@ -20,6 +20,8 @@ pub struct Versions {
     pub accepted: Option<Release>,
     /// The one on trial. What it writes is undone if it is rolled back.
     pub trial: Option<Release>,
+    /// The one on trial has done something that was committed.
+    pub used: bool,
     /// The newest of these has moved what was remembered: what an older one has read or writes is none any more.
     pub moved: bool,
     /// SHA-256 of the one that was rolled back last, in hexadecimal.
@@ -55,6 +57,8 @@ pub enum Decision {
     Accepted,
     /// What it wrote is undone, and it is not tried again.
     RolledBack,
+    /// Another is to take its place: what it wrote stays if it was used, and is undone otherwise.
+    Superseded,
     /// What was rolled back before may be tried again.
     Forgiven,
 }

@@ -155,18 +155,16 @@ impl Registry {
 
     /// Another version takes the place of the one on trial: what that one did stays, if it did anything.
     async fn succeeded(&self, name: &PluginName) -> Result<(), Refused> {
-        let on_trial = self.trials().remove(name);
-        let before = match on_trial {
-            Some(OnTrial { before, trial, .. }) if trial.well() == 0 => before,
-            _ => {
-                self.journal.decide(name, Decision::Accepted).await?;
-                return Ok(());
-            }
-        };
         let _turning = self.turning.lock().await;
-        self.journal.decide(name, Decision::RolledBack).await?;
-        self.journal.decide(name, Decision::Forgiven).await?;
-        self.change(|plugins| plugins.insert(name.clone(), before));
+        self.journal.decide(name, Decision::Superseded).await?;
+        let accepted = self.journal.versions(name).await?.accepted;
+        let on_trial = self.trials().remove(name);
+        if let Some(OnTrial { digest, before, .. }) = on_trial
+            && accepted.is_none_or(|accepted| accepted.digest != digest)
+        {
+            self.dropped().insert(digest);
+            self.change(|plugins| plugins.insert(name.clone(), before));
+        }
         Ok(())
     }
 

@@ -78,11 +78,14 @@ impl Timers for Turning {
 
 impl Tools for Turning {
     fn list_tools() -> Vec<Tool> {
-        vec![Tool::new("version", "Says its version").read_only()]
+        vec![
+            Tool::new("version", "Says its version").read_only(),
+            Tool::new("crash", "Traps in every version").read_only(),
+        ]
     }
 
-    fn call(_: ToolCall) -> Result<ToolResult, Error> {
-        assert!(word(&MODE) != "trap-mode", "trap-mode");
+    fn call(call: ToolCall) -> Result<ToolResult, Error> {
+        assert!(call.name != "crash" && word(&MODE) != "trap-mode", "as it was told");
         Ok(ToolResult::new(word(&VERSION)))
     }
 }

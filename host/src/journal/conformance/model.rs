@@ -102,7 +102,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
             .prop_map(|(effects, writes, tool, reads, digest)| Does { effects, writes, tool, reads, digest });
     let take_over = (0..3_usize, any::<bool>(), option::of(0..KEYS.len()))
         .prop_map(|(digest, on_trial, moves)| Call::TakeOver { digest, on_trial, moves });
-    let decide = (0..3_usize).prop_map(Call::Decide);
+    let decide = (0..4_usize).prop_map(Call::Decide);
     let receive = (agent.clone(), vec((0..8_usize, 0..2_usize, manner), 0..4))
         .prop_map(|(agent, arrivals)| Call::Receive { agent, arrivals });
     let commit = (agent.clone(), 0..8_i64, 0..DELIVERIES, option::of(0..PLUGINS.len()), does, any::<bool>())
@@ -314,7 +314,8 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             told(journal.take_over(&of.plugin, &release, *on_trial, moved.into_iter().collect()).await)
         }
         Call::Decide(how) => {
-            let how = [Decision::Accepted, Decision::RolledBack, Decision::Forgiven][*how];
+            let how =
+                [Decision::Accepted, Decision::RolledBack, Decision::Superseded, Decision::Forgiven][*how];
             told(journal.decide(&own().plugin, how).await)
         }
         Call::Reopen => String::new(),

@@ -94,6 +94,24 @@ pub(super) async fn what_was_rolled_back_commits_nothing_more(journal: Ledger) {
     by(&*journal, "b", "3", vec![], [set("k", "2")]).await.unwrap();
 }
 
+pub(super) async fn what_another_takes_the_place_of_stays_if_it_was_used(journal: Ledger) {
+    on_trial(&*journal).await;
+    assert!(!journal.versions(&echo()).await.unwrap().used);
+    // Whatever others do meanwhile.
+    by(&*journal, "a", "1", vec![], [set("other", "1")]).await.unwrap();
+    assert_eq!(journal.decide(&echo(), Decision::Superseded).await.unwrap(), Undone::default());
+    let versions = journal.versions(&echo()).await.unwrap();
+    assert_eq!(versions, Versions { accepted: Some(release("a")), ..Versions::default() });
+
+    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+    by(&*journal, "b", "2", vec![], [set("k", "new")]).await.unwrap();
+    assert!(journal.versions(&echo()).await.unwrap().used);
+    journal.decide(&echo(), Decision::Superseded).await.unwrap();
+    let versions = journal.versions(&echo()).await.unwrap();
+    assert_eq!(versions, Versions { accepted: Some(release("b")), ..Versions::default() });
+    assert_eq!(value(&*journal, "k").await.as_deref(), Some("new"));
+}
+
 pub(super) async fn a_handler_of_before_does_not_rest_on_what_may_be_undone(journal: Ledger) {
     on_trial(&*journal).await;
     by(&*journal, "a", "1", vec![], [set("other", "1")]).await.unwrap();

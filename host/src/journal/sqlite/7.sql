@@ -7,6 +7,7 @@ CREATE TABLE plugin_version (
     accepted_version TEXT,
     trial            TEXT,             -- of the one on trial
     trial_version    TEXT,
+    used             INTEGER NOT NULL, -- the one on trial has done something that was committed
     moved            INTEGER NOT NULL, -- the newest of these has moved what is remembered
     rejected         TEXT              -- of the one that was rolled back last
 ) STRICT, WITHOUT ROWID;

@@ -59,8 +59,9 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
     }
     let mut on_trial = Vec::new();
     for (contribution, standing) in commit.contributions().zip(standing) {
-        if standing == Standing::OnTrial {
-            on_trial.extend(&contribution.plugin);
+        if let Some(plugin) = contribution.plugin.as_ref().filter(|_| standing == Standing::OnTrial) {
+            version::used(db, plugin)?;
+            on_trial.push(plugin);
         }
         for write in &contribution.writes {
             if standing == Standing::OnTrial {

@@ -17,7 +17,7 @@ use crate::{
 pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions, Failed> {
     let found = db
         .prepare_cached(
-            "SELECT accepted, accepted_version, trial, trial_version, moved, rejected
+            "SELECT accepted, accepted_version, trial, trial_version, used, moved, rejected
              FROM plugin_version WHERE plugin = ?1",
         )?
         .query_row([plugin.as_str()], |row| {
@@ -29,8 +29,9 @@ pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions,
             Ok(Versions {
                 accepted: release(0)?,
                 trial: release(2)?,
-                moved: row.get(4)?,
-                rejected: optional_text(row, 5)?,
+                used: row.get(4)?,
+                moved: row.get(5)?,
+                rejected: optional_text(row, 6)?,
             })
         })
         .optional()?;
@@ -38,20 +39,20 @@ pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions,
 }
 
 fn store(db: &Connection, plugin: &PluginName, versions: &Versions) -> Result<(), Failed> {
-    let Versions { accepted, trial, moved, rejected } = versions;
+    let Versions { accepted, trial, used, moved, rejected } = versions;
     let digest = |of: &Option<Release>| of.as_ref().map(|release| release.digest.clone());
     let version = |of: &Option<Release>| of.as_ref().and_then(|release| release.version.clone());
-    db.prepare_cached("INSERT OR REPLACE INTO plugin_version VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
-        params![
+    db.prepare_cached("INSERT OR REPLACE INTO plugin_version VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+        .execute(params![
             plugin.as_str(),
             digest(accepted),
             version(accepted),
             digest(trial),
             version(trial),
+            used,
             moved,
             rejected
-        ],
-    )?;
+        ])?;
     Ok(())
 }
 
@@ -91,6 +92,13 @@ fn touches_replaced(db: &Connection, commit: &Commit, plugin: &PluginName) -> Re
         }
     }
     Ok(false)
+}
+
+/// A version on trial has done something.
+pub(super) fn used(db: &Connection, plugin: &PluginName) -> Result<(), Failed> {
+    db.prepare_cached("UPDATE plugin_version SET used = 1 WHERE plugin = ?1 AND used = 0")?
+        .execute([plugin.as_str()])?;
+    Ok(())
 }
 
 fn is_replaced(db: &Connection, namespace: &Namespace, key: Option<&String>) -> Result<bool, Failed> {
@@ -216,6 +224,7 @@ pub(super) fn take_over(
     let versions = Versions {
         accepted: if on_trial { before.accepted } else { Some(release.clone()) },
         trial: on_trial.then(|| release.clone()),
+        used: false,
         moved: !moved.is_empty(),
         rejected: before.rejected.filter(|rejected| *rejected != release.digest),
     };
@@ -249,13 +258,17 @@ pub(super) fn decide(db: &Connection, plugin: &PluginName, decision: Decision) -
     let (versions, undone) = match (decision, now.trial.clone()) {
         (Decision::Forgiven, _) => (Versions { rejected: None, ..now }, nothing),
         (_, None) => return Ok(nothing),
-        (Decision::Accepted, trial) => {
-            forget(db, plugin)?;
-            (Versions { accepted: trial, trial: None, ..now }, nothing)
-        }
         (Decision::RolledBack, Some(trial)) => {
             let undone = undo(db, plugin)?;
-            (Versions { trial: None, moved: false, rejected: Some(trial.digest), ..now }, undone)
+            (Versions { trial: None, used: false, moved: false, rejected: Some(trial.digest), ..now }, undone)
+        }
+        (Decision::Superseded, _) if !now.used => {
+            let undone = undo(db, plugin)?;
+            (Versions { trial: None, moved: false, ..now }, undone)
+        }
+        (Decision::Accepted | Decision::Superseded, trial) => {
+            forget(db, plugin)?;
+            (Versions { accepted: trial, trial: None, used: false, ..now }, nothing)
         }
     };
     store(db, plugin, &versions)?;
