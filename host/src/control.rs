@@ -1,7 +1,8 @@
 //! How a host that runs is asked how it does, from the same machine and by the same user: a Unix socket of 0600, one
 //! line of JSON for a question and one for its answer.
 //!
-//! It tells, ends a plugin's rest, and has a version tried again that was rolled back. It grants nothing, and never will: grants are in the settings.
+//! It tells, ends a plugin's rest, and has a version tried again that was rolled back. It grants nothing, and never will:
+//! grants are in the settings.
 
 mod server;
 
