@@ -37,6 +37,23 @@ pub enum Denial {
     Notice,
     /// The room is not one that the agent serves.
     Room,
+    /// A command that no plugin has, and nothing else that addresses the agent.
+    UnknownCommand,
+}
+
+impl std::fmt::Display for Denial {
+    /// For an operator, in a few words.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Own => "it is the agent's own",
+            Self::NotListed => "its sender, or whom it is about, is not listed in `access`",
+            Self::NotAddressed => "it does not mention the agent, as it has to there",
+            Self::Edit => "it is an edit of an earlier message",
+            Self::Notice => "it is a notice, and those are not answered",
+            Self::Room => "the agent does not serve this room: `access.room_policy`",
+            Self::UnknownCommand => "no plugin has such a command, and it does not mention the agent",
+        })
+    }
 }
 
 /// Whose gate it is.
@@ -93,8 +110,14 @@ fn deny(policy: Policy<'_>, event: &Event, addressed: &Addressed, known: bool) -
             let free = event.room.direct
                 || !policy.behaviour.require_mention
                 || policy.behaviour.free_response_rooms.contains(&event.room.id);
-            let heard = free || addressed.mentioned || (addressed.command.is_some() && known);
-            (!heard).then_some(Denial::NotAddressed)
+            if free || addressed.mentioned {
+                return None;
+            }
+            match &addressed.command {
+                Some(_) if known => None,
+                Some(typed) if typed.sigil.is_some() => Some(Denial::UnknownCommand),
+                _ => Some(Denial::NotAddressed),
+            }
         }
         Kind::Member(member) => {
             if member.user == *policy.own {

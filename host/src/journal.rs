@@ -12,11 +12,13 @@ mod conformance;
 pub mod memory;
 mod review;
 pub mod sqlite;
+mod story;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 pub use review::{Unreviewed, review};
+pub use story::{Became, EffectKind, Fate, Happening, Last, Story, Tidy, Told};
 
 use crate::{
     audit::{Entry, Head, Recorded},
@@ -160,6 +162,7 @@ pub struct Write {
 
 /// How a delivery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// The handler returned ok.
     Done,
@@ -169,6 +172,8 @@ pub enum Outcome {
     Faulted,
     /// Somebody stopped it.
     Cancelled,
+    /// The plugin rests after too many faults, and was not called.
+    Rested,
 }
 
 /// What one party, a plugin or the host itself, did about an event.
@@ -202,6 +207,8 @@ pub struct Commit {
     pub tools: Vec<Contribution>,
     /// Nobody else will be asked: the event has ended, and its text can go.
     pub ends_event: bool,
+    /// Why it ended so, in a line, for whoever asks later: without anything that was said in an encrypted room.
+    pub line: Option<String>,
 }
 
 impl Commit {
@@ -371,6 +378,19 @@ pub trait Journal: Send + Sync + 'static {
     /// What waits.
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error>;
 
+    /// The agents of which there is anything, by name.
+    async fn agents(&self) -> Result<Vec<AgentName>, Error>;
+
+    /// What happened last to an agent.
+    async fn last(&self, agent: &AgentName) -> Result<Last, Error>;
+
+    /// What became of an event; none where the agent never received it, or it is forgotten.
+    async fn story(&self, agent: &AgentName, event: &EventId) -> Result<Option<Story>, Error>;
+
+    /// Puts away what nobody needs any more, a step of it. Answers whether there may be more to do. What waits, what a
+    /// plugin remembers, which rooms were encrypted and the audit record stay.
+    async fn tidy(&self, agent: &AgentName, tidy: Tidy) -> Result<bool, Error>;
+
     /// Queues what the host says for an agent by itself, without an event. Answers what is to be sent. Of a delivery
     /// that was queued or committed before it changes nothing and answers nothing.
     async fn announce(
@@ -396,7 +416,7 @@ impl Commit {
         let effects = (0..).zip(effects).collect();
         let contribution =
             Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
-        Self { agent, sequence, delivery, contribution, tools: vec![], ends_event: true }
+        Self { agent, sequence, delivery, contribution, tools: vec![], ends_event: true, line: None }
     }
 }
 

@@ -123,6 +123,22 @@ impl Journal for Hanging {
         self.inner.backlog(agent).await
     }
 
+    async fn agents(&self) -> Result<Vec<AgentName>, Error> {
+        self.inner.agents().await
+    }
+
+    async fn last(&self, agent: &AgentName) -> Result<Last, Error> {
+        self.inner.last(agent).await
+    }
+
+    async fn story(&self, agent: &AgentName, event: &EventId) -> Result<Option<Story>, Error> {
+        self.inner.story(agent, event).await
+    }
+
+    async fn tidy(&self, agent: &AgentName, tidy: Tidy) -> Result<bool, Error> {
+        self.inner.tidy(agent, tidy).await
+    }
+
     async fn announce(
         &self,
         agent: &AgentName,

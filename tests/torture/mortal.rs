@@ -10,8 +10,8 @@ use parlour::{
     event::{Batch, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
     journal::{
-        Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
-        Sent, Sequence, Stored, Usage,
+        Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Last, Named, Namespace, Pending,
+        Queued, Sent, Sequence, Stored, Story, Tidy, Usage,
     },
 };
 
@@ -174,6 +174,22 @@ impl<J: Journal> Journal for MortalJournal<J> {
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         self.journal.backlog(agent).await
+    }
+
+    async fn agents(&self) -> Result<Vec<AgentName>, Error> {
+        self.journal.agents().await
+    }
+
+    async fn last(&self, agent: &AgentName) -> Result<Last, Error> {
+        self.journal.last(agent).await
+    }
+
+    async fn story(&self, agent: &AgentName, event: &EventId) -> Result<Option<Story>, Error> {
+        self.journal.story(agent, event).await
+    }
+
+    async fn tidy(&self, agent: &AgentName, tidy: Tidy) -> Result<bool, Error> {
+        self.journal.tidy(agent, tidy).await
     }
 
     async fn announce(

@@ -18,9 +18,10 @@ use crate::{
     draft::{Destination, Drafts},
     effect::{Effect, EffectId, MessageRef, Target},
     engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Spent, Work},
-    event::Event,
+    event::{Event, Kind},
     journal::{Commit, Error, Outcome},
     notice::Notice,
+    text::escaped,
 };
 
 /// A handler whose reads were overtaken runs again, so often; the others in its way have got on meanwhile.
@@ -32,6 +33,8 @@ const FIRST_AGAIN: Duration = Duration::from_millis(100);
 const LAST_AGAIN: Duration = Duration::from_secs(60);
 /// What is said where a plugin has nothing to say to a person.
 const DID_NOT_WORK: &str = "that did not work";
+/// Bytes of a line that says why something ended so.
+const WHY: usize = 300;
 
 impl Running {
     /// Calls a plugin until it has ended, and commits what it did.
@@ -76,7 +79,11 @@ impl Running {
                 health::report(&self.shared.notices, plugin, &self.agent.name, &delivery.waiting.event, end);
                 health::judge(&self.shared.notices, plugin, &self.agent.name, sender, end);
             }
-            let conclusion = self.conclude(&delivery, end, work, &shown).await;
+            let line = match &end {
+                Some(end) => self.line(&delivery.waiting.event, end).await,
+                None => Some("somebody stopped it".into()),
+            };
+            let conclusion = Conclusion { line, ..self.conclude(&delivery, end, work, &shown).await };
             let (passed, said) = (conclusion.passed, conclusion.says());
             match self.commit(delivery.commit(conclusion)).await {
                 Ok(()) if passed => return Asked::Passed { said },
@@ -84,10 +91,12 @@ impl Running {
                 Err(Error::Conflict) if conflicts < CONFLICTS => conflicts += 1,
                 Err(Error::Conflict) => {
                     let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
-                    let fault = "what it reads changes faster than it runs".into();
+                    let fault = "what it reads changes faster than it runs".to_owned();
+                    let why = Some(fault.clone());
                     self.shared.notices.say(Notice::PluginFaulted { plugin, agent, fault, said: None });
                     let line = "too much is going on here; please try again".into();
-                    let conclusion = delivery.badly(Outcome::Faulted, line, &shown);
+                    let conclusion =
+                        Conclusion { line: why, ..delivery.badly(Outcome::Faulted, line, &shown) };
                     return match self.commit(delivery.commit(conclusion)).await {
                         Ok(()) if delivery.goes_on() => Asked::Passed { said: true },
                         Ok(()) => Asked::Handled,
@@ -104,10 +113,11 @@ impl Running {
         let minutes = left.as_secs().div_ceil(60);
         let line = format!("plugin {} rests after too many faults; {minutes} min left", delivery.plugin);
         let shown = Shown { drafted: false, text: None };
-        let conclusion = delivery.badly(Outcome::Refused, line, &shown);
+        let why = Some(format!("it rests after too many faults, for {minutes} more min"));
+        let conclusion = delivery.badly(Outcome::Rested, line, &shown);
         // A message that is not addressed to the agent gets no such line, and may be another plugin's.
         let passed = conclusion.passed || !conclusion.says();
-        let conclusion = Conclusion { passed, ..conclusion };
+        let conclusion = Conclusion { passed, line: why, ..conclusion };
         match self.commit(delivery.commit(conclusion)).await {
             Ok(()) if passed => Asked::Passed { said: false },
             Ok(()) => Asked::Handled,
@@ -142,6 +152,29 @@ impl Running {
         Some(ended.map_or_else(|| (None, Work::default()), |(end, work)| (Some(end), work)))
     }
 
+    /// Why a call ended as it did. What a plugin says of an encrypted room is said there, and to nobody else.
+    async fn line(&self, event: &Arc<Event>, end: &End) -> Option<String> {
+        match end {
+            End::Handled | End::Answer(_) => None,
+            End::Pass => matches!(event.kind, Kind::Message(_)).then(|| "it passed it on".into()),
+            End::Fault(fault) => Some(escaped(&fault.to_string(), WHY)),
+            End::Error(GuestError { kind, message, .. }) => {
+                let what = match kind {
+                    GuestErrorKind::Failed => "its own error",
+                    GuestErrorKind::Refused => "it said no",
+                    GuestErrorKind::Later => "it was not ready for too long",
+                };
+                let sealed = self.sealed(event).await.room.encrypted;
+                let said = message.lines().next().filter(|line| !line.trim().is_empty());
+                Some(match said {
+                    Some(_) if sealed => format!("{what} (said in an encrypted room)"),
+                    Some(said) => format!("{what}: {}", escaped(said, WHY)),
+                    None => what.to_owned(),
+                })
+            }
+        }
+    }
+
     /// What is to be committed.
     async fn conclude(
         &self,
@@ -156,7 +189,7 @@ impl Running {
                 let Some((own, tools)) = work.into_contributions() else {
                     return delivery.badly(Outcome::Faulted, DID_NOT_WORK.into(), shown);
                 };
-                let conclusion = Conclusion { own, tools, passed };
+                let conclusion = Conclusion { own, tools, passed, line: None };
                 self.settled(delivery, conclusion, shown.drafted).await
             }
             Some(End::Error(GuestError { kind, message, .. })) => {

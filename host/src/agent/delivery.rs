@@ -52,6 +52,8 @@ pub struct Conclusion {
     pub tools: Vec<Contribution>,
     /// The next plugin is asked.
     pub passed: bool,
+    /// Why it ended so, for whoever asks later: without anything that was said in an encrypted room.
+    pub line: Option<String>,
 }
 
 impl Conclusion {
@@ -75,7 +77,7 @@ pub enum Asked {
 impl Delivery<'_> {
     /// For the journal.
     pub fn commit(&self, conclusion: Conclusion) -> Commit {
-        let Conclusion { own, tools, passed } = conclusion;
+        let Conclusion { own, tools, passed, line } = conclusion;
         Commit {
             agent: self.agent.clone(),
             sequence: self.waiting.sequence,
@@ -83,6 +85,7 @@ impl Delivery<'_> {
             contribution: own,
             tools,
             ends_event: self.last || !passed,
+            line,
         }
     }
 
@@ -93,7 +96,7 @@ impl Delivery<'_> {
         let plugin = Some(self.plugin.clone());
         // It has read nothing, so that nothing can have changed.
         let own = Contribution { plugin, outcome, effects, writes: vec![], reads: vec![] };
-        Conclusion { own, tools: vec![], passed }
+        Conclusion { own, tools: vec![], passed, line: None }
     }
 
     /// Every plugin hears of a member, whatever becomes of the others.

@@ -10,11 +10,15 @@ use crate::{
     effect::Effect,
     engine::Call,
     event::Kind,
+    gate::Denial,
     journal::{Commit, Contribution, Outcome},
     lane::Waiting,
     router::Route,
     settings::Role,
 };
+
+/// Why nobody was asked.
+const STOP: &str = "it stops what runs, and no plugin has it";
 
 impl Running {
     /// Handles one event to its end.
@@ -24,15 +28,19 @@ impl Running {
             Kind::Member(member) => &member.user,
         };
         let role = |user| self.agent.access.role(user);
-        let Some(subject_role) = role(subject) else { return self.end(waiting).await };
+        let Some(subject_role) = role(subject) else {
+            return self.end(waiting, Denial::NotListed.to_string()).await;
+        };
         // Who invites an admin is none.
         let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
         let addressed = self.addressed(&waiting.event);
         let serving = self.servings.now();
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
         let (plugins, call) = match route {
-            Route::Stop => return self.end(waiting).await,
-            Route::Answer(line) => return self.tell(waiting, line).await,
+            Route::Stop => return self.end(waiting, STOP.into()).await,
+            Route::Answer(line) => {
+                return self.tell(waiting, line, "no plugin had it: the host answered that itself").await;
+            }
             Route::Command { plugin, typed, arguments } => {
                 (vec![plugin], Call::Command { name: typed.name, rest: typed.rest, arguments })
             }
@@ -73,9 +81,10 @@ impl Running {
         let asked = addressed.mentioned || waiting.event.room.direct;
         if matches!(call, Call::Message) && silent && asked {
             let hint = if serving.catalogue.knows("help") { " /help lists what I can do." } else { "" };
-            return self.tell(waiting, format!("I have no answer to that.{hint}")).await;
+            let line = format!("I have no answer to that.{hint}");
+            return self.tell(waiting, line, "no plugin had an answer").await;
         }
-        self.end(waiting).await;
+        self.end(waiting, "there was nothing more to do".into()).await;
     }
 
     /// The answer to a `/stop`: what it has stopped says so itself.
@@ -83,23 +92,23 @@ impl Running {
         // In a room of many, nobody can know who was meant.
         let asked = waiting.event.room.direct || self.addressed(&waiting.event).mentioned;
         if stopped || waiting.resumed || !asked {
-            self.end(waiting).await;
+            self.end(waiting, STOP.into()).await;
         } else {
-            self.tell(waiting, "Nothing is running.".into()).await;
+            self.tell(waiting, "Nothing is running.".into(), STOP).await;
         }
     }
 
     /// An event of which nothing remains to be done.
-    pub(super) async fn end(&self, waiting: &Waiting) {
-        self.commit_own(waiting, vec![]).await;
+    pub(super) async fn end(&self, waiting: &Waiting, why: String) {
+        self.commit_own(waiting, vec![], why).await;
     }
 
     /// The host's own answer, in one line.
-    async fn tell(&self, waiting: &Waiting, line: String) {
-        self.commit_own(waiting, vec![answer(&waiting.event, line, false)]).await;
+    async fn tell(&self, waiting: &Waiting, line: String, why: &str) {
+        self.commit_own(waiting, vec![answer(&waiting.event, line, false)], why.into()).await;
     }
 
-    async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>) {
+    async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>, line: String) {
         let delivery = delivery_id(&self.agent.name, &waiting.event, None);
         let contribution = Contribution {
             plugin: None,
@@ -115,6 +124,7 @@ impl Running {
             contribution,
             tools: vec![],
             ends_event: true,
+            line: Some(line),
         };
         // The host reads nothing that could have changed.
         drop(self.commit(commit).await);

@@ -86,11 +86,13 @@ impl Running {
             let accounts = lock(&self.shared.accounts);
             let verdict = gate::authorize(self.policy(&accounts), &waiting.event, &addressed, true);
             drop(accounts);
-            if matches!(verdict, Verdict::Deny(_)) {
+            if let Verdict::Deny(denial) = verdict {
                 // The settings have changed while it waited.
                 let running = self.clone();
                 self.tasks.spawn(async move {
-                    running.end(&waiting).await;
+                    running
+                        .end(&waiting, format!("after a restart it may not pass any more: {denial}"))
+                        .await;
                     running.agent.chat.ended(&waiting.event.id);
                 });
                 return;

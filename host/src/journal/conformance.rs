@@ -7,6 +7,7 @@ mod inbox;
 mod kv;
 mod model;
 mod outbox;
+mod story;
 
 use std::sync::Arc;
 
@@ -92,6 +93,15 @@ mod keeps {
             namespaces_share_nothing
             keys_are_listed_in_byte_order
             a_list_begins_where_it_is_asked_to
+        }
+        story {
+            an_event_tells_what_became_of_it
+            what_is_refused_tells_why_and_nothing_else
+            an_effect_tells_what_became_of_it
+            the_agents_own_message_tells_what_it_was_sent_for
+            what_happened_last_is_known
+            agents_are_listed
+            what_nobody_needs_any_more_is_put_away
         }
         audit {
             the_record_is_one_chain
@@ -202,7 +212,15 @@ pub(super) fn ends(sequence: Sequence, id: &str) -> Commit {
         reads: Vec::new(),
     };
     let delivery = delivery(id);
-    Commit { agent: agent(), sequence, delivery, contribution, tools: Vec::new(), ends_event: true }
+    Commit {
+        agent: agent(),
+        sequence,
+        delivery,
+        contribution,
+        tools: Vec::new(),
+        ends_event: true,
+        line: None,
+    }
 }
 
 pub(super) fn says(mut commit: Commit, effects: impl IntoIterator<Item = Effect>) -> Commit {

@@ -15,19 +15,23 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
-    Read, Sent, Sequence, Stored, Usage, Write,
+    Arrival, Backlog, Became, Commit, Draft, EffectKind, Error, Fate, Journal, KeyQuery, Known, Last, Named,
+    Namespace, Pending, Queued, Read, Sent, Sequence, Stored, Story, Tidy, Told, Usage, Write,
+    story::{Happening, destination},
 };
 use crate::{
-    audit::{Entry, Head, Recorded},
+    audit::{Entry, Head, Recorded, now},
     effect::{Effect, EffectId, Place},
     event::{Event, Position},
-    gate::Verdict,
+    gate::{Denial, Verdict},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
 };
 
 /// So many events that have ended, and messages that were sent, are remembered of each agent: some kilobytes for each.
 const REMEMBERED: usize = 10_000;
+
+/// The room of what the host says by itself: no room's id.
+const OWN: &str = "-";
 
 /// A ledger that nobody keeps.
 #[derive(Debug, Default)]
@@ -55,12 +59,15 @@ struct Agent {
     encrypted: HashSet<RoomId>,
     known: HashMap<EventId, RoomId>,
     /// Every number of this agent's events, and what was committed for each.
-    received: HashMap<Sequence, Vec<DeliveryId>>,
+    received: HashMap<Sequence, Received>,
+    /// Events by their ids; the host's own have none.
+    sequences: HashMap<EventId, Sequence>,
     /// Events in the order in which they ended.
     ended: VecDeque<(Sequence, EventId)>,
     pending: BTreeMap<Sequence, Waiting>,
     lanes: BTreeSet<(SessionId, Sequence)>,
-    committed: HashSet<DeliveryId>,
+    /// What was committed, and about which event.
+    committed: HashMap<DeliveryId, Sequence>,
     unsent: BTreeMap<i64, Queued>,
     accepted: HashMap<EffectId, EventId>,
     named: HashMap<PluginName, HashMap<String, Newest>>,
@@ -68,7 +75,20 @@ struct Agent {
     messages: HashMap<EventId, Known>,
     /// What was accepted, in its order.
     sent: VecDeque<Delivered>,
-    drafts: HashMap<DeliveryId, Draft>,
+    /// And when each was noted last.
+    drafts: HashMap<DeliveryId, (i64, Draft)>,
+    last: Last,
+}
+
+/// An event, and what was committed for it.
+#[derive(Debug)]
+struct Received {
+    room: RoomId,
+    session: SessionId,
+    at: i64,
+    again: u32,
+    verdict: Verdict,
+    deliveries: Vec<(DeliveryId, Told)>,
 }
 
 /// An event that has not ended.
@@ -161,7 +181,7 @@ impl Ledger {
     fn commit(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
         let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
         match self.agents.get(name) {
-            Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
+            Some(agent) if agent.committed.contains_key(delivery) => return Ok(Vec::new()),
             Some(agent) if agent.received.contains_key(sequence) => {}
             _ => return Err(super::never_received(name, *sequence)),
         }
@@ -177,8 +197,18 @@ impl Ledger {
         }
         let agent = self.agents.get_mut(name).expect("its event was found above");
         let mut queued = Vec::new();
+        let mut fates = Vec::new();
         let mut takes_draft = false;
+        let own = commit.contribution.plugin.as_ref();
         for (ordinal, plugin, effect) in commit.effects() {
+            let home = matches!(effect, Effect::SetHome(_));
+            fates.push(Fate {
+                ordinal,
+                tool: plugin.filter(|_| plugin != own).cloned(),
+                kind: Some(EffectKind::of(effect)),
+                to: Some(destination(effect)),
+                became: if home { Became::Done } else { Became::Waiting },
+            });
             if let Effect::SetHome(place) = effect {
                 agent.home = Some(place.clone());
                 continue;
@@ -193,8 +223,12 @@ impl Ledger {
         if !takes_draft {
             agent.drafts.remove(delivery);
         }
-        agent.committed.insert(delivery.clone());
-        agent.received.entry(*sequence).or_default().push(delivery.clone());
+        agent.committed.insert(delivery.clone(), *sequence);
+        if let Some(received) = agent.received.get_mut(sequence) {
+            let (plugin, outcome) = (commit.contribution.plugin.clone(), commit.contribution.outcome);
+            let told = Told { plugin, outcome, at: Some(now()), line: commit.line.clone(), effects: fates };
+            received.deliveries.push((delivery.clone(), told));
+        }
         if *ends_event {
             agent.end(*sequence);
         } else if let Some(plugin) = &commit.contribution.plugin
@@ -214,12 +248,35 @@ impl Agent {
             self.encrypted.insert(event.room.id.clone());
         }
         if self.known.contains_key(&event.id) {
+            if let Some(received) = self.sequences.get(&event.id).and_then(|of| self.received.get_mut(of)) {
+                received.again += 1;
+            }
             return None;
+        }
+        let at = now();
+        match arrival.verdict {
+            Verdict::Allow => {
+                let room = event.room.id.to_string();
+                self.last.accepted = Some(Happening { event: Some(event.id.clone()), room, at, why: None });
+            }
+            Verdict::Deny(Denial::Own) => {}
+            Verdict::Deny(denial) => {
+                self.last.dropped = Some(Happening::denied(event.id.clone(), &event.room.id, at, denial));
+            }
         }
         self.known.insert(event.id.clone(), event.room.id.clone());
         *last += 1;
         let sequence = Sequence(*last);
-        self.received.insert(sequence, Vec::new());
+        let received = Received {
+            room: event.room.id.clone(),
+            session: arrival.session.clone(),
+            at,
+            again: 0,
+            verdict: arrival.verdict,
+            deliveries: Vec::new(),
+        };
+        self.received.insert(sequence, received);
+        self.sequences.insert(event.id.clone(), sequence);
         if arrival.verdict != Verdict::Allow {
             self.ended(sequence, event.id.clone());
             return None;
@@ -243,10 +300,91 @@ impl Agent {
             && let Some((sequence, event)) = self.ended.pop_front()
         {
             self.known.remove(&event);
-            for delivery in self.received.remove(&sequence).unwrap_or_default() {
+            self.sequences.remove(&event);
+            for (delivery, _) in self.received.remove(&sequence).into_iter().flat_map(|it| it.deliveries) {
                 self.committed.remove(&delivery);
             }
         }
+    }
+
+    /// What became of an effect, for whoever asks.
+    fn became(&mut self, queued: &Queued, sent: &Sent) {
+        let at = now();
+        let (became, to) = match sent {
+            Sent::Accepted { event, room } => {
+                let (id, room) = (Some(event.clone()), room.to_string());
+                self.last.acknowledged = Some(Happening { event: id, room: room.clone(), at, why: None });
+                (Became::Sent { event: event.clone(), at: Some(at) }, room)
+            }
+            Sent::GivenUp(reason) => {
+                let (to, why) = (destination(&queued.effect), Some(reason.clone()));
+                self.last.given_up = Some(Happening { event: None, room: to.clone(), at, why });
+                (Became::GivenUp { reason: reason.clone(), at: Some(at) }, to)
+            }
+        };
+        let EffectId { delivery, ordinal } = &queued.id;
+        let received = self.committed.get(delivery).and_then(|of| self.received.get_mut(of));
+        let told = received.and_then(|it| it.deliveries.iter_mut().find(|(of, _)| of == delivery));
+        let fate =
+            told.and_then(|(_, told)| told.effects.iter_mut().find(|fate| Some(fate.ordinal) == *ordinal));
+        if let Some(fate) = fate {
+            (fate.became, fate.to) = (became, Some(to));
+        }
+    }
+
+    fn story(&self, event: &EventId) -> Option<Story> {
+        let sequence = self.sequences.get(event)?;
+        let received = self.received.get(sequence)?;
+        let sent_for =
+            self.sent.iter().find(|sent| sent.event == *event && self.messages.contains_key(event));
+        let sent_for = sent_for.and_then(|sent| self.committed.get(&sent.id.delivery)).and_then(|cause| {
+            self.sequences.iter().find_map(|(event, sequence)| (sequence == cause).then(|| event.clone()))
+        });
+        Some(Story {
+            event: event.clone(),
+            room: received.room.clone(),
+            session: received.session.clone(),
+            received: Some(received.at),
+            again: received.again,
+            verdict: received.verdict,
+            waits: self.pending.contains_key(sequence),
+            deliveries: received.deliveries.iter().map(|(_, told)| told.clone()).collect(),
+            sent_for,
+        })
+    }
+
+    fn tidy(&mut self, tidy: Tidy) -> bool {
+        let step = tidy.step as usize;
+        let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
+        let old = self.drafts.iter().filter(|(of, (at, _))| *at < tidy.drafts_before && !unsent.contains(of));
+        let mut old: Vec<_> = old.map(|(of, (at, _))| (*at, of.clone())).collect();
+        old.sort();
+        let drafts: Vec<_> = old.into_iter().take(step).collect();
+        let mut own: Vec<_> = self.received.iter().filter(|(_, it)| it.is_own()).map(|(of, _)| *of).collect();
+        own.sort();
+        own.truncate(own.len().saturating_sub(tidy.announcements as usize));
+        own.retain(|of| !self.received[of].deliveries.iter().any(|(delivery, _)| unsent.contains(delivery)));
+        own.truncate(step);
+        let mut gone = drafts.len() + own.len();
+        for (_, draft) in drafts {
+            self.drafts.remove(&draft);
+        }
+        for sequence in own {
+            for (delivery, _) in self.received.remove(&sequence).into_iter().flat_map(|it| it.deliveries) {
+                self.committed.remove(&delivery);
+            }
+        }
+        for names in self.named.values_mut() {
+            let mut rows: Vec<_> = names.iter().map(|(name, newest)| (newest.row, name.clone())).collect();
+            rows.sort();
+            rows.truncate(rows.len().saturating_sub(tidy.names as usize));
+            rows.truncate(step);
+            gone += rows.len();
+            for (_, name) in rows {
+                names.remove(&name);
+            }
+        }
+        gone >= step
     }
 
     fn accepted(&mut self, delivered: Delivered) {
@@ -264,6 +402,20 @@ impl Agent {
                 names.remove(&name);
             }
         }
+    }
+}
+
+impl Received {
+    /// What the host says by itself is about no event.
+    fn own() -> Self {
+        let nowhere = || RoomId::parse(OWN).expect("it is not empty");
+        let session = SessionId::parse(OWN).expect("it is not empty");
+        let (at, verdict) = (now(), Verdict::Allow);
+        Self { room: nowhere(), session, at, again: 0, verdict, deliveries: Vec::new() }
+    }
+
+    fn is_own(&self) -> bool {
+        self.room.as_str() == OWN
     }
 }
 
@@ -334,6 +486,7 @@ impl Journal for Memory {
         let mut ledger = self.ledger();
         let Some(agent) = ledger.agents.get_mut(agent) else { return Ok(()) };
         let Some(queued) = agent.unsent.remove(&row) else { return Ok(()) };
+        agent.became(&queued, sent);
         if super::takes_draft(&queued.effect) {
             agent.drafts.remove(&queued.id.delivery);
         }
@@ -361,7 +514,7 @@ impl Journal for Memory {
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
         Ok(match id.ordinal {
             Some(_) => agent.accepted.get(id).cloned(),
-            None => agent.drafts.get(&id.delivery).and_then(|draft| draft.event.clone()),
+            None => agent.drafts.get(&id.delivery).and_then(|(_, draft)| draft.event.clone()),
         })
     }
 
@@ -402,21 +555,25 @@ impl Journal for Memory {
     ) -> Result<Draft, Error> {
         let mut ledger = self.ledger();
         let agent = ledger.agent(agent);
-        if let Some(draft) = agent.drafts.get_mut(delivery) {
+        if let Some((_, draft)) = agent.drafts.get_mut(delivery) {
             if let Some(event) = event {
                 draft.event = Some(event.clone());
             }
             return Ok(draft.clone());
         }
         let draft = Draft::of(delivery, event.cloned());
-        if !agent.committed.contains(delivery) {
-            agent.drafts.insert(delivery.clone(), draft.clone());
+        if !agent.committed.contains_key(delivery) {
+            agent.drafts.insert(delivery.clone(), (now(), draft.clone()));
         }
         Ok(draft)
     }
 
     async fn drafted(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<Option<Draft>, Error> {
-        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.drafts.get(delivery).cloned()))
+        Ok(self
+            .ledger()
+            .agents
+            .get(agent)
+            .and_then(|agent| agent.drafts.get(delivery).map(|(_, draft)| draft.clone())))
     }
 
     async fn home(&self, agent: &AgentName) -> Result<Option<Place>, Error> {
@@ -446,6 +603,31 @@ impl Journal for Memory {
         Ok(Backlog { events, effects })
     }
 
+    async fn agents(&self) -> Result<Vec<AgentName>, Error> {
+        let mut agents: Vec<_> = self.ledger().agents.keys().cloned().collect();
+        agents.sort();
+        Ok(agents)
+    }
+
+    async fn last(&self, agent: &AgentName) -> Result<Last, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Last::default()) };
+        let oldest_event = agent.pending.keys().next().and_then(|of| agent.received.get(of)).map(|it| it.at);
+        let oldest_effect = agent.unsent.values().next().and_then(|queued| {
+            let received = agent.received.get(agent.committed.get(&queued.id.delivery)?)?;
+            received.deliveries.iter().find(|(of, _)| *of == queued.id.delivery)?.1.at
+        });
+        Ok(Last { oldest_event, oldest_effect, ..agent.last.clone() })
+    }
+
+    async fn story(&self, agent: &AgentName, event: &EventId) -> Result<Option<Story>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.story(event)))
+    }
+
+    async fn tidy(&self, agent: &AgentName, tidy: Tidy) -> Result<bool, Error> {
+        Ok(self.ledger().agents.get_mut(agent).is_some_and(|agent| agent.tidy(tidy)))
+    }
+
     async fn announce(
         &self,
         agent: &AgentName,
@@ -453,12 +635,12 @@ impl Journal for Memory {
         effects: Vec<Effect>,
     ) -> Result<Vec<Queued>, Error> {
         let mut ledger = self.ledger();
-        if ledger.agent(agent).committed.contains(delivery) {
+        if ledger.agent(agent).committed.contains_key(delivery) {
             return Ok(Vec::new());
         }
         ledger.sequence += 1;
         let sequence = Sequence(ledger.sequence);
-        ledger.agent(agent).received.insert(sequence, Vec::new());
+        ledger.agent(agent).received.insert(sequence, Received::own());
         ledger.commit(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
     }
 

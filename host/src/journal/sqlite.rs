@@ -2,7 +2,7 @@
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
 //! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
-//! few statements, in [`inbox`], [`commit`], [`outbox`], [`kv`] and [`audit`].
+//! few statements, in [`inbox`], [`commit`], [`outbox`], [`story`], [`kv`] and [`audit`].
 //!
 //! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
 //! same agents is not seen to here.
@@ -13,6 +13,7 @@ mod file;
 mod inbox;
 mod kv;
 mod outbox;
+mod story;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -23,8 +24,8 @@ use async_trait::async_trait;
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
-    Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
-    Sent, Sequence, Stored, Usage,
+    Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Last, Named, Namespace, Pending,
+    Queued, Sent, Sequence, Stored, Story, Tidy, Usage,
 };
 use crate::{
     audit::{Entry, Head, Recorded},
@@ -185,6 +186,25 @@ impl Journal for Sqlite {
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         let agent = agent.clone();
         self.thread.read(move |db| outbox::backlog(db, &agent)).await
+    }
+
+    async fn agents(&self) -> Result<Vec<AgentName>, Error> {
+        self.thread.read(story::agents).await
+    }
+
+    async fn last(&self, agent: &AgentName) -> Result<Last, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| story::last(db, &agent)).await
+    }
+
+    async fn story(&self, agent: &AgentName, event: &EventId) -> Result<Option<Story>, Error> {
+        let (agent, event) = (agent.clone(), event.clone());
+        self.thread.read(move |db| story::story(db, &agent, &event)).await
+    }
+
+    async fn tidy(&self, agent: &AgentName, tidy: Tidy) -> Result<bool, Error> {
+        let agent = agent.clone();
+        self.thread.write(move |db| story::tidy(db, &agent, tidy)).await
     }
 
     async fn announce(

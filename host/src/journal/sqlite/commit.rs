@@ -3,10 +3,11 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{Commit, Error, Outcome, Queued, Sequence, never_received, takes_draft},
+    super::{Commit, EffectKind, Error, Outcome, Queued, Sequence, never_received, takes_draft},
     Failed, kv, number,
 };
 use crate::{
+    audit::now,
     effect::{Effect, EffectId, Place},
     id::{EventId, PluginName},
 };
@@ -22,8 +23,8 @@ impl Effects {
 }
 
 pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Result<Vec<Queued>, Failed> {
-    let Commit { agent: name, sequence, delivery, contribution, ends_event, .. } = commit;
-    let agent = number(db, name)?;
+    let Commit { agent: name, sequence, delivery, contribution, ends_event, line, .. } = commit;
+    let (agent, at) = (number(db, name)?, now());
     let committed = db
         .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
         .exists(params![agent, delivery.as_str()])?;
@@ -33,8 +34,8 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
     // Before the reads are checked, so that the number is there for the writes; a conflict takes it back.
     let row = db
         .prepare_cached(
-            "INSERT INTO contribution (agent, delivery, event, plugin, outcome)
-             SELECT ?1, ?2, sequence, ?3, ?4 FROM event WHERE sequence = ?5 AND agent = ?1 RETURNING row",
+            "INSERT INTO contribution (agent, delivery, event, plugin, outcome, at, line)
+             SELECT ?1, ?2, sequence, ?3, ?4, ?6, ?7 FROM event WHERE sequence = ?5 AND agent = ?1 RETURNING row",
         )?
         .query_row(
             params![
@@ -42,7 +43,9 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
                 delivery.as_str(),
                 contribution.plugin.as_ref().map(PluginName::as_str),
                 word(contribution.outcome),
-                sequence.0
+                sequence.0,
+                at,
+                line
             ],
             |row| row.get(0),
         )
@@ -59,11 +62,16 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
 
     let mut queued = Vec::with_capacity(effects.0.len());
     for ((ordinal, plugin, effect), json) in commit.effects().into_iter().zip(effects.0) {
+        let of_a_tool = plugin.filter(|_| plugin != contribution.plugin.as_ref()).map(PluginName::as_str);
         if let Effect::SetHome(place) = effect {
             set_home(db, agent, place)?;
+            let kind = EffectKind::Home.word();
+            db.prepare_cached(
+                "INSERT INTO sent (contribution, ordinal, plugin, at, kind, target) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![row, ordinal, of_a_tool, at, kind, place.room.as_str()])?;
             continue;
         }
-        let of_a_tool = plugin.filter(|_| plugin != contribution.plugin.as_ref()).map(PluginName::as_str);
         let row = db
             .prepare_cached(
                 "INSERT INTO unsent (agent, contribution, ordinal, effect, plugin) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -109,5 +117,12 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refused",
         Outcome::Faulted => "faulted",
         Outcome::Cancelled => "cancelled",
+        Outcome::Rested => "rested",
     }
+}
+
+pub(super) fn outcome(word: &str) -> Option<Outcome> {
+    [Outcome::Done, Outcome::Refused, Outcome::Faulted, Outcome::Cancelled, Outcome::Rested]
+        .into_iter()
+        .find(|outcome| self::word(*outcome) == word)
 }

@@ -3,12 +3,13 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    super::{Arrival, Pending, Sequence},
-    Failed, id, json,
+    super::{Arrival, Pending, Sequence, story::Happening},
+    Failed, id, json, story,
 };
 use crate::{
+    audit::now,
     event::Position,
-    gate::Verdict,
+    gate::{Denial, Verdict},
     id::{AgentName, EventId, PluginName, RoomId, SessionId},
 };
 
@@ -28,6 +29,8 @@ pub(super) struct Received {
     encrypted: bool,
     /// The event as JSON, or why it may not pass.
     said: Result<String, String>,
+    /// The same, as it is.
+    denial: Option<Denial>,
 }
 
 impl Received {
@@ -41,6 +44,10 @@ impl Received {
             said: match &arrival.verdict {
                 Verdict::Allow => Ok(serde_json::to_string(event)?),
                 Verdict::Deny(denial) => Err(serde_json::to_string(denial)?),
+            },
+            denial: match arrival.verdict {
+                Verdict::Allow => None,
+                Verdict::Deny(denial) => Some(denial),
             },
         })
     }
@@ -58,29 +65,64 @@ pub(super) fn receive(
              ON CONFLICT (name) DO UPDATE SET position = excluded.position RETURNING id",
         )?
         .query_row([agent.as_str(), &position.0], |row| row.get(0))?;
-    received.into_iter().map(|it| receive_one(db, agent, &it)).collect()
+    let at = now();
+    let (mut accepted, mut dropped) = (None, None);
+    let mut sequences = Vec::with_capacity(received.len());
+    for it in received {
+        let received = receive_one(db, agent, &it, at)?;
+        match (received, it.denial) {
+            (Came::Accepted(_), _) => {
+                let event = Some(it.id);
+                accepted = Some(Happening { event, room: it.room.to_string(), at, why: None });
+            }
+            // Of the agent's own messages each comes back.
+            (Came::Refused, Some(denial)) if denial != Denial::Own => {
+                dropped = Some(Happening::denied(it.id, &it.room, at, denial));
+            }
+            _ => {}
+        }
+        sequences.push(match received {
+            Came::Accepted(sequence) => Some(sequence),
+            Came::Refused | Came::Again => None,
+        });
+    }
+    for (what, happening) in [("accepted", accepted), ("dropped", dropped)] {
+        if let Some(happening) = happening {
+            story::note(db, agent, what, &happening)?;
+        }
+    }
+    Ok(sequences)
 }
 
-fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Option<Sequence>, Failed> {
+#[derive(Clone, Copy)]
+enum Came {
+    Accepted(Sequence),
+    Refused,
+    Again,
+}
+
+fn receive_one(db: &Connection, agent: i64, received: &Received, at: i64) -> Result<Came, Failed> {
     let room = received.room.as_str();
     if received.encrypted {
         db.prepare_cached("INSERT INTO encrypted_room (agent, room) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
             .execute(params![agent, room])?;
     }
     let known = db
-        .prepare_cached("SELECT 1 FROM event WHERE agent = ?1 AND id = ?2")?
-        .exists(params![agent, received.id.as_str()])?;
-    if known {
-        return Ok(None);
+        .prepare_cached("UPDATE event SET again = again + 1 WHERE agent = ?1 AND id = ?2")?
+        .execute(params![agent, received.id.as_str()])?;
+    if known > 0 {
+        return Ok(Came::Again);
     }
     let session = received.session.as_str();
     let sequence = db
-        .prepare_cached("INSERT INTO event (agent, id, room, session, refused) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .insert(params![agent, received.id.as_str(), room, session, received.said.as_ref().err()])?;
-    let Ok(event) = &received.said else { return Ok(None) };
+        .prepare_cached(
+            "INSERT INTO event (agent, id, room, session, refused, received) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .insert(params![agent, received.id.as_str(), room, session, received.said.as_ref().err(), at])?;
+    let Ok(event) = &received.said else { return Ok(Came::Refused) };
     db.prepare_cached("INSERT INTO pending (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![sequence, agent, session, event])?;
-    Ok(Some(Sequence(sequence)))
+    Ok(Came::Accepted(Sequence(sequence)))
 }
 
 /// The two ways to ask differ in one line, and each has its index.
