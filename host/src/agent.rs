@@ -10,6 +10,7 @@ mod intake;
 mod invitation;
 mod ledger;
 mod serving;
+mod standing;
 mod toolbox;
 mod typing;
 

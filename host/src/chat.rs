@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     effect::Outgoing,
@@ -26,6 +27,58 @@ pub struct Identity {
     pub user: UserId,
     /// What it is called there.
     pub display_name: Option<String>,
+}
+
+/// How a chat is connected, as far as it knows without asking anybody. Times are in milliseconds since 1970.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// The account's device there.
+    pub device: Option<String>,
+    /// Since when it is signed in; none where nobody noted it.
+    pub signed_in: Option<i64>,
+    /// When the other side answered last that all is known: not that a socket is open.
+    pub synced: Option<i64>,
+    /// It is out of reach.
+    pub outage: Option<Outage>,
+    /// None where nothing is encrypted.
+    pub encryption: Option<Encryption>,
+}
+
+/// Something does not work, and is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Since when, in milliseconds since 1970.
+    pub since: i64,
+    /// What was said of it last.
+    pub reason: String,
+}
+
+/// How an account's encryption does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// The device is signed by the account's identity: clients show no red shield.
+    pub verified: bool,
+    /// The identity's private keys are here.
+    pub identity: bool,
+    /// The keys of rooms are backed up.
+    pub backup: bool,
+    /// Events of others that could not be decrypted since the start, and were given up.
+    pub undecryptable_count: u64,
+    /// The last of them.
+    pub undecryptable: Vec<Undecryptable>,
+}
+
+/// An event that could not be decrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undecryptable {
+    /// Which.
+    pub event: EventId,
+    /// Where.
+    pub room: RoomId,
+    /// When it was given up, in milliseconds since 1970.
+    pub at: i64,
+    /// Why.
+    pub why: String,
 }
 
 /// One account on one chat network.
@@ -73,6 +126,12 @@ pub trait Chat: Send + Sync + 'static {
     /// not have it.
     fn ended(&self, event: &EventId) {
         let _ = event;
+    }
+
+    /// How it is connected, for somebody who asks; soon, and without asking anybody else. A chat without a connection need
+    /// not have it.
+    async fn connection(&self) -> Connection {
+        Connection::default()
     }
 
     /// Accepts an invitation, or declines it by leaving.

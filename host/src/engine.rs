@@ -14,7 +14,10 @@ mod ticker;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -122,6 +125,19 @@ pub struct Plugin {
     denied: Mutex<BTreeSet<Denied>>,
     /// How it has been doing for each person: nobody can switch it off for others.
     suspensions: Mutex<HashMap<UserId, Suspension>>,
+    /// What its calls took.
+    pub took: Took,
+}
+
+/// What the calls of a plugin took since this version was loaded.
+#[derive(Debug, Default)]
+pub struct Took {
+    /// Calls that have ended, however they did.
+    pub calls: AtomicU64,
+    /// Those that ended in a fault.
+    pub faults: AtomicU64,
+    /// CPU time of all of them, in microseconds.
+    pub cpu: AtomicU64,
 }
 
 impl Plugin {
@@ -195,6 +211,13 @@ pub enum End {
     Error(GuestError),
     /// It was ended.
     Fault(Fault),
+}
+
+impl End {
+    /// Whether the plugin is to blame.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Fault(_) | Self::Error(GuestError { kind: GuestErrorKind::Failed, .. }))
+    }
 }
 
 /// How a call of a tool ended. The work is the caller's, with what the tool has added.
@@ -371,6 +394,7 @@ impl Engine {
             tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
             denied: Mutex::default(),
             suspensions: Mutex::default(),
+            took: Took::default(),
         };
         let listed = self.list(&loaded).await;
         // What is refused for what it is leaves no file.
@@ -444,7 +468,14 @@ impl Engine {
         let (agent, sealed) = (handling.agent.clone(), handling.event.room.encrypted);
         let mut store = self.store(plugin, Some(handling), work);
         let counts = store.data().counts.clone();
-        let _counted = Counted { engine: self.clone(), plugin: plugin.clone(), agent, sealed, counts };
+        let _counted = Counted {
+            engine: self.clone(),
+            plugin: plugin.clone(),
+            agent,
+            sealed,
+            counts,
+            meter: meter.clone(),
+        };
         charge(&mut store, meter.clone());
         let _ticking = self.ticker.tick();
         let run = run(plugin, &call, &mut store);
@@ -456,6 +487,9 @@ impl Engine {
             Ok(Err(error)) => End::Fault(fault(&error, plugin.limits.cpu, &store.data().limiter)),
             Ok(Ok(end)) => end,
         };
+        if end.is_fault() {
+            plugin.took.faults.fetch_add(1, Relaxed);
+        }
         (end, std::mem::take(&mut store.data_mut().work))
     }
 
@@ -617,10 +651,14 @@ struct Counted {
     /// What is named in a call may be words of an encrypted room.
     sealed: bool,
     counts: Arc<Mutex<Counts>>,
+    meter: Arc<Meter>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        let took = &self.plugin.took;
+        took.calls.fetch_add(1, Relaxed);
+        took.cpu.fetch_add(u64::try_from(self.meter.used().as_micros()).unwrap_or(u64::MAX), Relaxed);
         let counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
         self.engine.count(&self.plugin, &self.agent, self.sealed, counts);
     }

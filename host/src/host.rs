@@ -135,14 +135,16 @@ impl Host {
     /// [`NoAgentLeft`] when every agent has refused to start or was lost.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), NoAgentLeft> {
         let Self { agents, shared, folder, control } = self;
-        let names = agents.iter().map(|agent| agent.name.clone()).collect();
+        let mut names = Vec::new();
         let stop = CancellationToken::new();
         let closing = CancellationToken::new();
         // Whoever drops this future ends all that runs, too.
         let _ended = closing.clone().drop_guard();
         let mut serving = JoinSet::new();
         for agent in agents {
+            let name = agent.name.clone();
             let running = Running::new(agent, shared.clone(), &closing);
+            names.push((name, Arc::downgrade(&running)));
             serving.spawn(running.serve(stop.clone()));
         }
         let (tally, journal, notices) =

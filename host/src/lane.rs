@@ -119,6 +119,12 @@ impl Lanes {
         lane.overflow = found || lane.again;
     }
 
+    /// How many lanes there are, and how many of them have a handler that runs.
+    pub fn count(&self) -> (usize, usize) {
+        let all = self.lock();
+        (all.lanes.len(), all.lanes.values().filter(|lane| lane.running.is_some()).count())
+    }
+
     /// How many a refill takes.
     pub fn refill_limit() -> u32 {
         u32::try_from(LANE).unwrap_or(u32::MAX)

@@ -3,16 +3,20 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    audit::now,
     backoff::Backoff,
     begin,
-    chat::{Chat, SendError},
+    chat::{Chat, Outage, SendError},
     effect::{Body, Content, Effect, EffectId, MessageRef, Outgoing, Place, Target},
     id::{AgentName, EventId, RoomId, TransactionId},
     journal::{Draft, Journal, Queued, Sent},
@@ -30,6 +34,10 @@ pub struct Outbox {
     /// What runs; waited for when the host ends.
     tasks: TaskTracker,
     closing: CancellationToken,
+    /// When something was sent last, whatever came of it, in milliseconds since 1970; 0: not in this run.
+    tried: AtomicI64,
+    /// What has kept something from being sent, until the next is taken.
+    trouble: Mutex<Option<Outage>>,
 }
 
 /// What keeps its order: a room, or the chat with a person whose room is not known yet.
@@ -67,12 +75,26 @@ impl Outbox {
         closing: CancellationToken,
     ) -> Self {
         let (rooms, encrypted) = (Mutex::default(), Mutex::default());
-        Self { agent, chat, journal, notices, rooms, encrypted, tasks: TaskTracker::new(), closing }
+        let (tasks, tried, trouble) = (TaskTracker::new(), AtomicI64::new(0), Mutex::default());
+        Self { agent, chat, journal, notices, rooms, encrypted, tasks, closing, tried, trouble }
     }
 
     /// A room was seen encrypted: nothing leaves in clear there any more.
     pub fn is_encrypted(&self, room: &RoomId) {
         lock(&self.encrypted).insert(room.clone(), true);
+    }
+
+    /// When something was sent last, in milliseconds since 1970, and what keeps the next from being sent.
+    pub fn standing(&self) -> (Option<i64>, Option<Outage>) {
+        let tried = Some(self.tried.load(Relaxed)).filter(|at| *at > 0);
+        (tried, lock(&self.trouble).clone())
+    }
+
+    /// Something was not taken, and goes later.
+    fn hinders(&self, reason: String) {
+        let mut trouble = lock(&self.trouble);
+        let since = trouble.as_ref().map_or_else(now, |trouble| trouble.since);
+        *trouble = Some(Outage { since, reason });
     }
 
     /// Sends these, each after what was pushed before for the same room.
@@ -261,17 +283,22 @@ impl Outbox {
     ) -> Result<T, Stuck> {
         let mut backoff = Backoff::default();
         loop {
+            self.tried.store(now(), Relaxed);
             let answer = tokio::select! {
                 biased;
                 () = self.closing.cancelled() => return Err(Stuck::Closing),
                 answer = what() => answer,
             };
             match answer {
-                Ok(value) => return Ok(value),
+                Ok(value) => {
+                    drop(lock(&self.trouble).take());
+                    return Ok(value);
+                }
                 Err(SendError::Final { code, reason }) => {
                     return Err(Stuck::Final(format!("{code}: {reason}")));
                 }
-                Err(SendError::Later { after, .. }) => {
+                Err(SendError::Later { after, reason }) => {
+                    self.hinders(reason);
                     self.wait(backoff.next(after)).await?;
                 }
             }

@@ -15,16 +15,14 @@ mod presence;
 mod room;
 mod send;
 mod sign_in;
+mod standing;
 mod store;
 mod sync;
 mod wire;
 
 use std::{
     collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -46,12 +44,13 @@ use self::{
     identity::{Identity as CrossSigning, Outcome},
     presence::Presence,
     sign_in::SignedIn,
+    standing::Standing,
     store::{Session, Store},
     sync::{Start, matrix_room},
     wire::{Wire, cause},
 };
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
+    chat::{Chat, Connection, Ended, Identity, MediaError, SendError, StartError},
     effect::Outgoing,
     event::{Batch, MediaSource, Position},
     id::{EventId, RoomId, UserId},
@@ -106,7 +105,7 @@ struct Live {
     session: Session,
     store: Store,
     presence: Presence,
-    outage: AtomicBool,
+    standing: Standing,
     identity_settled: tokio::sync::Mutex<bool>,
     /// Invitations that were handed over in this run.
     invited: Mutex<HashSet<OwnedRoomId>>,
@@ -153,7 +152,7 @@ impl Matrix {
             session,
             store,
             presence: Presence::default(),
-            outage: AtomicBool::new(!reachable),
+            standing: Standing::new(reachable),
             identity_settled: tokio::sync::Mutex::default(),
             invited: Mutex::default(),
             declined: Mutex::default(),
@@ -226,6 +225,16 @@ impl Matrix {
         async move { membership::answer(self.live()?, room, accept).await }.boxed()
     }
 
+    fn connected(&self) -> BoxFuture<'_, Connection> {
+        async {
+            match self.live.get() {
+                Some(live) => standing::connection(live).await,
+                None => Connection::default(),
+            }
+        }
+        .boxed()
+    }
+
     fn finding<'f>(&'f self, user: &'f UserId) -> BoxFuture<'f, Result<RoomId, SendError>> {
         async { membership::direct(self.live()?, user).await }.boxed()
     }
@@ -282,6 +291,14 @@ impl Chat for Matrix {
         if let (Some(live), Some(room), Ok(event)) = (self.live.get(), matrix_room(room), event) {
             live.presence.read(&live.client, room, event);
         }
+    }
+
+    fn connection<'s, 'f>(&'s self) -> BoxFuture<'f, Connection>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        self.connected()
     }
 
     fn answer<'s, 'r, 'f>(&'s self, room: &'r RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>>
@@ -362,16 +379,6 @@ impl Live {
 
     fn say(&self, text: String) {
         self.notices.say(Notice::Agent { agent: self.account.agent.clone(), text });
-    }
-
-    /// Whether this is news.
-    fn begin_outage(&self) -> bool {
-        !self.outage.swap(true, Ordering::Relaxed)
-    }
-
-    /// Whether there was one.
-    fn end_outage(&self) -> bool {
-        self.outage.swap(false, Ordering::Relaxed)
     }
 
     /// Sets up the account's identity, once per run.

@@ -43,7 +43,7 @@ pub(super) async fn fetch(
             Ok(page) => page,
             Err(error) => match send_error(&error) {
                 SendError::Later { after, reason } => {
-                    if live.begin_outage() {
+                    if live.standing.failed(&reason) {
                         live.say(format!("{} is out of reach: {reason}; trying on", live.account.homeserver));
                     }
                     if let Error::Http(_) = error {

@@ -8,6 +8,7 @@ use super::{
     store::{Session, Store},
     wire::{Wire, WireError},
 };
+use crate::audit::now;
 use crate::chat::StartError;
 
 /// A session, and what is known of the server.
@@ -144,7 +145,7 @@ async fn first(account: &Account, store: &Store, wire: &Wire) -> Result<SignedIn
                     "the token of {user} has no device: sign in to get one that has"
                 )));
             };
-            Session { user, device, token: token.clone() }
+            Session { user, device, token: token.clone(), since: Some(now()) }
         }
     };
     if let Some(user) = &account.user

@@ -31,6 +31,9 @@ pub(super) struct Session {
     pub user: String,
     pub device: String,
     pub token: String,
+    /// Since when, in milliseconds since 1970; none where an older Parlour noted none.
+    #[serde(default)]
+    pub since: Option<i64>,
 }
 
 /// An agent's folder, locked for as long as this lives.

@@ -69,7 +69,7 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
     loop {
         match live.client.sync_once(settings(&start)).await {
             Ok(answer) => {
-                if live.end_outage() {
+                if live.standing.answered() {
                     live.say(format!("{} is back", live.account.homeserver));
                 }
                 live.settle_identity().await;
@@ -99,7 +99,7 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
                     continue;
                 }
                 suspect |= !matches!(error, Error::Http(_));
-                if live.begin_outage() {
+                if live.standing.failed(&plain(&error)) {
                     live.say(format!(
                         "{} is out of reach: {}; trying on",
                         live.account.homeserver,
@@ -238,6 +238,7 @@ async fn convert(
                     ref other => format!("{other:?}"),
                 };
                 live.say(format!("could not decrypt {id} of {sender} in {}: {why}", facts.id));
+                live.standing.could_not_decrypt(id, facts.id.clone(), why);
             }
             return None;
         }

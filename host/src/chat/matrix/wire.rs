@@ -8,7 +8,7 @@ use reqwest::{Client, Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
 use super::store::Session;
-use crate::{chat::StartError, settings::homeserver};
+use crate::{audit::now, chat::StartError, settings::homeserver};
 
 /// A server that takes longer to answer one of these counts as out of reach.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -81,7 +81,12 @@ impl Wire {
         let answer = self.ask(self.request(Method::POST, "v3/login", None).json(&body)).await?;
         let field =
             |name| text(&answer, name).ok_or_else(|| WireError::NotMatrix(format!("it gave no {name}")));
-        Ok(Session { user: field("user_id")?, device: field("device_id")?, token: field("access_token")? })
+        Ok(Session {
+            user: field("user_id")?,
+            device: field("device_id")?,
+            token: field("access_token")?,
+            since: Some(now()),
+        })
     }
 
     /// `GET /_matrix/client/v3/account/whoami`: the token's account and device.
