@@ -44,6 +44,8 @@ mod tools;
 mod audit;
 // How a host that runs is asked how it does, and what homes are told.
 mod control;
+// Why an event was answered, or was not.
+mod why;
 // Plugins that misbehave are contained.
 mod attacks;
 mod attacks_in_languages;
