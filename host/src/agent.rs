@@ -11,6 +11,7 @@ mod invitation;
 mod ledger;
 mod serving;
 mod standing;
+mod tidy;
 mod toolbox;
 mod typing;
 
@@ -209,6 +210,7 @@ impl Running {
         drop(self.servings.now());
         self.resume().await;
         let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
+        let _tidying = AbortOnDropHandle::new(tokio::spawn(self.clone().tidy()));
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,
