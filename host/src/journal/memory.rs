@@ -30,9 +30,6 @@ use crate::{
 /// So many events that have ended, and messages that were sent, are remembered of each agent: some kilobytes for each.
 const REMEMBERED: usize = 10_000;
 
-/// The room of what the host says by itself: no room's id.
-const OWN: &str = "-";
-
 /// A ledger that nobody keeps.
 #[derive(Debug, Default)]
 pub struct Memory {
@@ -83,8 +80,8 @@ struct Agent {
 /// An event, and what was committed for it.
 #[derive(Debug)]
 struct Received {
-    room: RoomId,
-    session: SessionId,
+    /// Its room and its lane; none of what the host says by itself.
+    place: Option<(RoomId, SessionId)>,
     at: i64,
     again: u32,
     verdict: Verdict,
@@ -268,8 +265,7 @@ impl Agent {
         *last += 1;
         let sequence = Sequence(*last);
         let received = Received {
-            room: event.room.id.clone(),
-            session: arrival.session.clone(),
+            place: Some((event.room.id.clone(), arrival.session.clone())),
             at,
             again: 0,
             verdict: arrival.verdict,
@@ -335,6 +331,7 @@ impl Agent {
     fn story(&self, event: &EventId) -> Option<Story> {
         let sequence = self.sequences.get(event)?;
         let received = self.received.get(sequence)?;
+        let (room, session) = received.place.clone()?;
         let sent_for =
             self.sent.iter().find(|sent| sent.event == *event && self.messages.contains_key(event));
         let sent_for = sent_for.and_then(|sent| self.committed.get(&sent.id.delivery)).and_then(|cause| {
@@ -342,8 +339,8 @@ impl Agent {
         });
         Some(Story {
             event: event.clone(),
-            room: received.room.clone(),
-            session: received.session.clone(),
+            room,
+            session,
             received: Some(received.at),
             again: received.again,
             verdict: received.verdict,
@@ -408,14 +405,11 @@ impl Agent {
 impl Received {
     /// What the host says by itself is about no event.
     fn own() -> Self {
-        let nowhere = || RoomId::parse(OWN).expect("it is not empty");
-        let session = SessionId::parse(OWN).expect("it is not empty");
-        let (at, verdict) = (now(), Verdict::Allow);
-        Self { room: nowhere(), session, at, again: 0, verdict, deliveries: Vec::new() }
+        Self { place: None, at: now(), again: 0, verdict: Verdict::Allow, deliveries: Vec::new() }
     }
 
     fn is_own(&self) -> bool {
-        self.room.as_str() == OWN
+        self.place.is_none()
     }
 }
 
