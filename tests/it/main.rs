@@ -10,7 +10,6 @@
 
 // The harness.
 mod guests;
-mod hanging;
 mod host;
 mod installed;
 mod model;
@@ -18,6 +17,7 @@ mod person;
 mod registry;
 mod stage;
 mod synapse;
+mod watched;
 mod web;
 
 // What an agent says and does, in rooms in memory.
@@ -39,7 +39,6 @@ mod uploads;
 // What they do by themselves, later.
 mod timers;
 // Who made it, and whether that matters.
-mod power;
 mod publishers;
 // Where it was pulled from.
 mod oci;
@@ -60,7 +59,8 @@ mod fuzz;
 mod swap;
 // Plugins in other languages than Rust.
 mod languages;
-// What is promised after a crash.
+// What is promised after a crash, and when the power goes.
+mod power;
 mod recovery;
 // Every chat keeps the same promises.
 mod conformance;
