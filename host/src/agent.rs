@@ -9,6 +9,7 @@ mod home;
 mod intake;
 mod invitation;
 mod ledger;
+mod past;
 mod serving;
 mod toolbox;
 mod typing;
@@ -188,6 +189,7 @@ impl Running {
     pub async fn serve(self: Arc<Self>, stop: CancellationToken) -> Finished {
         let start = async {
             let position = self.journalled(|| self.shared.journal.position(&self.agent.name)).await;
+            self.agent.chat.remember(self.past());
             self.agent.chat.start(position).await
         };
         let started = tokio::select! {
@@ -206,8 +208,9 @@ impl Running {
             .say(Notice::AgentReady { agent: self.agent.name.clone(), text: format!("serves as {user}") });
         // What is wrong with the plugins' commands is said now, and not at the first event.
         drop(self.servings.now());
-        self.resume().await;
         let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
+        let _forgetting = AbortOnDropHandle::new(tokio::spawn(self.clone().forget()));
+        let mut resumed = false;
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,
@@ -217,7 +220,15 @@ impl Running {
                 }
             };
             match batch {
-                Ok(batch) => self.take_in(batch).await,
+                Ok(batch) => {
+                    // What the agent had said before it ended is among what comes first.
+                    self.acknowledge(&batch.own).await;
+                    if !std::mem::replace(&mut resumed, true) {
+                        self.resume().await;
+                    }
+                    self.take_in(batch).await;
+                    self.outbox.caught_up();
+                }
                 Err(Ended::Closed) => break Finished::Closed,
                 Err(Ended::Lost(reason)) => {
                     // Nothing can be sent any more: what has not ended is run again when the account is back.

@@ -8,7 +8,7 @@ pub mod console;
 pub mod matrix;
 pub mod memory;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -28,9 +28,32 @@ pub struct Identity {
     pub display_name: Option<String>,
 }
 
+/// What an agent remembers, for its chat to ask, and what the chat tells it meanwhile.
+#[async_trait]
+pub trait Past: Send + Sync {
+    /// Whether this event was handed over, in this run or before.
+    async fn knows(&self, room: &RoomId, event: &EventId) -> bool;
+
+    /// Whether any event of this room was.
+    async fn knows_room(&self, room: &RoomId) -> bool;
+
+    /// What is older is never answered, so that nobody need ask for it.
+    fn horizon(&self) -> Duration;
+
+    /// The connection has broken: what is being sent may have arrived or not. Nothing more is sent until the next batch
+    /// has brought what the agent itself has sent by then.
+    fn broke(&self);
+}
+
 /// One account on one chat network.
 #[async_trait]
 pub trait Chat: Send + Sync + 'static {
+    /// What the agent remembers: told once, before the start. A chat whose positions are never refused, and whose
+    /// connection never breaks, need not know.
+    fn remember(&self, past: Arc<dyn Past>) {
+        drop(past);
+    }
+
     /// Signs in and gets ready, once, before anything else. `from` is the position of the last batch that was
     /// stored; none at first contact, from which on only what is new counts: history is never handed over.
     ///
@@ -41,6 +64,9 @@ pub trait Chat: Send + Sync + 'static {
 
     /// Waits for the next batch, and goes on trying through outages, which it reports once. Events of the agent
     /// itself are handed over too. Dropping the future loses nothing.
+    ///
+    /// The first batch comes at once, empty where nothing has happened, and so does the first one after the connection
+    /// has broken: it says that the agent is up to the present. What was committed before is sent after it.
     ///
     /// # Errors
     /// [`Ended`] when nothing will ever come any more.

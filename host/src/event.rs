@@ -5,7 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{EventId, RoomId, UserId};
+use crate::id::{DeliveryId, EventId, RoomId, UserId};
 
 /// Where a chat's stream of events stands: opaque, the chat's own word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,41 @@ pub struct Batch {
     pub invites: Vec<Invite>,
     /// A chat that is started from here hands over what came after this batch.
     pub position: Position,
+    /// The events happened while the agent was away: it was not running, or could not reach its chat for minutes.
+    pub missed: bool,
+    /// The newest event of each room that was there before the agent's first contact: history.
+    pub history: Vec<(RoomId, EventId)>,
+    /// What the agent itself has sent, where it carries a mark of ours. Messages are among the events, too.
+    pub own: Vec<Own>,
+}
+
+impl Batch {
+    /// Events that came while the agent was there.
+    #[must_use]
+    pub fn new(events: Vec<Event>, invites: Vec<Invite>, position: Position) -> Self {
+        Self { events, invites, position, missed: false, history: vec![], own: vec![] }
+    }
+}
+
+/// Something that the agent's account has sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// Where.
+    pub room: RoomId,
+    /// As which event.
+    pub event: EventId,
+    /// The effect's id, or the transaction id, which is the same.
+    pub mark: String,
+    /// The message that it gives another text.
+    pub replaces: Option<EventId>,
+}
+
+impl Own {
+    /// Whose draft it is, if it is one.
+    pub(crate) fn draft(&self) -> Option<DeliveryId> {
+        let (delivery, what) = self.mark.rsplit_once('.')?;
+        (what == "draft").then(|| DeliveryId::parse(delivery).ok()).flatten()
+    }
 }
 
 /// Something that happened in a room.

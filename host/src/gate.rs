@@ -37,6 +37,10 @@ pub enum Denial {
     Notice,
     /// The room is not one that the agent serves.
     Room,
+    /// It came while the agent was away, and the settings say that this is not answered.
+    Missed,
+    /// Its time is beyond the horizon.
+    TooOld,
 }
 
 /// Whose gate it is.

@@ -13,6 +13,8 @@ pub mod memory;
 mod review;
 pub mod sqlite;
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -235,6 +237,13 @@ pub struct Queued {
     pub effect: Effect,
 }
 
+impl Queued {
+    /// Whether it is a message of its own, or the last text of a draft.
+    pub(crate) fn is_message(&self) -> bool {
+        matches!(self.effect, Effect::Send { .. })
+    }
+}
+
 /// What became of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
@@ -311,6 +320,16 @@ pub trait Journal: Send + Sync + 'static {
         arrivals: &[Arrival],
         position: &Position,
     ) -> Result<Vec<Option<Sequence>>, Error>;
+
+    /// Notes in each room an event that was there before the agent's first contact.
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error>;
+
+    /// The event of a room that was received or noted last. It is known for ever.
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error>;
+
+    /// Forgets what was received and sent before the time `before` (milliseconds since 1970, of the receipt or as the
+    /// event itself says, whichever is later), and is over; the oldest first, at most `limit` events. Answers how many.
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error>;
 
     /// What has not ended, in order, after `after`, of one session or of all, at most `limit`.
     async fn pending(
@@ -405,6 +424,12 @@ impl Draft {
         let id = EffectId { delivery: delivery.clone(), ordinal: None };
         Self { transaction: id.transaction(), event }
     }
+}
+
+/// Until when an event is told from a new one: it is forgotten so long after this time, in milliseconds since 1970.
+fn time_of(event: &Event) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
+    i64::try_from(now.max(u128::from(event.sent))).unwrap_or(i64::MAX)
 }
 
 /// Whether this effect takes the place of its delivery's draft, or removes it: what is known of the draft is kept

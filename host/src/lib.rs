@@ -44,6 +44,7 @@ pub mod tool;
 
 // What is decided.
 pub mod addressing;
+pub mod backlog;
 mod config;
 pub mod gate;
 pub mod grant;

@@ -48,8 +48,7 @@ impl Person {
             mark: None,
             kind: Kind::Message(message(text)),
         };
-        let batch =
-            Batch { events: vec![event], invites: vec![], position: Position(self.count.to_string()) };
+        let batch = Batch::new(vec![event], vec![], Position(self.count.to_string()));
         self.events.send(batch).await.context("the host listens")?;
         self.answers.recv().await.context("the host answers")
     }

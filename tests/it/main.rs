@@ -11,6 +11,7 @@
 // The harness.
 mod guests;
 mod host;
+mod inside;
 mod installed;
 mod model;
 mod person;
@@ -55,6 +56,8 @@ mod swap;
 mod languages;
 // What is promised after a crash.
 mod recovery;
+// What came while the agent was away.
+mod backlog;
 // Every chat keeps the same promises.
 mod conformance;
 // What the README shows.

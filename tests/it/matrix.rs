@@ -1,5 +1,6 @@
 //! Agents in rooms on a real Synapse, with people whose client is another implementation in another process.
 
+mod backlog;
 mod control;
 mod media;
 mod refusals;

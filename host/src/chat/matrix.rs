@@ -25,7 +25,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
@@ -35,8 +35,9 @@ use matrix_sdk::{
     authentication::matrix::MatrixSession,
     config::RequestConfig,
     cross_process_lock::CrossProcessLockConfig,
+    deserialized_responses::TimelineEvent,
     encryption::{BackupDownloadStrategy, EncryptionSettings},
-    ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId as MatrixRoomId},
+    ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId as MatrixRoomId},
     store::{RoomLoadSettings, StateStoreDataKey},
 };
 use tokio::task::JoinHandle;
@@ -51,7 +52,7 @@ use self::{
     wire::{Wire, cause},
 };
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
+    chat::{Chat, Ended, Identity, MediaError, Past, SendError, StartError},
     effect::Outgoing,
     event::{Batch, MediaSource, Position},
     id::{EventId, RoomId, UserId},
@@ -74,6 +75,7 @@ pub struct Matrix {
     account: Account,
     notices: Notices,
     live: OnceLock<Arc<Live>>,
+    past: OnceLock<Arc<dyn Past>>,
     stream: tokio::sync::Mutex<Stream>,
 }
 
@@ -107,6 +109,9 @@ struct Live {
     store: Store,
     presence: Presence,
     outage: AtomicBool,
+    past: Option<Arc<dyn Past>>,
+    /// When the server answered last that all is known.
+    here: Mutex<SystemTime>,
     identity_settled: tokio::sync::Mutex<bool>,
     /// Invitations that were handed over in this run.
     invited: Mutex<HashSet<OwnedRoomId>>,
@@ -120,9 +125,9 @@ impl Matrix {
     /// An account that has not signed in yet.
     #[must_use]
     pub fn new(account: Account, notices: Notices) -> Self {
-        let start = Start { position: None, full_state: false, at_once: true };
+        let start = Start { position: None, full_state: false, at_once: true, away: true, refused: false };
         let stream = tokio::sync::Mutex::new(Stream { start, running: None, ready: None });
-        Self { account, notices, live: OnceLock::new(), stream }
+        Self { account, notices, live: OnceLock::new(), past: OnceLock::new(), stream }
     }
 
     fn live(&self) -> Result<&Arc<Live>, SendError> {
@@ -154,6 +159,8 @@ impl Matrix {
             store,
             presence: Presence::default(),
             outage: AtomicBool::new(!reachable),
+            past: self.past.get().cloned(),
+            here: Mutex::new(SystemTime::now()),
             identity_settled: tokio::sync::Mutex::default(),
             invited: Mutex::default(),
             declined: Mutex::default(),
@@ -171,6 +178,8 @@ impl Matrix {
             full_state: from.is_some() && (fresh || !had_keys),
             position: from.map(|position| position.0),
             at_once: true,
+            away: true,
+            refused: false,
         };
         // From here on what is new counts, so the first contact is made now.
         if reachable && stream.start.position.is_none() {
@@ -190,7 +199,13 @@ impl Matrix {
             None => stream.poll(live).await,
         };
         let batch = result?;
-        stream.start = Start { position: Some(batch.position.0.clone()), full_state: false, at_once: false };
+        stream.start = Start {
+            position: Some(batch.position.0.clone()),
+            full_state: false,
+            at_once: false,
+            away: false,
+            refused: false,
+        };
         Ok(batch)
     }
 }
@@ -233,6 +248,10 @@ impl Matrix {
 
 /// The signatures are what `async_trait` would make of them.
 impl Chat for Matrix {
+    fn remember(&self, past: Arc<dyn Past>) {
+        drop(self.past.set(past));
+    }
+
     fn start<'s, 'f>(&'s self, from: Option<Position>) -> BoxFuture<'f, Result<Identity, StartError>>
     where
         's: 'f,
@@ -372,6 +391,29 @@ impl Live {
     /// Whether there was one.
     fn end_outage(&self) -> bool {
         self.outage.swap(false, Ordering::Relaxed)
+    }
+
+    /// What is being sent may have arrived or not.
+    fn broke(&self) {
+        if let Some(past) = &self.past {
+            past.broke();
+        }
+    }
+
+    /// By the clock on the wall: a machine that slept was away, too.
+    fn was_away(&self, longer_than: Duration) -> bool {
+        lock(&self.here).elapsed().is_ok_and(|since| since > longer_than)
+    }
+
+    fn is_here(&self) {
+        *lock(&self.here) = SystemTime::now();
+    }
+
+    /// Whether it is older than anything that is answered.
+    fn is_too_old(&self, event: &TimelineEvent) -> bool {
+        let Some(past) = &self.past else { return false };
+        let sent = event.timestamp().and_then(MilliSecondsSinceUnixEpoch::to_system_time);
+        sent.is_some_and(|sent| sent.elapsed().is_ok_and(|age| age > past.horizon()))
     }
 
     /// Sets up the account's identity, once per run.

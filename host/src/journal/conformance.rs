@@ -51,6 +51,9 @@ mod keeps {
             each_lane_has_its_own_events
             a_room_that_was_encrypted_stays_so
             agents_know_nothing_of_each_other
+            what_is_over_is_forgotten_when_it_is_old
+            what_waits_is_not_forgotten
+            the_newest_event_of_a_room_is_known_for_ever
         }
         commits {
             a_plugin_that_ended_is_not_asked_again

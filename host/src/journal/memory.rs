@@ -48,11 +48,15 @@ struct Agent {
     home: Option<Place>,
     encrypted: HashSet<RoomId>,
     known: HashMap<EventId, RoomId>,
+    /// What was received and may be forgotten, by its age.
+    ages: BTreeSet<(i64, Sequence, EventId)>,
+    newest: HashMap<RoomId, EventId>,
     /// Every number of this agent's events, rising.
     received: Vec<Sequence>,
     pending: BTreeMap<Sequence, Waiting>,
     lanes: BTreeSet<(SessionId, Sequence)>,
-    committed: HashSet<DeliveryId>,
+    /// What was committed, and about which event.
+    committed: HashMap<DeliveryId, Sequence>,
     unsent: BTreeMap<i64, Queued>,
     accepted: HashMap<EffectId, EventId>,
     named: HashMap<PluginName, HashMap<String, Newest>>,
@@ -143,7 +147,7 @@ impl Ledger {
     fn commit(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
         let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
         match self.agents.get(name) {
-            Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
+            Some(agent) if agent.committed.contains_key(delivery) => return Ok(Vec::new()),
             Some(agent) if agent.received.binary_search(sequence).is_ok() => {}
             _ => return Err(super::never_received(name, *sequence)),
         }
@@ -183,7 +187,7 @@ impl Ledger {
         {
             waiting.ended.push(plugin.clone());
         }
-        agent.committed.insert(delivery.clone());
+        agent.committed.insert(delivery.clone(), *sequence);
         Ok(queued)
     }
 }
@@ -201,6 +205,8 @@ impl Agent {
         *last += 1;
         let sequence = Sequence(*last);
         self.received.push(sequence);
+        self.ages.insert((super::time_of(event), sequence, event.id.clone()));
+        self.newest.insert(event.room.id.clone(), event.id.clone());
         if arrival.verdict != Verdict::Allow {
             return None;
         }
@@ -208,6 +214,22 @@ impl Agent {
         self.lanes.insert((session.clone(), sequence));
         self.pending.insert(sequence, Waiting { event: event.clone(), session, ended: Vec::new() });
         Some(sequence)
+    }
+
+    fn forget(&mut self, before: i64, limit: u32) -> u32 {
+        let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
+        let waits = |sequence| {
+            self.pending.contains_key(sequence)
+                || unsent.iter().any(|delivery| self.committed.get(*delivery) == Some(sequence))
+        };
+        let aged = self.ages.iter().take_while(|(at, ..)| *at < before);
+        let over: Vec<_> =
+            aged.filter(|(_, sequence, _)| !waits(sequence)).take(limit as usize).cloned().collect();
+        for aged in &over {
+            self.ages.remove(aged);
+            self.known.remove(&aged.2);
+        }
+        u32::try_from(over.len()).unwrap_or(limit)
     }
 
     fn end(&mut self, sequence: Sequence) {
@@ -247,6 +269,19 @@ impl Journal for Memory {
         agent.position = Some(position.clone());
         ledger.sequence = last;
         Ok(sequences)
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        self.ledger().agent(agent).newest.extend(newest.iter().cloned());
+        Ok(())
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.newest.get(room).cloned()))
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        Ok(self.ledger().agent(agent).forget(i64::try_from(before).unwrap_or(i64::MAX), limit))
     }
 
     async fn pending(
@@ -354,7 +389,7 @@ impl Journal for Memory {
             return Ok(draft.clone());
         }
         let draft = Draft::of(delivery, event.cloned());
-        if !agent.committed.contains(delivery) {
+        if !agent.committed.contains_key(delivery) {
             agent.drafts.insert(delivery.clone(), draft.clone());
         }
         Ok(draft)
@@ -398,7 +433,7 @@ impl Journal for Memory {
         effects: Vec<Effect>,
     ) -> Result<Vec<Queued>, Error> {
         let mut ledger = self.ledger();
-        if ledger.agent(agent).committed.contains(delivery) {
+        if ledger.agent(agent).committed.contains_key(delivery) {
             return Ok(Vec::new());
         }
         ledger.sequence += 1;

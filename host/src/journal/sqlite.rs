@@ -2,7 +2,7 @@
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
 //! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
-//! few statements, in [`inbox`], [`commit`], [`outbox`], [`kv`] and [`audit`].
+//! few statements, in [`inbox`], [`forget`], [`commit`], [`outbox`], [`kv`] and [`audit`].
 //!
 //! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
 //! same agents is not seen to here.
@@ -10,6 +10,7 @@
 mod audit;
 mod commit;
 mod file;
+mod forget;
 mod inbox;
 mod kv;
 mod outbox;
@@ -82,6 +83,21 @@ impl Journal for Sqlite {
             arrivals.iter().map(inbox::Received::of).collect::<Result<Vec<_>, _>>().map_err(|it| it.0)?;
         let position = position.clone();
         self.thread.write(move |db| inbox::receive(db, &agent, rows, &position)).await
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        let (agent, newest) = (agent.clone(), newest.to_vec());
+        self.thread.write(move |db| forget::remember(db, &agent, &newest)).await
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        let (agent, room) = (agent.clone(), room.clone());
+        self.thread.read(move |db| forget::newest(db, &agent, &room)).await
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        let agent = agent.clone();
+        self.thread.write(move |db| forget::forget(db, &agent, before, limit)).await
     }
 
     async fn pending(

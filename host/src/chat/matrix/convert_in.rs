@@ -34,6 +34,12 @@ pub(super) fn mark(event: &Value) -> Option<String> {
     mark.or_else(transaction).map(ToOwned::to_owned)
 }
 
+/// The message to which an edit gives another text.
+pub(super) fn replaces(event: &Value) -> Option<EventId> {
+    let relation = event.get("content")?.get("m.relates_to")?.as_object()?;
+    (text(relation, "rel_type") == Some("m.replace")).then(|| id(relation.get("event_id")?)).flatten()
+}
+
 /// Milliseconds; nothing that a server made up makes an event unreadable.
 pub(super) fn sent(event: &Value) -> u64 {
     event.get("origin_server_ts").and_then(Value::as_u64).unwrap_or(0)

@@ -37,9 +37,12 @@ use super::{
 use crate::{
     backoff::Backoff,
     chat::{Ended, SendError},
-    event::{Batch, DeviceTrust, Event, Invite, Kind, Membership, Position, Sender},
+    event::{Batch, DeviceTrust, Event, Invite, Kind, Membership, Own, Position, Sender},
     id::{EventId, RoomId, UserId},
 };
+
+/// After a break that was longer the agent was away. A shorter one is the network's, and nobody knows of it.
+const AWAY: Duration = Duration::from_secs(5 * 60);
 
 /// How long the server may keep a request that has no news.
 const LONG_POLL: Duration = Duration::from_secs(30);
@@ -52,12 +55,17 @@ const INVITED_FOR: u64 = 24 * 60 * 60 * 1000;
 
 /// Where the next request starts, and how.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Start {
     pub position: Option<String>,
     /// The store knows nothing of the rooms, which the position takes for known.
     pub full_state: bool,
-    /// The first request of this run: it does not wait, for there may be invitations to hand over.
+    /// The first request of this run, or after a break: it does not wait, for it is to say that all is known.
     pub at_once: bool,
+    /// The agent has not caught up since it was started.
+    pub away: bool,
+    /// The server has refused the position: what came since is looked for in each room.
+    pub refused: bool,
 }
 
 /// Asks until there is something to hand over.
@@ -80,7 +88,9 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
                 }
                 suspect = false;
                 backoff = Backoff::default();
-                let batch = collect(&live, answer, start.position.as_deref()).await?;
+                let missed = live.was_away(AWAY) || start.away;
+                let batch = Batch { missed, ..collect(&live, answer, &start).await? };
+                live.is_here();
                 // The first one is handed over in any case: it says that the agent has caught up.
                 if moved || start.at_once || !batch.invites.is_empty() {
                     return Ok(batch);
@@ -92,13 +102,17 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
                 }
                 if start.position.is_some() && is_rejected(&error) {
                     live.say(format!(
-                        "the server does not take the stored position ({}): starting from now, what came meanwhile is not answered",
+                        "the server does not take the stored position ({}): looking in each room for what came since",
                         plain(&error)
                     ));
-                    start = Start { position: None, full_state: false, at_once: true };
+                    live.broke();
+                    start =
+                        Start { position: None, full_state: false, at_once: true, refused: true, ..start };
                     continue;
                 }
                 suspect |= !matches!(error, Error::Http(_));
+                live.broke();
+                start.at_once = true;
                 if live.begin_outage() {
                     live.say(format!(
                         "{} is out of reach: {}; trying on",
@@ -123,8 +137,8 @@ fn settings(start: &Start) -> SyncSettings {
     filter.room.ephemeral = RoomEventFilter::ignore_all();
     // With lazy loading the server says how many members a room has.
     filter.room.state.lazy_load_options = LazyLoadOptions::Enabled { include_redundant_members: false };
-    // History is not handed over, so there is no use in much of it.
-    let limit = if start.position.is_some() { TIMELINE } else { 1 };
+    // History is not handed over, so there is no use in more of it than where it ends.
+    let limit = if start.position.is_some() || start.refused { TIMELINE } else { 1 };
     filter.room.timeline.limit = Some(UInt::from(limit));
     if start.position.is_none() {
         // Synapse answers the same request of the same device from a cache for two minutes. After a rejected
@@ -141,31 +155,45 @@ fn settings(start: &Start) -> SyncSettings {
 }
 
 /// What an answer holds, in the order of each room. Without a position it is the first contact: history, of which
-/// nothing is handed over.
-async fn collect(live: &Live, answer: SyncResponse, since: Option<&str>) -> Result<Batch, Ended> {
-    let mut events = Vec::new();
+/// nothing is handed over but where it ends; or, where the position was refused, what each room has since the last event
+/// that was handed over.
+async fn collect(live: &Live, answer: SyncResponse, start: &Start) -> Result<Batch, Ended> {
+    let mut batch = Batch::new(vec![], vec![], Position(answer.next_batch));
     let mut seen = HashSet::new();
-    if let Some(since) = since {
-        for (id, update) in answer.rooms.joined {
-            let Some(room) = live.client.get_room(&id) else { continue };
-            let timeline = update.timeline;
-            let mut happened = timeline.events;
-            if timeline.limited
-                && let Some(from) = timeline.prev_batch
-            {
-                let gap = Gap { from, to: since.to_owned() };
-                happened.splice(0..0, backfill::fetch(live, &room, gap, &happened).await?);
+    let mut left = backfill::ALL;
+    for (id, update) in answer.rooms.joined {
+        let Some(room) = live.client.get_room(&id) else { continue };
+        let timeline = update.timeline;
+        let newest = timeline.events.last().and_then(TimelineEvent::event_id);
+        let happened = match &start.position {
+            Some(since) => {
+                let gap = timeline.prev_batch.filter(|_| timeline.limited);
+                let gap = gap.map(|from| Gap { from, to: Some(since.clone()) });
+                backfill::fill(live, &room, gap, timeline.events, &mut left).await?
             }
-            let facts = room::facts(&room).await;
-            let Some(facts) = facts else { continue };
-            for event in since_invited(happened, live.own()) {
-                if let Some(event) = convert(live, &room, &facts, &event).await
-                    && seen.insert(event.id.clone())
-                {
-                    events.push(event);
-                }
+            None if start.refused => {
+                let gap = timeline.prev_batch.map(|from| Gap { from, to: None });
+                backfill::since_known(live, &room, gap, timeline.events, &mut left).await?
+            }
+            None => vec![],
+        };
+        if start.position.is_none()
+            && let (Some(event), Ok(room)) = (newest, RoomId::parse(&id))
+            && let Ok(event) = EventId::parse(&event)
+        {
+            batch.history.push((room, event));
+        }
+        let Some(facts) = room::facts(&room).await else { continue };
+        for event in since_invited(happened, live.own()) {
+            batch.own.extend(own(live, &facts.id, &event));
+            if let Some(event) = convert(live, &room, &facts, &event).await
+                && seen.insert(event.id.clone())
+            {
+                batch.events.push(event);
             }
         }
+    }
+    if start.position.is_some() {
         // Of rooms that were left only who came and went: nothing can be answered there.
         for (id, update) in answer.rooms.left {
             live.forget_declined(&id);
@@ -176,7 +204,7 @@ async fn collect(live: &Live, answer: SyncResponse, since: Option<&str>) -> Resu
                     && matches!(event.kind, Kind::Member(_))
                     && seen.insert(event.id.clone())
                 {
-                    events.push(event);
+                    batch.events.push(event);
                 }
             }
         }
@@ -184,7 +212,19 @@ async fn collect(live: &Live, answer: SyncResponse, since: Option<&str>) -> Resu
     for id in answer.rooms.invited.keys() {
         live.invited_again(id);
     }
-    Ok(Batch { events, invites: invites(live).await, position: Position(answer.next_batch) })
+    batch.invites = invites(live).await;
+    Ok(batch)
+}
+
+/// What the agent itself has sent: messages, edits and reactions.
+fn own(live: &Live, room: &RoomId, event: &TimelineEvent) -> Option<Own> {
+    let json = event.raw().deserialize_as_unchecked::<Value>().ok()?;
+    if json.get("sender")?.as_str()? != live.own() {
+        return None;
+    }
+    let event = EventId::parse(json.get("event_id")?.as_str()?).ok()?;
+    let replaces = convert_in::replaces(&json);
+    Some(Own { room: room.clone(), event, mark: convert_in::mark(&json)?, replaces })
 }
 
 /// Drops what was in a room before the agent was invited: to the agent that is history, too. What was said between

@@ -33,6 +33,10 @@ struct Cursor {
     at: usize,
     /// Invitations to these rooms.
     invites: BTreeSet<RoomId>,
+    /// What is before this in the log happened while the account was away.
+    missed: usize,
+    /// The first batch was handed over, with or without anything in it.
+    begun: bool,
 }
 
 impl Memory {
@@ -58,7 +62,9 @@ impl Memory {
         }
         let mut events = Vec::new();
         let from = cursor.at;
-        while cursor.at < world.log.len() && events.len() < BATCH {
+        let missed = cursor.at < cursor.missed;
+        let end = if missed { cursor.missed } else { world.log.len() };
+        while cursor.at < end && events.len() < BATCH {
             let event = &world.log[cursor.at];
             cursor.at += 1;
             let member = |room: &RoomState| room.members.contains(&self.user);
@@ -66,10 +72,13 @@ impl Memory {
                 events.push(event.clone());
             }
         }
-        if events.is_empty() && invites.is_empty() && cursor.at == from {
+        let first = !std::mem::replace(&mut cursor.begun, true);
+        if events.is_empty() && invites.is_empty() && cursor.at == from && !first {
             return world.closed.then_some(Err(Ended::Closed));
         }
-        Some(Ok(Batch { events, invites, position: Position(format!("{:x}-{}", world.born, cursor.at)) }))
+        let own = world.own_between(&self.user, from, cursor.at);
+        let position = Position(format!("{:x}-{}", world.born, cursor.at));
+        Some(Ok(Batch { missed, own, ..Batch::new(events, invites, position) }))
     }
 }
 
@@ -82,7 +91,7 @@ impl Chat for Memory {
             let at = text.strip_prefix(&format!("{:x}-", world.born)).and_then(|at| at.parse().ok());
             if let Some(at) = at {
                 *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Cursor { at, ..Cursor::default() };
+                    Cursor { at, missed: world.log.len(), ..Cursor::default() };
             }
         }
         Ok(Identity { user: self.user.clone(), display_name: world.names.get(&self.user).cloned() })

@@ -11,7 +11,7 @@ use super::{Line, message};
 use crate::{
     chat::SendError,
     effect::{Body, Content, Outgoing},
-    event::{Class, DeviceTrust, Event, Invite, Kind, Member, Membership, Message, Room, Sender},
+    event::{Class, DeviceTrust, Event, Invite, Kind, Member, Membership, Message, Own, Room, Sender},
     id::{EventId, RoomId, TransactionId, UserId},
 };
 
@@ -25,6 +25,10 @@ pub(super) struct World {
     pub(super) invites: Vec<(UserId, Invite)>,
     pub(super) reads: Vec<(UserId, RoomId, EventId)>,
     pub(super) refusals: Vec<SendError>,
+    /// So many answers to what is sent are lost on their way.
+    pub(super) lost_answers: usize,
+    /// What was sent by whom, and how much was in the log then.
+    pub(super) own: Vec<(usize, UserId, Own)>,
     /// Rooms of another start have other event ids, as on a homeserver.
     pub(super) born: u128,
     pub(super) ids: u64,
@@ -100,6 +104,20 @@ impl World {
         self.log.push(Event { id, room, sender, sent, mark, kind });
     }
 
+    /// What somebody has sent between two places in the log; at a border, perhaps a little more.
+    pub(super) fn own_between(&self, user: &UserId, from: usize, to: usize) -> Vec<Own> {
+        let since = self.own.partition_point(|(at, ..)| *at < from);
+        let sent = self.own[since..].iter().take_while(|(at, ..)| *at <= to);
+        sent.filter(|(_, by, _)| by == user).map(|(.., own)| own.clone()).collect()
+    }
+
+    /// The newest event says that it was sent at another time.
+    pub(super) fn antedate(&mut self, sent: u64) {
+        if let Some(event) = self.log.last_mut() {
+            event.sent = sent;
+        }
+    }
+
     fn next_id(&mut self) -> EventId {
         self.ids += 1;
         EventId::parse(format!("${:x}-{}", self.born, self.ids)).expect("an event id")
@@ -156,7 +174,18 @@ impl World {
                 self.next_id()
             }
         };
+        let replaces = match &outgoing.content {
+            Content::Edit { event, .. } => Some(event.clone()),
+            _ => None,
+        };
+        let room = outgoing.room.clone();
+        let own = Own { room, event: id.clone(), mark: outgoing.mark.clone(), replaces };
+        self.own.push((self.log.len(), user.clone(), own));
         self.transactions.insert(key, id.clone());
+        if self.lost_answers > 0 {
+            self.lost_answers -= 1;
+            return Err(SendError::Later { after: None, reason: "the answer was lost".into() });
+        }
         Ok(id)
     }
 }

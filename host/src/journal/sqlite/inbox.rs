@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    super::{Arrival, Pending, Sequence},
-    Failed, id, json,
+    super::{Arrival, Pending, Sequence, time_of},
+    Failed, forget, id, json,
 };
 use crate::{
     event::Position,
@@ -26,6 +26,7 @@ pub(super) struct Received {
     session: SessionId,
     room: RoomId,
     encrypted: bool,
+    at: i64,
     /// The event as JSON, or why it may not pass.
     said: Result<String, String>,
 }
@@ -38,6 +39,7 @@ impl Received {
             session: arrival.session.clone(),
             room: event.room.id.clone(),
             encrypted: event.room.encrypted,
+            at: time_of(event),
             said: match &arrival.verdict {
                 Verdict::Allow => Ok(serde_json::to_string(event)?),
                 Verdict::Deny(denial) => Err(serde_json::to_string(denial)?),
@@ -75,8 +77,18 @@ fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Optio
     }
     let session = received.session.as_str();
     let sequence = db
-        .prepare_cached("INSERT INTO event (agent, id, room, session, refused) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .insert(params![agent, received.id.as_str(), room, session, received.said.as_ref().err()])?;
+        .prepare_cached(
+            "INSERT INTO event (agent, id, room, session, refused, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .insert(params![
+            agent,
+            received.id.as_str(),
+            room,
+            session,
+            received.said.as_ref().err(),
+            received.at
+        ])?;
+    forget::note(db, agent, room, &received.id)?;
     let Ok(event) = &received.said else { return Ok(None) };
     db.prepare_cached("INSERT INTO pending (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![sequence, agent, session, event])?;
