@@ -9,6 +9,7 @@ mod home;
 mod intake;
 mod invitation;
 mod ledger;
+mod locked;
 mod past;
 mod serving;
 mod toolbox;
@@ -20,12 +21,14 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
 
-use self::{serving::Servings, toolbox::Toolbox, typing::Typing};
+pub use self::locked::KeyPatience;
+use self::{locked::Locked, serving::Servings, toolbox::Toolbox, typing::Typing};
 use crate::{
     addressing,
     capability::llm,
@@ -58,6 +61,7 @@ pub struct Agent {
     pub(crate) behaviour: Behaviour,
     pub(crate) own_account: bool,
     pub(crate) grants: BTreeMap<PluginName, Grants>,
+    pub(crate) key_patience: KeyPatience,
 }
 
 impl Agent {
@@ -71,6 +75,7 @@ impl Agent {
             behaviour: Behaviour::default(),
             own_account: false,
             grants: BTreeMap::new(),
+            key_patience: KeyPatience::default(),
         }
     }
 
@@ -99,6 +104,13 @@ impl Agent {
     #[must_use]
     pub fn grants(mut self, grants: BTreeMap<PluginName, Grants>) -> Self {
         self.grants = grants;
+        self
+    }
+
+    /// How long it waits for the keys to what it cannot read.
+    #[must_use]
+    pub fn key_patience(mut self, patience: KeyPatience) -> Self {
+        self.key_patience = patience;
         self
     }
 
@@ -134,6 +146,9 @@ pub(crate) struct Running {
     servings: Arc<Servings>,
     toolbox: Arc<Toolbox>,
     lanes: Lanes,
+    locked: Mutex<Locked>,
+    /// Something came that cannot be read.
+    locks: Notify,
     outbox: Arc<Outbox>,
     typing: Arc<Typing>,
     /// Rooms that were never encrypted, as far as the journal remembers.
@@ -175,6 +190,8 @@ impl Running {
             servings,
             toolbox: Arc::new(toolbox),
             lanes: Lanes::default(),
+            locked: Mutex::default(),
+            locks: Notify::new(),
             outbox: Arc::new(outbox),
             clear: Mutex::default(),
             typing: Typing::new(chat),
@@ -210,7 +227,7 @@ impl Running {
         drop(self.servings.now());
         let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
         let _forgetting = AbortOnDropHandle::new(tokio::spawn(self.clone().forget()));
-        let mut resumed = false;
+        let mut opening = None;
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,
@@ -223,8 +240,10 @@ impl Running {
                 Ok(batch) => {
                     // What the agent had said before it ended is among what comes first.
                     self.acknowledge(&batch.own).await;
-                    if !std::mem::replace(&mut resumed, true) {
+                    if opening.is_none() {
                         self.resume().await;
+                        self.resume_locked().await;
+                        opening = Some(AbortOnDropHandle::new(tokio::spawn(self.clone().open_locked())));
                     }
                     self.take_in(batch).await;
                     self.outbox.caught_up();

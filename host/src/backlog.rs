@@ -45,6 +45,8 @@ pub fn late(
         Backlog::All => true,
         Backlog::Skip => false,
         Backlog::Within(window) => age <= millis(window),
+        // Whom it addresses is known when it can be read.
+        Backlog::Mentions if matches!(event.reading, crate::event::Reading::Locked(_)) => true,
         Backlog::Mentions => {
             let direct = event.room.direct && matches!(event.kind, crate::event::Kind::Message(_));
             direct || addressed.mentioned || (addressed.command.is_some() && known)
@@ -69,7 +71,7 @@ mod tests {
     use crate::{
         addressing,
         chat::memory::message,
-        event::{DeviceTrust, Kind, Member, Membership, Room, Sender},
+        event::{DeviceTrust, Kind, Member, Membership, Reading, Room, Sender},
         id::{EventId, RoomId, UserId},
     };
 
@@ -88,6 +90,7 @@ mod tests {
             sent,
             mark: None,
             kind: Kind::Message(message(text)),
+            reading: Reading::AtOnce,
         }
     }
 

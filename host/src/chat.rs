@@ -8,14 +8,14 @@ pub mod console;
 pub mod matrix;
 pub mod memory;
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
     effect::Outgoing,
-    event::{Batch, MediaSource, Position},
+    event::{Batch, Event, MediaSource, Position},
     id::{EventId, RoomId, UserId},
 };
 
@@ -88,6 +88,18 @@ pub trait Chat: Send + Sync + 'static {
         Err(MediaError::Gone { reason: "this chat has no files".into() })
     }
 
+    /// Waits until keys have come, with which something may be read that could not be: their names, or none where any
+    /// may have come. A chat without keys waits for ever.
+    async fn keys(&self) -> Option<BTreeSet<String>> {
+        std::future::pending().await
+    }
+
+    /// Reads an event that was handed over as [`Reading::Locked`](crate::event::Reading::Locked).
+    async fn open(&self, event: &Event) -> Opened {
+        let _ = event;
+        Opened::NotYet
+    }
+
     /// Shows that the agent is working in a room, or no longer. Returns at once; a failure is nobody's trouble.
     fn typing(&self, room: &RoomId, on: bool);
 
@@ -105,6 +117,17 @@ pub trait Chat: Send + Sync + 'static {
     /// # Errors
     /// [`SendError`] says whether to try again.
     async fn direct(&self, user: &UserId) -> Result<RoomId, SendError>;
+}
+
+/// What became of an event that could not be read.
+#[derive(Debug)]
+pub enum Opened {
+    /// It still cannot be.
+    NotYet,
+    /// It is nothing that an agent hears of.
+    Nothing,
+    /// This is it.
+    Event(Box<Event>),
 }
 
 /// Why an agent cannot serve: one line that names what is wrong and the way out.

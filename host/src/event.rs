@@ -72,6 +72,36 @@ pub struct Event {
     pub mark: Option<String>,
     /// What happened.
     pub kind: Kind,
+    /// How it could be read.
+    #[serde(default)]
+    pub reading: Reading,
+}
+
+/// How an event could be read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Reading {
+    /// When it came, or so soon after that nobody noticed.
+    #[default]
+    AtOnce,
+    /// Its key came late, and what was said after it was handled before it.
+    Late,
+    /// Its key is not there: what it says is not known. Its kind is an empty message.
+    Locked(Locked),
+}
+
+/// An event whose key is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locked {
+    /// Why it could not be read.
+    pub reason: String,
+    /// Which key opens it, if that is known.
+    pub key: Option<String>,
+    /// As it came: the chat's own word.
+    pub raw: String,
+    /// When it came, in milliseconds since 1970; the agent's to say.
+    pub at: u64,
+    /// It happened while the agent was away; the agent's to say.
+    pub missed: bool,
 }
 
 /// What happened.

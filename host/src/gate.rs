@@ -41,6 +41,8 @@ pub enum Denial {
     Missed,
     /// Its time is beyond the horizon.
     TooOld,
+    /// It could not be read: its key never came.
+    Undecryptable,
 }
 
 /// Whose gate it is.
@@ -106,6 +108,22 @@ fn deny(policy: Policy<'_>, event: &Event, addressed: &Addressed, known: bool) -
             }
             policy.access.role(&member.user).is_none().then_some(Denial::NotListed)
         }
+    }
+}
+
+/// Judges an event that cannot be read yet: whether it is waited for. Strangers' never are, and what it says is judged when it
+/// is known.
+#[must_use]
+pub fn waits(policy: Policy<'_>, event: &Event) -> Verdict {
+    let own = event.sender.id == *policy.own && !policy.own_account;
+    let served = policy.access.room_policy == RoomPolicy::Invited
+        || event.room.direct
+        || policy.access.rooms.contains(&event.room.id);
+    match policy.access.role(&event.sender.id) {
+        _ if own => Verdict::Deny(Denial::Own),
+        _ if !served => Verdict::Deny(Denial::Room),
+        None => Verdict::Deny(Denial::NotListed),
+        Some(_) => Verdict::Allow,
     }
 }
 

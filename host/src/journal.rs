@@ -23,7 +23,7 @@ pub use review::{Unreviewed, review};
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, MessageRef, Place, Target},
-    event::{Event, Position},
+    event::{Event, Position, Reading},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
 };
@@ -313,13 +313,21 @@ pub trait Journal: Send + Sync + 'static {
     async fn position(&self, agent: &AgentName) -> Result<Option<Position>, Error>;
 
     /// Stores a batch and its position. Answers, for each arrival, its place in the order, or none where the
-    /// event was received before or may not pass.
+    /// event was received before or may not pass. What cannot be read waits for [`Self::unlock`], or until it is received
+    /// again so that it can be.
     async fn receive(
         &self,
         agent: &AgentName,
         arrivals: &[Arrival],
         position: &Position,
     ) -> Result<Vec<Option<Sequence>>, Error>;
+
+    /// What cannot be read and waits for its key, in order.
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error>;
+
+    /// An event that waited for its key waits no more: it is pending in its place, as it reads now, or refused. Answers
+    /// whether it is pending now, and was not before.
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error>;
 
     /// Notes in each room an event that was there before the agent's first contact.
     async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error>;
@@ -424,6 +432,11 @@ impl Draft {
         let id = EffectId { delivery: delivery.clone(), ordinal: None };
         Self { transaction: id.transaction(), event }
     }
+}
+
+/// Whether it waits for its key.
+fn is_locked(event: &Event) -> bool {
+    matches!(event.reading, Reading::Locked(_))
 }
 
 /// Until when an event is told from a new one: it is forgotten so long after this time, in milliseconds since 1970.

@@ -84,7 +84,7 @@ mod record;
 mod registry;
 mod standing;
 
-pub use agent::Agent;
+pub use agent::{Agent, KeyPatience};
 pub use capability::{http, llm};
 pub use engine::compile::{Compiler, compile_if_asked};
 pub use host::{BuildError, Commands, Host, HostBuilder, NoAgentLeft};

@@ -47,6 +47,7 @@ impl Person {
             sent: 0,
             mark: None,
             kind: Kind::Message(message(text)),
+            reading: parlour::event::Reading::AtOnce,
         };
         let batch = Batch::new(vec![event], vec![], Position(self.count.to_string()));
         self.events.send(batch).await.context("the host listens")?;

@@ -58,6 +58,8 @@ mod languages;
 mod recovery;
 // What came while the agent was away.
 mod backlog;
+// What cannot be read when it comes.
+mod keys;
 // Every chat keeps the same promises.
 mod conformance;
 // What the README shows.

@@ -2,6 +2,7 @@
 
 mod backlog;
 mod control;
+mod keys;
 mod media;
 mod refusals;
 mod rooms;

@@ -6,7 +6,7 @@ use super::{PENDING, Running, lock, past::now};
 use crate::{
     backlog::{self, Came},
     begin,
-    event::{Batch, Event, Kind, Position},
+    event::{Batch, Event, Kind, Position, Reading},
     gate::{self, Denial, Verdict},
     id::SessionId,
     journal::{Arrival, Pending, Sequence},
@@ -57,6 +57,12 @@ impl Running {
             }
             let Some(sequence) = sequence else { continue };
             let Arrival { event, session, .. } = arrival;
+            if matches!(event.reading, Reading::Locked(_)) {
+                self.wait_for_key(sequence, event, session);
+                continue;
+            }
+            // It may have come before, and not have been readable then.
+            self.waits_no_more(sequence);
             let event = Arc::new(event);
             self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, alone);
         }
@@ -71,12 +77,20 @@ impl Running {
         self.journalled(|| self.shared.journal.receive(&self.agent.name, arrivals, position)).await
     }
 
-    fn judge(&self, event: Event, came: Came) -> Arrival {
+    pub(super) fn judge(&self, mut event: Event, came: Came) -> Arrival {
+        if let Reading::Locked(locked) = &mut event.reading {
+            (locked.at, locked.missed) = (came.at, came.missed);
+        }
         let addressed = self.addressed(&event);
         let known =
             addressed.command.as_ref().is_some_and(|typed| self.servings.now().catalogue.knows(&typed.name));
-        let mut verdict =
-            gate::authorize(self.policy(&lock(&self.shared.accounts)), &event, &addressed, known);
+        let accounts = lock(&self.shared.accounts);
+        let mut verdict = match &event.reading {
+            Reading::Locked(_) if !self.may_wait() => Verdict::Deny(Denial::Undecryptable),
+            Reading::Locked(_) => gate::waits(self.policy(&accounts), &event),
+            _ => gate::authorize(self.policy(&accounts), &event, &addressed, known),
+        };
+        drop(accounts);
         if verdict == Verdict::Allow
             && let Some(denial) = backlog::late(&self.agent.behaviour, &event, &addressed, known, came)
         {
@@ -106,7 +120,7 @@ impl Running {
 
     /// Puts an event into its lane. From here on people may see that it was read. What is `alone` is begun here,
     /// because nothing else waits for this task.
-    fn dispatch(self: &Arc<Self>, waiting: Waiting, alone: bool) {
+    pub(super) fn dispatch(self: &Arc<Self>, waiting: Waiting, alone: bool) {
         let addressed = self.addressed(&waiting.event);
         if waiting.resumed {
             let accounts = lock(&self.shared.accounts);
@@ -140,7 +154,7 @@ impl Running {
         }
     }
 
-    async fn run_lane(self: Arc<Self>, session: SessionId) {
+    pub(super) async fn run_lane(self: Arc<Self>, session: SessionId) {
         loop {
             if self.draining.is_cancelled() {
                 return;
@@ -163,6 +177,17 @@ impl Running {
                         .await;
                     let pending = pending.into_iter().map(|pending| self.waiting(pending));
                     self.lanes.refill(&session, pending.collect());
+                }
+                Next::Wait(until) => {
+                    let mut changed = self.lanes.changed();
+                    // It may have changed before it was waited for.
+                    if self.lanes.is_held(&session) {
+                        tokio::select! {
+                            () = tokio::time::sleep_until(until) => {}
+                            _ = changed.changed() => {}
+                            () = self.draining.cancelled() => return,
+                        }
+                    }
                 }
                 Next::Nothing => return,
             }

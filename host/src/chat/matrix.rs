@@ -20,7 +20,7 @@ mod sync;
 mod wire;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -29,7 +29,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, StreamExt, future::BoxFuture, stream::BoxStream};
 use matrix_sdk::{
     Client, Room, SessionMeta, SessionTokens,
     authentication::matrix::MatrixSession,
@@ -52,9 +52,9 @@ use self::{
     wire::{Wire, cause},
 };
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, Past, SendError, StartError},
+    chat::{Chat, Ended, Identity, MediaError, Opened, Past, SendError, StartError},
     effect::Outgoing,
-    event::{Batch, MediaSource, Position},
+    event::{Batch, Event, MediaSource, Position},
     id::{EventId, RoomId, UserId},
     notice::{Notice, Notices},
 };
@@ -99,6 +99,8 @@ impl Stream {
     }
 }
 
+type Keys = BoxStream<'static, Option<BTreeSet<String>>>;
+
 /// What exists once the account is signed in.
 struct Live {
     client: Client,
@@ -110,6 +112,8 @@ struct Live {
     presence: Presence,
     outage: AtomicBool,
     past: Option<Arc<dyn Past>>,
+    /// Tells which keys come.
+    keys: tokio::sync::Mutex<Option<Keys>>,
     /// When the server answered last that all is known.
     here: Mutex<SystemTime>,
     identity_settled: tokio::sync::Mutex<bool>,
@@ -150,6 +154,11 @@ impl Matrix {
             let local = client.encryption().ed25519_key().await;
             sign_in::check_keys(&wire, &session, &store, local.as_deref()).await?;
         }
+        let keys = client.encryption().room_keys_received_stream().await.map(|keys| {
+            // An error says that there were too many to tell.
+            let names = keys.map(|keys| Some(keys.ok()?.into_iter().map(|key| key.session_id).collect()));
+            names.boxed()
+        });
         let live = Arc::new(Live {
             client,
             wire,
@@ -160,6 +169,7 @@ impl Matrix {
             presence: Presence::default(),
             outage: AtomicBool::new(!reachable),
             past: self.past.get().cloned(),
+            keys: tokio::sync::Mutex::new(keys),
             here: Mutex::new(SystemTime::now()),
             identity_settled: tokio::sync::Mutex::default(),
             invited: Mutex::default(),
@@ -237,6 +247,26 @@ impl Matrix {
         .boxed()
     }
 
+    fn waiting_for_keys(&self) -> BoxFuture<'_, Option<BTreeSet<String>>> {
+        async {
+            match self.live.get() {
+                Some(live) => live.keys().await,
+                None => std::future::pending().await,
+            }
+        }
+        .boxed()
+    }
+
+    fn opening<'f>(&'f self, event: &'f Event) -> BoxFuture<'f, Opened> {
+        async move {
+            match self.live.get() {
+                Some(live) => sync::open(live, event).await,
+                None => Opened::NotYet,
+            }
+        }
+        .boxed()
+    }
+
     fn answering<'f>(&'f self, room: &'f RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>> {
         async move { membership::answer(self.live()?, room, accept).await }.boxed()
     }
@@ -288,6 +318,23 @@ impl Chat for Matrix {
         Self: 'f,
     {
         self.fetching(file, most)
+    }
+
+    fn keys<'s, 'f>(&'s self) -> BoxFuture<'f, Option<BTreeSet<String>>>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        self.waiting_for_keys()
+    }
+
+    fn open<'s, 'e, 'f>(&'s self, event: &'e Event) -> BoxFuture<'f, Opened>
+    where
+        's: 'f,
+        'e: 'f,
+        Self: 'f,
+    {
+        self.opening(event)
     }
 
     fn typing(&self, room: &RoomId, on: bool) {
@@ -414,6 +461,21 @@ impl Live {
         let Some(past) = &self.past else { return false };
         let sent = event.timestamp().and_then(MilliSecondsSinceUnixEpoch::to_system_time);
         sent.is_some_and(|sent| sent.elapsed().is_ok_and(|age| age > past.horizon()))
+    }
+
+    /// The keys of rooms that have come since it was asked last; none where some may have been missed.
+    async fn keys(&self) -> Option<BTreeSet<String>> {
+        let mut stream = self.keys.lock().await;
+        match stream.as_mut() {
+            Some(keys) => match keys.next().await {
+                Some(keys) => keys,
+                None => {
+                    *stream = None;
+                    std::future::pending().await
+                }
+            },
+            None => std::future::pending().await,
+        }
     }
 
     /// Sets up the account's identity, once per run.

@@ -172,6 +172,25 @@ impl Rooms {
         id
     }
 
+    /// Somebody writes, and the key to what they write does not come with it.
+    ///
+    /// # Panics
+    /// Where `user` is no user id.
+    pub fn say_locked(&self, user: &str, room: &RoomId, text: &str) -> EventId {
+        let mut world = self.lock();
+        let id = world.write(&user_id(user), room, message(text), None, None);
+        world.lock_newest();
+        drop(world);
+        self.tell();
+        id
+    }
+
+    /// The key to an event comes.
+    pub fn give_key(&self, event: &EventId) {
+        self.lock().keys.push(event.clone());
+        self.tell();
+    }
+
     /// Keeps a file, for attachments to be found by.
     pub fn keep(&self, bytes: impl Into<Bytes>) -> MediaSource {
         let mut world = self.lock();

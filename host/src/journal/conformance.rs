@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     effect::{Body, Effect, Place, Target},
-    event::{Class, DeviceTrust, Event, Kind, Message, Position, Room, Sender},
+    event::{Class, DeviceTrust, Event, Kind, Locked, Message, Position, Reading, Room, Sender},
     gate::{Denial, Verdict},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
 };
@@ -53,6 +53,8 @@ mod keeps {
             agents_know_nothing_of_each_other
             what_is_over_is_forgotten_when_it_is_old
             what_waits_is_not_forgotten
+            what_cannot_be_read_waits_apart_and_keeps_its_place
+            what_is_read_after_all_is_handed_out_once
             the_newest_event_of_a_room_is_known_for_ever
         }
         commits {
@@ -168,6 +170,7 @@ pub(super) fn said(id: &str, text: &str) -> Arrival {
         sent: 1_700_000_000_000,
         mark: None,
         kind: Kind::Message(message),
+        reading: Reading::AtOnce,
     };
     Arrival { event, verdict: Verdict::Allow, session: session("lane") }
 }

@@ -55,6 +55,8 @@ struct Agent {
     received: Vec<Sequence>,
     pending: BTreeMap<Sequence, Waiting>,
     lanes: BTreeSet<(SessionId, Sequence)>,
+    /// What cannot be read.
+    locked: BTreeMap<Sequence, (SessionId, Event)>,
     /// What was committed, and about which event.
     committed: HashMap<DeliveryId, Sequence>,
     unsent: BTreeMap<i64, Queued>,
@@ -199,7 +201,8 @@ impl Agent {
             self.encrypted.insert(event.room.id.clone());
         }
         if self.known.contains_key(&event.id) {
-            return None;
+            let locked = self.locked.iter().find(|(_, (_, of))| of.id == event.id).map(|(at, _)| *at);
+            return locked.filter(|sequence| !super::is_locked(event) && self.unlock(*sequence, arrival));
         }
         self.known.insert(event.id.clone(), event.room.id.clone());
         *last += 1;
@@ -210,16 +213,34 @@ impl Agent {
         if arrival.verdict != Verdict::Allow {
             return None;
         }
+        if super::is_locked(event) {
+            self.locked.insert(sequence, (arrival.session.clone(), event.clone()));
+        } else {
+            self.wait(sequence, arrival);
+        }
+        Some(sequence)
+    }
+
+    fn wait(&mut self, sequence: Sequence, arrival: &Arrival) {
         let session = arrival.session.clone();
         self.lanes.insert((session.clone(), sequence));
-        self.pending.insert(sequence, Waiting { event: event.clone(), session, ended: Vec::new() });
-        Some(sequence)
+        self.pending.insert(sequence, Waiting { event: arrival.event.clone(), session, ended: Vec::new() });
+    }
+
+    /// Nothing, where it did not wait for its key.
+    fn unlock(&mut self, sequence: Sequence, arrival: &Arrival) -> bool {
+        let unlocked = self.locked.remove(&sequence).is_some() && arrival.verdict == Verdict::Allow;
+        if unlocked {
+            self.wait(sequence, arrival);
+        }
+        unlocked
     }
 
     fn forget(&mut self, before: i64, limit: u32) -> u32 {
         let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
         let waits = |sequence| {
             self.pending.contains_key(sequence)
+                || self.locked.contains_key(sequence)
                 || unsent.iter().any(|delivery| self.committed.get(*delivery) == Some(sequence))
         };
         let aged = self.ages.iter().take_while(|(at, ..)| *at < before);
@@ -269,6 +290,17 @@ impl Journal for Memory {
         agent.position = Some(position.clone());
         ledger.sequence = last;
         Ok(sequences)
+    }
+
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let locked = agent.locked.iter();
+        Ok(locked.map(|(at, (session, event))| (*at, session.clone(), event.clone())).collect())
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        Ok(self.ledger().agent(agent).unlock(sequence, arrival))
     }
 
     async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {

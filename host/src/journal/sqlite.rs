@@ -30,7 +30,7 @@ use super::{
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::Position,
+    event::{Event, Position},
     id::{AgentName, DeliveryId, EventId, InvalidId, PluginName, RoomId, SessionId},
 };
 
@@ -83,6 +83,17 @@ impl Journal for Sqlite {
             arrivals.iter().map(inbox::Received::of).collect::<Result<Vec<_>, _>>().map_err(|it| it.0)?;
         let position = position.clone();
         self.thread.write(move |db| inbox::receive(db, &agent, rows, &position)).await
+    }
+
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| inbox::locked(db, &agent)).await
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        let agent = agent.clone();
+        let received = inbox::Received::of(arrival).map_err(|it| it.0)?;
+        self.thread.write(move |db| inbox::unlock(db, &agent, sequence, &received)).await
     }
 
     async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {

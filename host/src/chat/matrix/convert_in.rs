@@ -53,6 +53,22 @@ pub(super) fn membership_of(event: &Value, user: &str) -> Option<Membership> {
     member(event, event.get("content")?.as_object()?).map(|member| member.membership)
 }
 
+/// What is known of a message that cannot be read: in which thread it is (spec, "m.room.encrypted": relations are in clear).
+pub(super) fn unread(event: &Value) -> Kind {
+    let relation =
+        event.get("content").and_then(|content| content.get("m.relates_to")).and_then(Value::as_object);
+    let relation = relation.filter(|relation| text(relation, "rel_type") == Some("m.thread"));
+    Kind::Message(Message {
+        class: Class::Text,
+        text: String::new(),
+        html: None,
+        thread: relation.and_then(|relation| id(relation.get("event_id")?)),
+        reply_to: None,
+        mentions: vec![],
+        attachments: vec![],
+    })
+}
+
 fn message(content: &Map<String, Value>) -> Option<Message> {
     let relation = content.get("m.relates_to").and_then(Value::as_object);
     let rel_type = relation.and_then(|relation| text(relation, "rel_type"));

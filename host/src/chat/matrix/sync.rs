@@ -10,7 +10,8 @@ use matrix_sdk::{
     Error, HttpError, Room,
     config::{SyncSettings, SyncToken},
     deserialized_responses::{
-        TimelineEvent, TimelineEventKind, UnableToDecryptReason, VerificationLevel, VerificationState,
+        TimelineEvent, TimelineEventKind, UnableToDecryptInfo, UnableToDecryptReason, VerificationLevel,
+        VerificationState,
     },
     ruma::{
         OwnedRoomId, UInt,
@@ -21,6 +22,8 @@ use matrix_sdk::{
             },
             error::ErrorKind,
         },
+        events::{AnySyncTimelineEvent, room::encrypted::OriginalSyncRoomEncryptedEvent},
+        serde::Raw,
     },
     sync::SyncResponse,
 };
@@ -36,8 +39,8 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    chat::{Ended, SendError},
-    event::{Batch, DeviceTrust, Event, Invite, Kind, Membership, Own, Position, Sender},
+    chat::{Ended, Opened, SendError},
+    event::{Batch, DeviceTrust, Event, Invite, Kind, Locked, Membership, Own, Position, Reading, Sender},
     id::{EventId, RoomId, UserId},
 };
 
@@ -268,21 +271,15 @@ async fn convert(
     let device = match &event.kind {
         TimelineEventKind::PlainText { .. } => DeviceTrust::Cleartext,
         TimelineEventKind::Decrypted(decrypted) => trust(&decrypted.encryption_info.verification_state)?,
-        TimelineEventKind::UnableToDecrypt { utd_info, .. } => {
-            if sender.as_str() != live.own() {
-                let why = match utd_info.reason {
-                    UnableToDecryptReason::MissingMegolmSession { .. } => "its key has not come".to_owned(),
-                    UnableToDecryptReason::UnknownMegolmMessageIndex => {
-                        "its key is for later messages".to_owned()
-                    }
-                    ref other => format!("{other:?}"),
-                };
-                live.say(format!("could not decrypt {id} of {sender} in {}: {why}", facts.id));
-            }
-            return None;
-        }
+        // Nobody vouches for what cannot be read.
+        TimelineEventKind::UnableToDecrypt { .. } => DeviceTrust::Unverified,
     };
-    let kind = convert_in::kind(&json)?;
+    let (kind, reading) = match &event.kind {
+        TimelineEventKind::UnableToDecrypt { utd_info, .. } => {
+            (convert_in::unread(&json), Reading::Locked(locked(event, utd_info)))
+        }
+        _ => (convert_in::kind(&json)?, Reading::AtOnce),
+    };
     let mark = (sender.as_str() == live.own()).then(|| convert_in::mark(&json)).flatten();
     let encrypted = facts.encrypted || device != DeviceTrust::Cleartext;
     Some(Event {
@@ -292,7 +289,39 @@ async fn convert(
         sent: convert_in::sent(&json),
         mark,
         kind,
+        reading,
     })
+}
+
+fn locked(event: &TimelineEvent, info: &UnableToDecryptInfo) -> Locked {
+    let reason = match &info.reason {
+        UnableToDecryptReason::MissingMegolmSession { .. } => "its key has not come".to_owned(),
+        UnableToDecryptReason::UnknownMegolmMessageIndex => "its key is for later messages".to_owned(),
+        other => format!("{other:?}"),
+    };
+    let raw = event.raw().json().get().to_owned();
+    Locked { reason, key: info.session_id.clone(), raw, at: 0, missed: false }
+}
+
+/// Reads an event that could not be read before, if its key is there by now; otherwise the backup is asked for it.
+pub(super) async fn open(live: &Live, event: &Event) -> Opened {
+    let Reading::Locked(locked) = &event.reading else { return Opened::Nothing };
+    let room = matrix_room(&event.room.id).and_then(|id| live.client.get_room(&id));
+    let raw = Raw::<AnySyncTimelineEvent>::from_json_string(locked.raw.clone());
+    let (Some(room), Ok(raw)) = (room, raw) else { return Opened::NotYet };
+    let Ok(opened) =
+        room.decrypt_event(raw.cast_ref_unchecked::<OriginalSyncRoomEncryptedEvent>(), None).await
+    else {
+        return Opened::NotYet;
+    };
+    if matches!(opened.kind, TimelineEventKind::UnableToDecrypt { .. }) {
+        return Opened::NotYet;
+    }
+    let facts = event.room.clone();
+    match convert(live, &room, &facts, &opened).await {
+        Some(event) => Opened::Event(Box::new(event)),
+        None => Opened::Nothing,
+    }
 }
 
 /// None for a message whose sender is not the owner of the device that encrypted it: it is forged.
@@ -386,7 +415,6 @@ pub(super) fn matrix_room(room: &RoomId) -> Option<OwnedRoomId> {
 
 #[cfg(test)]
 mod tests {
-    use matrix_sdk::ruma::serde::Raw;
     use serde_json::json;
 
     use super::*;

@@ -10,9 +10,9 @@ use bytes::Bytes;
 
 use super::{Rooms, world::RoomState};
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
+    chat::{Chat, Ended, Identity, MediaError, Opened, SendError, StartError},
     effect::Outgoing,
-    event::{Batch, MediaSource, Membership, Position},
+    event::{Batch, Event, MediaSource, Membership, Position},
     id::{EventId, RoomId, TransactionId, UserId},
 };
 
@@ -35,6 +35,8 @@ struct Cursor {
     invites: BTreeSet<RoomId>,
     /// What is before this in the log happened while the account was away.
     missed: usize,
+    /// How many keys it has heard of.
+    keys: usize,
     /// The first batch was handed over, with or without anything in it.
     begun: bool,
 }
@@ -120,6 +122,32 @@ impl Chat for Memory {
         let bytes =
             world.files.get(file.as_str()).ok_or(MediaError::Gone { reason: "M_NOT_FOUND".into() })?;
         if bytes.len() > most { Err(MediaError::TooLarge) } else { Ok(bytes.clone()) }
+    }
+
+    async fn keys(&self) -> Option<BTreeSet<String>> {
+        let mut changed = self.rooms.changed.subscribe();
+        loop {
+            let new: BTreeSet<String> = {
+                let world = self.rooms.lock();
+                let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+                let seen = std::mem::replace(&mut cursor.keys, world.keys.len());
+                world.keys[seen..].iter().map(ToString::to_string).collect()
+            };
+            if !new.is_empty() {
+                return Some(new);
+            }
+            if changed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn open(&self, event: &Event) -> Opened {
+        let world = self.rooms.lock();
+        match world.locked.get(&event.id) {
+            Some(opened) if world.keys.contains(&event.id) => Opened::Event(Box::new(opened.clone())),
+            _ => Opened::NotYet,
+        }
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

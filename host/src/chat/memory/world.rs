@@ -11,7 +11,10 @@ use super::{Line, message};
 use crate::{
     chat::SendError,
     effect::{Body, Content, Outgoing},
-    event::{Class, DeviceTrust, Event, Invite, Kind, Member, Membership, Message, Own, Room, Sender},
+    event::{
+        Class, DeviceTrust, Event, Invite, Kind, Locked, Member, Membership, Message, Own, Reading, Room,
+        Sender,
+    },
     id::{EventId, RoomId, TransactionId, UserId},
 };
 
@@ -25,6 +28,10 @@ pub(super) struct World {
     pub(super) invites: Vec<(UserId, Invite)>,
     pub(super) reads: Vec<(UserId, RoomId, EventId)>,
     pub(super) refusals: Vec<SendError>,
+    /// What cannot be read without its key, as it reads with it.
+    pub(super) locked: HashMap<EventId, Event>,
+    /// The keys that were given, in order.
+    pub(super) keys: Vec<EventId>,
     /// So many answers to what is sent are lost on their way.
     pub(super) lost_answers: usize,
     /// What was sent by whom, and how much was in the log then.
@@ -101,7 +108,7 @@ impl World {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let room = Room { id: room.clone(), direct: state.direct, encrypted: state.encrypted };
-        self.log.push(Event { id, room, sender, sent, mark, kind });
+        self.log.push(Event { id, room, sender, sent, mark, kind, reading: Reading::AtOnce });
     }
 
     /// What somebody has sent between two places in the log; at a border, perhaps a little more.
@@ -109,6 +116,21 @@ impl World {
         let since = self.own.partition_point(|(at, ..)| *at < from);
         let sent = self.own[since..].iter().take_while(|(at, ..)| *at <= to);
         sent.filter(|(_, by, _)| by == user).map(|(.., own)| own.clone()).collect()
+    }
+
+    /// The newest event cannot be read until its key is given, which is called as the event is.
+    pub(super) fn lock_newest(&mut self) {
+        let Some(event) = self.log.last_mut() else { return };
+        self.locked.insert(event.id.clone(), event.clone());
+        let key = event.id.to_string();
+        event.kind = Kind::Message(message(""));
+        event.reading = Reading::Locked(Locked {
+            reason: "its key has not come".into(),
+            key: Some(key.clone()),
+            raw: key,
+            at: 0,
+            missed: false,
+        });
     }
 
     /// The newest event says that it was sent at another time.

@@ -233,3 +233,53 @@ pub(super) async fn the_newest_event_of_a_room_is_known_for_ever(journal: Ledger
     assert_eq!(newest("!quiet").await.as_deref(), Some("$q"));
     assert_eq!(journal.newest(&other_agent(), &room("!room")).await.unwrap(), None);
 }
+
+fn locked(id: &str) -> Arrival {
+    let mut arrival = said(id, "");
+    arrival.event.reading = Reading::Locked(Locked {
+        reason: "its key has not come".into(),
+        key: Some("k".into()),
+        raw: "{}".into(),
+        at: 1,
+        missed: true,
+    });
+    arrival
+}
+
+pub(super) async fn what_cannot_be_read_waits_apart_and_keeps_its_place(journal: Ledger) {
+    let came = receive(&*journal, &[said("$1", "x"), locked("$2"), said("$3", "x"), locked("$4")]).await;
+    let came: Vec<Sequence> = came.into_iter().map(Option::unwrap).collect();
+    assert!(came.is_sorted());
+    assert_eq!(pending(&*journal).await, ["$1", "$3"]);
+    let waits = journal.locked(&agent()).await.unwrap();
+    let ids: Vec<_> = waits.iter().map(|(at, _, event)| (*at, event.id.as_str())).collect();
+    assert_eq!(ids, [(came[1], "$2"), (came[3], "$4")]);
+    assert_eq!(waits[0].2.reading, locked("$2").event.reading);
+    assert_eq!(journal.forget(&agent(), LATER, 10).await.unwrap(), 0);
+    assert!(journal.locked(&other_agent()).await.unwrap().is_empty());
+    assert!(!journal.unlock(&other_agent(), came[1], &said("$2", "x")).await.unwrap());
+
+    assert!(journal.unlock(&agent(), came[1], &said("$2", "secret")).await.unwrap());
+    assert_eq!(pending(&*journal).await, ["$1", "$2", "$3"]);
+    assert!(!journal.unlock(&agent(), came[3], &refused("$4")).await.unwrap());
+    assert_eq!(pending(&*journal).await, ["$1", "$2", "$3"]);
+    assert!(journal.locked(&agent()).await.unwrap().is_empty());
+    assert_eq!(receive(&*journal, &[said("$4", "x")]).await, [None], "it was given up");
+}
+
+pub(super) async fn what_is_read_after_all_is_handed_out_once(journal: Ledger) {
+    let sequence = receive(&*journal, &[locked("$1")]).await[0].unwrap();
+    assert_eq!(receive(&*journal, &[locked("$1")]).await, [None], "it waits already");
+    // The same event comes again, and can be read.
+    assert_eq!(receive(&*journal, &[said("$1", "x")]).await, [Some(sequence)]);
+    assert!(!journal.unlock(&agent(), sequence, &said("$1", "x")).await.unwrap());
+    assert_eq!(receive(&*journal, &[said("$1", "x")]).await, [None]);
+    assert_eq!(pending(&*journal).await, ["$1"]);
+    journal.commit(ends(sequence, "d1")).await.unwrap();
+    assert!(!journal.unlock(&agent(), sequence, &said("$1", "x")).await.unwrap());
+    assert!(pending(&*journal).await.is_empty());
+
+    let sequence = receive(&*journal, &[locked("$2")]).await[0].unwrap();
+    assert_eq!(receive(&*journal, &[refused("$2")]).await, [None]);
+    assert!(!journal.unlock(&agent(), sequence, &said("$2", "x")).await.unwrap());
+}

@@ -6,6 +6,15 @@ ALTER TABLE event ADD COLUMN at INTEGER;
 UPDATE event SET at = unixepoch() * 1000 WHERE room != '';
 CREATE INDEX event_by_age ON event (agent, at) WHERE at IS NOT NULL;
 
+-- Encrypted events whose key has not come, as they came.
+CREATE TABLE locked (
+    sequence INTEGER PRIMARY KEY REFERENCES event,
+    agent    INTEGER NOT NULL REFERENCES agent,
+    session  TEXT NOT NULL,
+    event    TEXT NOT NULL             -- JSON
+) STRICT;
+CREATE INDEX locked_of_agent ON locked (agent);
+
 -- The newest event of each room: where the agent stands there, should the server refuse its position. It outlives the
 -- event's own row.
 CREATE TABLE newest (

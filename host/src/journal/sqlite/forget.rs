@@ -41,6 +41,7 @@ pub(super) fn forget(db: &Connection, agent: &AgentName, before: u64, limit: u32
             "SELECT sequence FROM event
              WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND at < ?2
                    AND NOT EXISTS (SELECT 1 FROM pending WHERE pending.sequence = event.sequence)
+                   AND NOT EXISTS (SELECT 1 FROM locked WHERE locked.sequence = event.sequence)
                    AND NOT EXISTS (SELECT 1 FROM unsent JOIN contribution ON contribution.row = unsent.contribution
                                    WHERE contribution.event = event.sequence)
              ORDER BY at, sequence LIMIT ?3",
