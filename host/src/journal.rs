@@ -147,6 +147,8 @@ pub struct Backlog {
     pub events: u64,
     /// Effects that were committed and not sent.
     pub effects: u64,
+    /// Events that cannot be read, and wait for their key.
+    pub locked: u64,
 }
 
 /// A value set, or deleted.

@@ -35,7 +35,7 @@ pub struct Inside {
     pub homeserver: String,
     pub behaviour: Behaviour,
     pub plugins: Vec<(&'static str, Arc<[u8]>)>,
-    api: Api,
+    pub api: Api,
 }
 
 impl Inside {

@@ -15,6 +15,7 @@ mod inside;
 mod installed;
 mod model;
 mod person;
+mod proxy;
 mod registry;
 mod stage;
 mod synapse;

@@ -453,9 +453,10 @@ impl Journal for Memory {
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         let ledger = self.ledger();
-        let of = |agent: &Agent| (agent.pending.len() as u64, agent.unsent.len() as u64);
-        let (events, effects) = ledger.agents.get(agent).map(of).unwrap_or_default();
-        Ok(Backlog { events, effects })
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Backlog::default()) };
+        let [events, effects, locked] =
+            [agent.pending.len(), agent.unsent.len(), agent.locked.len()].map(|count| count as u64);
+        Ok(Backlog { events, effects, locked })
     }
 
     async fn announce(

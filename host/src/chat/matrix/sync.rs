@@ -4,10 +4,14 @@
 //! only when the caller comes back, that is, when it has stored the batch. An answer that is dropped half-way is
 //! asked for again, and nothing is lost.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use matrix_sdk::{
-    Error, HttpError, Room,
+    Error, HttpError, RefreshTokenError, Room,
     config::{SyncSettings, SyncToken},
     deserialized_responses::{
         TimelineEvent, TimelineEventKind, UnableToDecryptInfo, UnableToDecryptReason, VerificationLevel,
@@ -71,13 +75,33 @@ pub(super) struct Start {
     pub refused: bool,
 }
 
+/// Why there is nothing more to hand over.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// For good.
+    Ended(Ended),
+    /// The session has run out, and another may follow it.
+    Signed,
+}
+
+impl From<Ended> for Halt {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
+}
+
+/// A server that has no news says so after the time that it was given. One that does not wait is not asked without a pause.
+const HASTY: Duration = Duration::from_secs(1);
+
 /// Asks until there is something to hand over.
-pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Ended> {
+pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Halt> {
     let mut backoff = Backoff::default();
     // After an error on this side matrix-sdk may take the same answer for one that it has handled, and hand over
     // nothing: `base/client.rs`, "Got the same sync response twice".
     let mut suspect = false;
+    let mut hasty = Backoff::default();
     loop {
+        let asked = Instant::now();
         match live.client.sync_once(settings(&start)).await {
             Ok(answer) => {
                 if live.end_outage() {
@@ -98,10 +122,14 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
                 if moved || start.at_once || !batch.invites.is_empty() {
                     return Ok(batch);
                 }
+                if asked.elapsed() < HASTY {
+                    hasty.wait(None).await;
+                }
             }
             Err(error) => {
-                if let Some(ended) = ends(&live, &error) {
-                    return Err(ended);
+                if let Some(halt) = halts(&live, &error) {
+                    live.broke();
+                    return Err(halt);
                 }
                 if start.position.is_some() && is_rejected(&error) {
                     live.say(format!(
@@ -356,18 +384,27 @@ fn is_empty(answer: &SyncResponse) -> bool {
     answer.rooms.is_empty() && answer.to_device.is_empty() && answer.account_data.is_empty()
 }
 
-/// Only these two end an agent (and a soft logout, until it is signed in again here).
-fn ends(live: &Live, error: &Error) -> Option<Ended> {
+/// Only these two end an agent; a session that has only run out is followed by another.
+fn halts(live: &Live, error: &Error) -> Option<Halt> {
+    if let Error::Http(error) = error
+        && let HttpError::RefreshToken(RefreshTokenError::MatrixAuth(refused)) = &**error
+    {
+        return refused
+            .as_client_api_error()
+            .filter(|refused| refused.status_code.is_client_error())
+            .and_then(
+                // What is asked for too often is not refused.
+                |refused| (refused.status_code.as_u16() != 429).then_some(Halt::Signed),
+            );
+    }
     match error.client_api_error_kind()? {
-        ErrorKind::UnknownToken(data) if data.soft_logout => Some(Ended::Lost(format!(
-            "the session of {} has run out: start again, with the password, to go on with the same device",
-            live.own()
-        ))),
+        ErrorKind::UnknownToken(data) if data.soft_logout => Some(Halt::Signed),
         ErrorKind::UnknownToken(_) => {
-            Some(Ended::Lost(sign_in::signed_out(&live.session, &live.store).reason))
+            Some(Halt::Ended(Ended::Lost(sign_in::signed_out(&live.session, &live.store).reason)))
         }
         ErrorKind::UserDeactivated => {
-            Some(Ended::Lost(format!("the account {} was closed: use another one", live.own())))
+            let reason = format!("the account {} was closed: use another one", live.own());
+            Some(Halt::Ended(Ended::Lost(reason)))
         }
         _ => None,
     }

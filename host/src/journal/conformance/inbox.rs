@@ -255,6 +255,7 @@ pub(super) async fn what_cannot_be_read_waits_apart_and_keeps_its_place(journal:
     let ids: Vec<_> = waits.iter().map(|(at, _, event)| (*at, event.id.as_str())).collect();
     assert_eq!(ids, [(came[1], "$2"), (came[3], "$4")]);
     assert_eq!(waits[0].2.reading, locked("$2").event.reading);
+    assert_eq!(journal.backlog(&agent()).await.unwrap().locked, 2);
     assert_eq!(journal.forget(&agent(), LATER, 10).await.unwrap(), 0);
     assert!(journal.locked(&other_agent()).await.unwrap().is_empty());
     assert!(!journal.unlock(&other_agent(), came[1], &said("$2", "x")).await.unwrap());

@@ -94,9 +94,10 @@ fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Optio
         ])?;
     forget::note(db, agent, room, &received.id)?;
     let Ok(event) = &received.said else { return Ok(None) };
-    let wait = match received.locked {
-        true => "INSERT INTO locked (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)",
-        false => "INSERT INTO pending (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)",
+    let wait = if received.locked {
+        "INSERT INTO locked (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)"
+    } else {
+        "INSERT INTO pending (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)"
     };
     db.prepare_cached(wait)?.execute(params![sequence, agent, session, event])?;
     Ok(Some(Sequence(sequence)))
