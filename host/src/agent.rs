@@ -12,6 +12,7 @@ mod ledger;
 mod locked;
 mod past;
 mod serving;
+mod timers;
 mod toolbox;
 mod typing;
 
@@ -33,6 +34,7 @@ use crate::{
     addressing,
     capability::llm,
     chat::{Chat, Ended, Identity},
+    clock::Clock,
     engine::Engine,
     event::{Event, Kind},
     gate::Policy,
@@ -129,6 +131,7 @@ pub(crate) struct Shared {
     pub registry: Arc<Registry>,
     pub journal: Arc<dyn Journal>,
     pub llm: Option<Arc<dyn llm::Backend>>,
+    pub clock: Clock,
     pub notices: Notices,
     /// What the audit record is written from.
     pub tally: Arc<Tally>,
@@ -151,6 +154,10 @@ pub(crate) struct Running {
     locks: Notify,
     outbox: Arc<Outbox>,
     typing: Arc<Typing>,
+    /// Told when a timer was set.
+    timers_set: Notify,
+    /// Held from when an event gets its number until it is in its lane: lanes get events in that order.
+    entering: tokio::sync::Mutex<()>,
     /// Rooms that were never encrypted, as far as the journal remembers.
     clear: Mutex<HashSet<RoomId>>,
     /// What was received up to here came before this start: a handler may have begun with it.
@@ -195,6 +202,8 @@ impl Running {
             outbox: Arc::new(outbox),
             clear: Mutex::default(),
             typing: Typing::new(chat),
+            timers_set: Notify::new(),
+            entering: tokio::sync::Mutex::default(),
             before: AtomicI64::new(i64::MIN),
             tasks: TaskTracker::new(),
             draining: closing.child_token(),
@@ -227,7 +236,7 @@ impl Running {
         drop(self.servings.now());
         let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
         let _forgetting = AbortOnDropHandle::new(tokio::spawn(self.clone().forget()));
-        let mut opening = None;
+        let mut attending = None;
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,
@@ -240,13 +249,18 @@ impl Running {
                 Ok(batch) => {
                     // What the agent had said before it ended is among what comes first.
                     self.acknowledge(&batch.own).await;
-                    if opening.is_none() {
+                    if attending.is_none() {
                         self.resume().await;
                         self.resume_locked().await;
-                        opening = Some(AbortOnDropHandle::new(tokio::spawn(self.clone().open_locked())));
+                        let opening = AbortOnDropHandle::new(tokio::spawn(self.clone().open_locked()));
+                        // What was fired before has its turn first.
+                        let keeping = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_time()));
+                        attending = Some((opening, keeping));
                     }
                     self.take_in(batch).await;
                     self.outbox.caught_up();
+                    // Where there is always another batch, what was taken in has its turn all the same.
+                    tokio::task::yield_now().await;
                 }
                 Err(Ended::Closed) => break Finished::Closed,
                 Err(Ended::Lost(reason)) => {
@@ -256,6 +270,12 @@ impl Running {
                 }
             }
         };
+        // No timer fires any more.
+        let (_opening, keeping) = attending.unzip();
+        if let Some(keeping) = keeping {
+            keeping.abort();
+            drop(keeping.await);
+        }
         self.tasks.close();
         self.tasks.wait().await;
         self.outbox.finish().await;
@@ -274,7 +294,9 @@ impl Running {
                 let identity = self.identity();
                 addressing::read(message, &identity.user, identity.display_name.as_deref())
             }
-            Kind::Member(_) => addressing::Addressed { mentioned: false, text: String::new(), command: None },
+            Kind::Member(_) | Kind::Timer(_) => {
+                addressing::Addressed { mentioned: false, text: String::new(), command: None }
+            }
         }
     }
 

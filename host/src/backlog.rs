@@ -98,7 +98,9 @@ mod tests {
         let own = UserId::parse("@agent:memory").unwrap();
         let addressed = match &event.kind {
             Kind::Message(message) => addressing::read(message, &own, None),
-            Kind::Member(_) => Addressed { mentioned: false, text: String::new(), command: None },
+            Kind::Member(_) | Kind::Timer(_) => {
+                Addressed { mentioned: false, text: String::new(), command: None }
+            }
         };
         let known = addressed.command.as_ref().is_some_and(|typed| typed.name == "echo");
         late(behaviour, event, &addressed, known, Came { at: NOW, missed })

@@ -14,7 +14,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    effect::Outgoing,
+    effect::{Outgoing, Upload},
     event::{Batch, Event, MediaSource, Position},
     id::{EventId, RoomId, UserId},
 };
@@ -43,6 +43,22 @@ pub trait Past: Send + Sync {
     /// The connection has broken: what is being sent may have arrived or not. Nothing more is sent until the next batch
     /// has brought what the agent itself has sent by then.
     fn broke(&self);
+}
+
+/// Whether an agent is in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attendance {
+    /// It is.
+    Here {
+        /// A direct chat, as with events.
+        direct: bool,
+        /// End-to-end encrypted.
+        encrypted: bool,
+    },
+    /// It has left, or was removed.
+    Gone,
+    /// Nobody can tell.
+    Unknown,
 }
 
 /// One account on one chat network.
@@ -100,11 +116,34 @@ pub trait Chat: Send + Sync + 'static {
         Opened::NotYet
     }
 
+    /// Uploads a file for a message to a room, encrypted where the room is, and answers where it is: the address, and the
+    /// key where there is one. A chat without files need not have it.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether to try again; what is too large for the server is [`SendError::Final`].
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        let _ = upload;
+        Err(SendError::Final { code: "unsupported".into(), reason: "this chat takes no files".into() })
+    }
+
+    /// What is known of a room now, and whether the agent is in it. A chat that cannot tell need not have it.
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        let _ = room;
+        Attendance::Unknown
+    }
+
     /// Shows that the agent is working in a room, or no longer. Returns at once; a failure is nobody's trouble.
     fn typing(&self, room: &RoomId, on: bool);
 
     /// Shows that the agent has read up to an event. Returns at once; a failure is nobody's trouble.
     fn read(&self, room: &RoomId, event: &EventId, thread: Option<&EventId>);
+
+    /// An event that was handed over has ended: nothing more is done about it. Returns at once. What has not ended when the
+    /// host does may end without a word. A chat that hands over only so much at a time waits for it; the others need
+    /// not have it.
+    fn ended(&self, event: &EventId) {
+        let _ = event;
+    }
 
     /// Accepts an invitation, or declines it by leaving.
     ///

@@ -41,15 +41,16 @@ pub use crate::capability::{Handling, Spent, State, Work};
 use crate::{
     capability::{
         self,
-        bindings::exports::parlour::plugin::{commands, members, messages, tools},
+        bindings::exports::parlour::plugin::{commands, members, messages, timers, tools},
         clocks::Clocks,
-        files::{Budgets, Files},
+        files::{Files, Folders},
         http::{Http, client::Clients},
         logging::Log,
         media::Room,
         outbox::Said,
         types,
     },
+    clock::Clock,
     command::{Argument, Command},
     config,
     grant::{Denied, Permissions},
@@ -90,6 +91,10 @@ pub struct Engine {
     background: Background,
     /// How plugins' requests leave.
     clients: Arc<Clients>,
+    /// What is in the folders that they write to.
+    folders: Folders,
+    /// What time it is, for guests too.
+    clock: Clock,
     notices: Notices,
     tally: Arc<Tally>,
 }
@@ -104,12 +109,12 @@ pub struct Plugin {
     commands: Option<commands::GuestIndices>,
     messages: Option<messages::GuestIndices>,
     members: Option<members::GuestIndices>,
+    timers: Option<timers::GuestIndices>,
     tools: Option<tools::GuestIndices>,
     /// What it may do.
     pub permissions: Arc<Permissions>,
     config: Arc<BTreeMap<String, String>>,
     secrets: Arc<Secrets>,
-    budgets: Budgets,
     room: Room,
     /// How much it says.
     said: Arc<Said>,
@@ -172,6 +177,8 @@ pub enum Call {
     Message,
     /// Somebody came or went.
     Member,
+    /// A timer is due.
+    Timer,
     /// One of its tools.
     Tool {
         /// Which, by the name that the plugin gives it.
@@ -296,9 +303,17 @@ impl Engine {
             ticker,
             background,
             clients,
+            folders: Folders::default(),
+            clock: Clock::default(),
             notices,
             tally,
         })
+    }
+
+    /// The same by another clock.
+    #[must_use]
+    pub fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Makes a plugin of a component: has it compiled (or finds it compiled), links, and asks it what it
@@ -338,6 +353,11 @@ impl Engine {
             .then(|| members::GuestIndices::new(&instance))
             .transpose()
             .map_err(shape)?;
+        let timers = surface
+            .handles("timers")
+            .then(|| timers::GuestIndices::new(&instance))
+            .transpose()
+            .map_err(shape)?;
         let tools = surface
             .handles("tools")
             .then(|| tools::GuestIndices::new(&instance))
@@ -349,6 +369,7 @@ impl Engine {
             commands: vec![],
             messages: messages.is_some(),
             members: members.is_some(),
+            timers: timers.is_some(),
             tools: vec![],
         };
         let mut loaded = Plugin {
@@ -358,11 +379,11 @@ impl Engine {
             commands,
             messages,
             members,
+            timers,
             tools,
             permissions: Arc::new(permissions),
             config: Arc::new(config),
             secrets: Arc::new(secrets),
-            budgets: Budgets::default(),
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
             limits: self.limits.of(wanted, settings.limits),
@@ -472,6 +493,9 @@ impl Engine {
             if let Some(members) = &plugin.members {
                 members.load(&mut store, &instance)?;
             }
+            if let Some(timers) = &plugin.timers {
+                timers.load(&mut store, &instance)?;
+            }
             let commands = match &plugin.commands {
                 Some(commands) => {
                     commands.load(&mut store, &instance)?.call_list_commands(&mut store).await?
@@ -526,6 +550,11 @@ impl Engine {
         self.limits.component
     }
 
+    /// How long a host call waits for the journal.
+    pub fn lookup(&self) -> Duration {
+        self.limits.lookup
+    }
+
     /// The component compiled, and its code where that is not kept yet.
     async fn component(
         self: &Arc<Self>,
@@ -565,10 +594,10 @@ impl Engine {
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
-        let clocks = Clocks::new(self.limits.clock);
+        let clocks = Clocks::new(self.limits.clock, self.clock.clone());
         clocks.give(&mut wasi);
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
-            Files::open(permissions, event.room.encrypted, &plugin.budgets, &mut wasi)
+            Files::open(permissions, event.room.encrypted, &self.folders, &mut wasi)
         });
         let files = files.unwrap_or_else(|| Ok(Files::default())).unwrap_or_else(|reason| {
             self.notices.say(Notice::PluginFiles { plugin: plugin.listing.plugin.clone(), reason });
@@ -576,7 +605,7 @@ impl Engine {
         });
         let wasi = wasi.build();
         let counts = Arc::<Mutex<Counts>>::default();
-        let mut http = Http::new(self.clients.clone(), plugin.secrets.clone());
+        let mut http = Http::new(self.clients.of(&plugin.listing.plugin), plugin.secrets.clone());
         if let Some(handling) = &handling {
             http = http.with(handling, counts.clone());
         }
@@ -586,6 +615,7 @@ impl Engine {
             files,
             room: plugin.room.clone(),
             clocks,
+            has_timers: plugin.timers.is_some(),
             said: plugin.said.clone(),
             secrets: plugin.secrets.clone(),
             work,
@@ -669,6 +699,11 @@ async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime
             let change = convert::member_change(handling);
             let guest = plugin.members.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
             guest.call_on_member(&mut *store, &change).await?.map(|()| End::Pass)
+        }
+        Call::Timer => {
+            let firing = convert::firing(handling).ok_or_else(absent)?;
+            let guest = plugin.timers.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
+            guest.call_on_timer(&mut *store, &firing).await?.map(|()| End::Handled)
         }
         Call::Tool { name, arguments } => {
             let call = convert::tool_call(handling, name, arguments);

@@ -5,7 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DeliveryId, EventId, RoomId, UserId};
+use crate::{
+    id::{DeliveryId, EventId, RoomId, UserId},
+    timer::Fired,
+};
 
 /// Where a chat's stream of events stands: opaque, the chat's own word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,7 +67,7 @@ pub struct Event {
     pub id: EventId,
     /// Where.
     pub room: Room,
-    /// Who wrote it, or, for a membership, who did it.
+    /// Who wrote it, or, for a membership, who did it, or, for a timer, who set it.
     pub sender: Sender,
     /// Milliseconds since the Unix epoch, as the sender's server says.
     pub sent: u64,
@@ -111,10 +114,24 @@ pub enum Kind {
     Message(Message),
     /// Somebody came or went.
     Member(Member),
+    /// A timer is due: the host's own event, which no chat hands over.
+    Timer(Box<Fired>),
+}
+
+impl Event {
+    /// The thread's root, in a thread.
+    #[must_use]
+    pub fn thread(&self) -> Option<&EventId> {
+        match &self.kind {
+            Kind::Message(message) => message.thread.as_ref(),
+            Kind::Member(_) => None,
+            Kind::Timer(fired) => fired.timer.thread.as_ref(),
+        }
+    }
 }
 
 /// The room of an event, as the chat knows it when the event came.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     /// Its id.
     pub id: RoomId,
@@ -125,7 +142,7 @@ pub struct Room {
 }
 
 /// Who did it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sender {
     /// Their account.
     pub id: UserId,

@@ -43,6 +43,33 @@ pub enum Denial {
     TooOld,
     /// It could not be read: its key never came.
     Undecryptable,
+    /// The agent has left the room in which a timer was set.
+    Left,
+    /// Whoever set a timer has a lesser role than they had then.
+    Role,
+    /// The plugin that set a timer may not have any.
+    Grant,
+}
+
+impl Denial {
+    /// Why a timer is not handled, for the operator.
+    #[must_use]
+    pub fn of_a_timer(self) -> &'static str {
+        match self {
+            Self::Room => "the room is not one that the agent serves",
+            Self::Left => "the agent has left the room",
+            Self::Role => "whoever set it has a lesser role than they had then",
+            Self::Grant => "the plugin does not have the grant `timers`",
+            Self::Own
+            | Self::NotListed
+            | Self::NotAddressed
+            | Self::Edit
+            | Self::Notice
+            | Self::Missed
+            | Self::TooOld
+            | Self::Undecryptable => "whoever set it is on no list",
+        }
+    }
 }
 
 /// Whose gate it is.
@@ -108,6 +135,10 @@ fn deny(policy: Policy<'_>, event: &Event, addressed: &Addressed, known: bool) -
             }
             policy.access.role(&member.user).is_none().then_some(Denial::NotListed)
         }
+        Kind::Timer(fired) => match policy.access.role(&event.sender.id) {
+            None => Some(Denial::NotListed),
+            Some(role) => (role < fired.timer.role).then_some(Denial::Role),
+        },
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! Two writes matter. [`Journal::receive`] stores events together with the position of the chat that covers
 //! them, before anything is done about them. [`Journal::commit`] stores what a handler did, all of it or
-//! nothing: effects, `kv` writes, the home, and "done". Whatever happens between two writes, what was received
+//! nothing: effects, `kv` writes, timers, the home, and "done". A timer that is due becomes an event in one write, too
+//! ([`Journal::fire`]). Whatever happens between two writes, what was received
 //! and has not ended is handed out again by [`Journal::pending`], and what was committed and not sent by
 //! [`Journal::unsent`].
 
@@ -13,9 +14,13 @@ pub mod memory;
 mod review;
 pub mod sqlite;
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use review::{Unreviewed, review};
@@ -23,9 +28,10 @@ pub use review::{Unreviewed, review};
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, MessageRef, Place, Target},
-    event::{Event, Position, Reading},
+    event::{Event, MediaSource, Position, Reading},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
+    timer::Timer,
 };
 
 /// The order in which events were received: rises by one agent's every event.
@@ -120,6 +126,17 @@ pub enum Read {
         /// What was found.
         found: Vec<String>,
     },
+    /// A plugin's timers in a session.
+    Timers {
+        /// Whose agent.
+        agent: AgentName,
+        /// Which plugin.
+        plugin: PluginName,
+        /// In which session.
+        session: SessionId,
+        /// What was found.
+        found: Vec<Timer>,
+    },
 }
 
 /// Which keys: in byte order, those that begin with `prefix`, after `after`, at most `limit`.
@@ -175,6 +192,22 @@ pub enum Outcome {
     Cancelled,
 }
 
+/// The bytes of a file that is to be sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// By which an effect names it.
+    pub digest: String,
+    /// What is in it.
+    pub bytes: Bytes,
+}
+
+/// Its bytes are megabytes, and nobody's business.
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({}, {} bytes)", self.digest, self.bytes.len())
+    }
+}
+
 /// What one party, a plugin or the host itself, did about an event.
 #[derive(Debug, Clone)]
 pub struct Contribution {
@@ -184,6 +217,8 @@ pub struct Contribution {
     pub outcome: Outcome,
     /// What has to go out, each with its ordinal: one count for all contributions of a delivery.
     pub effects: Vec<(u32, Effect)>,
+    /// The files that they send. They are kept until no effect that waits needs them.
+    pub files: Vec<Blob>,
     /// What to remember.
     pub writes: Vec<Write>,
     /// What the handler read, to be checked.
@@ -267,6 +302,8 @@ pub struct Known {
     pub room: RoomId,
     /// Which plugin sent it; none where it was not a plugin of this agent.
     pub by: Option<PluginName>,
+    /// That plugin sent a file.
+    pub file: bool,
 }
 
 /// The newest message to which a plugin gave a name.
@@ -278,6 +315,8 @@ pub enum Named {
         event: EventId,
         /// Where.
         room: RoomId,
+        /// It is a file.
+        file: bool,
     },
     /// It waits to be sent.
     Waiting {
@@ -285,6 +324,8 @@ pub enum Named {
         id: EffectId,
         /// Where to.
         to: Target,
+        /// It is a file.
+        file: bool,
     },
 }
 
@@ -360,6 +401,23 @@ pub trait Journal: Send + Sync + 'static {
     /// Notes what became of an effect. The first note stands: of an effect that isn't waiting nothing is changed.
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error>;
 
+    /// A file that an effect of this delivery sends, while one waits.
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error>;
+
+    /// Bytes of files that a plugin sends and that wait.
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error>;
+
+    /// Notes where the file of an effect that waits was uploaded to: it is not uploaded again.
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error>;
+
+    /// Where the file of an effect that waits was uploaded to.
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error>;
+
     /// The event that an effect became, once it was accepted.
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error>;
 
@@ -397,6 +455,40 @@ pub trait Journal: Send + Sync + 'static {
     /// How much a plugin remembers.
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error>;
 
+    /// The timers of a plugin in one session, in the order in which they are due.
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error>;
+
+    /// How many timers a plugin has, in all sessions.
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error>;
+
+    /// When the next timer of each plugin is due, by the plugins' names.
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error>;
+
+    /// The timers of a plugin that are due by now, in the order in which they were, at most `limit`.
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error>;
+
+    /// Moves a timer on to `next`, or ends it, and stores the event that it becomes, if it becomes one: all of it or
+    /// nothing. Answers its place in the order, or none where it may not pass. If the timer is no longer as it is given
+    /// here, nothing is changed.
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error>;
+
     /// What waits.
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error>;
 
@@ -423,8 +515,14 @@ impl Commit {
     /// What the host says by itself.
     fn own(agent: AgentName, sequence: Sequence, delivery: DeliveryId, effects: Vec<Effect>) -> Self {
         let effects = (0..).zip(effects).collect();
-        let contribution =
-            Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
+        let contribution = Contribution {
+            plugin: None,
+            outcome: Outcome::Done,
+            effects,
+            files: vec![],
+            writes: vec![],
+            reads: vec![],
+        };
         Self { agent, sequence, delivery, contribution, tools: vec![], ends_event: true }
     }
 }

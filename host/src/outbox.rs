@@ -7,19 +7,22 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     backoff::Backoff,
     begin,
     chat::{Chat, SendError},
-    effect::{Body, Content, Effect, EffectId, MessageRef, Outgoing, Place, Target},
-    event::Own,
+    effect::{Body, Content, Effect, EffectId, File, MessageRef, Outgoing, Place, Target, Upload},
+    event::{MediaSource, Own},
     id::{AgentName, EventId, RoomId, TransactionId},
     journal::{Draft, Journal, Queued, Sent},
     notice::{Notice, Notices},
 };
+
+/// Files that an agent uploads at once: each is in memory meanwhile, and all go by the same line.
+const UPLOADS: usize = 4;
 
 /// Sends what one agent's plugins queued.
 pub struct Outbox {
@@ -29,6 +32,7 @@ pub struct Outbox {
     notices: Notices,
     rooms: Mutex<HashMap<Key, Waiting>>,
     encrypted: Mutex<HashMap<RoomId, bool>>,
+    uploads: Semaphore,
     /// What runs; waited for when the host ends.
     tasks: TaskTracker,
     closing: CancellationToken,
@@ -40,7 +44,7 @@ pub struct Outbox {
     arrived: watch::Sender<HashSet<i64>>,
 }
 
-/// An effect is being sent for as long as this lives.
+/// An effect is being sent for as long as this lives: until it is noted.
 struct Sending<'a> {
     outbox: &'a Outbox,
     row: i64,
@@ -101,9 +105,23 @@ impl Outbox {
         closing: CancellationToken,
     ) -> Self {
         let (rooms, encrypted) = (Mutex::default(), Mutex::default());
-        let (tasks, up_to_date) = (TaskTracker::new(), watch::Sender::new(false));
-        let (sending, arrived) = (Mutex::default(), watch::Sender::default());
-        Self { agent, chat, journal, notices, rooms, encrypted, tasks, closing, up_to_date, sending, arrived }
+        let (uploads, tasks) = (Semaphore::new(UPLOADS), TaskTracker::new());
+        let (up_to_date, sending, arrived) =
+            (watch::Sender::new(false), Mutex::default(), watch::Sender::default());
+        Self {
+            agent,
+            chat,
+            journal,
+            notices,
+            rooms,
+            encrypted,
+            uploads,
+            tasks,
+            closing,
+            up_to_date,
+            sending,
+            arrived,
+        }
     }
 
     /// The connection has broken, and what was being sent may have arrived: nothing leaves until [`Self::caught_up`].
@@ -145,7 +163,7 @@ impl Outbox {
         {
             let mut rooms = lock(&self.rooms);
             for queued in queued {
-                let key = key(&queued.effect);
+                let Some(key) = key(&queued.effect) else { continue };
                 if let Some(waiting) = rooms.get_mut(&key) {
                     waiting.queued.push_back(queued);
                 } else {
@@ -178,17 +196,20 @@ impl Outbox {
     /// Sends one room's effects, and ends when there are none.
     async fn drain(&self, key: Key) {
         loop {
-            let queued = {
+            let (queued, sending) = {
                 let mut rooms = lock(&self.rooms);
                 if self.closing.is_cancelled() {
                     return drop(rooms.remove(&key));
                 }
                 match rooms.get_mut(&key).and_then(|waiting| waiting.queued.pop_front()) {
-                    Some(queued) => queued,
+                    Some(queued) => {
+                        let sending = Sending::begins(self, &queued);
+                        (queued, sending)
+                    }
                     None => return drop(rooms.remove(&key)),
                 }
             };
-            match self.carry_through(&queued).await {
+            match self.carry_through(&queued, &sending).await {
                 Ok(Some((event, room))) => self.note(&queued, &Sent::Accepted { event, room }).await,
                 Ok(None) => {}
                 Err(Stuck::Final(reason)) => {
@@ -201,9 +222,12 @@ impl Outbox {
     }
 
     /// Tries until the chat has taken it, or says that it never will, or it is found to have arrived, which was noted.
-    async fn carry_through(&self, queued: &Queued) -> Result<Option<(EventId, RoomId)>, Stuck> {
+    async fn carry_through(
+        &self,
+        queued: &Queued,
+        sending: &Sending<'_>,
+    ) -> Result<Option<(EventId, RoomId)>, Stuck> {
         let mut backoff = Backoff::default();
-        let sending = Sending::begins(self, queued);
         loop {
             if !*self.up_to_date.borrow() {
                 let mut known = self.up_to_date.subscribe();
@@ -247,11 +271,16 @@ impl Outbox {
                 if *takes_draft && let Some(event) = self.take_draft(&queued.id, &place, body).await? {
                     return Ok((event, place.room));
                 }
-                let reply_to = match reply_to {
-                    Some(message) => Some(self.event(message, queued).await?),
-                    None => None,
-                };
+                let reply_to = self.answered(reply_to.as_ref(), queued).await?;
                 (to, Content::Message { body: body.clone(), thread: place.thread, reply_to })
+            }
+            Effect::File { to, file, caption, reply_to, .. } => {
+                let place = self.place(to).await?;
+                let reply_to = self.answered(reply_to.as_ref(), queued).await?;
+                let source = self.upload(queued, file, &place.room).await?;
+                let File { name, mime, size, .. } = file.clone();
+                let (caption, thread) = (caption.clone(), place.thread);
+                (to, Content::File { source, name, mime, size, caption, thread, reply_to })
             }
             Effect::Edit { to, message, body } => {
                 (to, Content::Edit { event: self.event(message, queued).await?, body: body.clone() })
@@ -273,11 +302,52 @@ impl Outbox {
             Effect::Redact { to, message, reason } => {
                 (to, Content::Redaction { event: self.event(message, queued).await?, reason: reason.clone() })
             }
-            Effect::SetHome(_) => return Err(Stuck::Final("a home is not sent".into())),
+            Effect::SetHome(_) | Effect::SetTimer(_) | Effect::CancelTimer { .. } | Effect::PutBack(_) => {
+                return Err(Stuck::Final("it is done with the commit, and not sent".into()));
+            }
         };
         let room = self.place(to).await?.room;
         let event = self.send(&room, content, queued.id.transaction(), &queued.id).await?;
         Ok((event, room))
+    }
+
+    /// Where a file is: it is uploaded once, and where to is kept before its message goes, so that whatever happens in
+    /// between, the same file goes with it.
+    async fn upload(&self, queued: &Queued, file: &File, room: &RoomId) -> Result<MediaSource, Stuck> {
+        if let Some(source) = self.retry(|| self.journal.staged(&self.agent, queued.row)).await? {
+            return Ok(source);
+        }
+        let must_encrypt = self.must_encrypt(room).await?;
+        let (agent, delivery) = (&self.agent, &queued.id.delivery);
+        let asked = async {
+            // It is in memory for no longer than it takes.
+            let _permit = self.uploads.acquire().await;
+            let found = self.journal.blob(agent, delivery, &file.digest).await.map_err(|error| {
+                self.notices.say(Notice::Journal { reason: error.to_string() });
+                SendError::Later { after: None, reason: error.to_string() }
+            })?;
+            let bytes = found.ok_or_else(|| {
+                let reason = format!("{}: the file is not there", queued.id);
+                SendError::Final { code: "not-found".into(), reason }
+            })?;
+            let upload = Upload { room: room.clone(), must_encrypt, mime: file.mime.clone(), bytes };
+            self.chat.upload(&upload).await
+        };
+        let source = self.ask(asked).await?;
+        self.retry(|| self.journal.stage(agent, queued.row, &source)).await?;
+        Ok(source)
+    }
+
+    /// The event that a message answers, if it answers one.
+    async fn answered(
+        &self,
+        reply_to: Option<&MessageRef>,
+        queued: &Queued,
+    ) -> Result<Option<EventId>, Stuck> {
+        match reply_to {
+            Some(message) => Ok(Some(self.event(message, queued).await?)),
+            None => Ok(None),
+        }
     }
 
     /// The last text of a draft takes its place. None where there is no draft.
@@ -389,17 +459,21 @@ fn not_there(queued: &Queued) -> Stuck {
     Stuck::Final(format!("{}: the message that it is about is not there", queued.id))
 }
 
-fn key(effect: &Effect) -> Key {
-    match effect {
+/// Where it goes, if it goes anywhere.
+fn key(effect: &Effect) -> Option<Key> {
+    Some(match effect {
         Effect::Send { to, .. }
+        | Effect::File { to, .. }
         | Effect::Edit { to, .. }
         | Effect::React { to, .. }
         | Effect::Redact { to, .. } => match to {
             Target::Direct(user) => Key::Person(user.clone()),
             Target::Place(place) => Key::Room(place.room.clone()),
         },
-        Effect::SetHome(place) => Key::Room(place.room.clone()),
-    }
+        Effect::SetHome(_) | Effect::SetTimer(_) | Effect::CancelTimer { .. } | Effect::PutBack(_) => {
+            return None;
+        }
+    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

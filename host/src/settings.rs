@@ -8,6 +8,7 @@ pub(crate) mod homeserver;
 mod media;
 mod parse;
 mod secret;
+mod switch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub use backlog::{Backlog, Horizon};
 pub use parse::{SettingsError, load, parse};
@@ -217,7 +218,7 @@ impl Access {
 }
 
 /// What the settings say of a person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// On no list.
     Guest,
@@ -352,6 +353,9 @@ pub struct Grants {
     /// Read the files of messages that it handles: `true`, or a table.
     #[serde(deserialize_with = "media::granted")]
     pub media: Option<Media>,
+    /// Set timers: `true`, or a table.
+    #[serde(deserialize_with = "switch::timers")]
+    pub timers: Option<Timers>,
     /// Carry out of encrypted rooms what is said there: by whatever else is granted here.
     pub encrypted: bool,
     /// Call these tools of other plugins: `weather.forecast`, `weather.*`, or `"*"`.
@@ -381,6 +385,14 @@ pub struct Files {
 pub struct Media {
     /// Bytes of one file, where larger ones are not for it.
     pub bytes: Option<u64>,
+}
+
+/// Which timers a plugin may set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timers {
+    /// How many, for each agent, where that is not the usual.
+    pub count: Option<u64>,
 }
 
 /// How much a plugin may remember for each agent.

@@ -10,6 +10,7 @@
 
 // The harness.
 mod guests;
+mod hanging;
 mod host;
 mod inside;
 mod installed;
@@ -35,7 +36,12 @@ mod labels;
 mod files;
 // Which files of messages they read, and how much of them.
 mod media;
+// Which files they send, and where to.
+mod uploads;
+// What they do by themselves, later.
+mod timers;
 // Who made it, and whether that matters.
+mod power;
 mod publishers;
 // Where it was pulled from.
 mod oci;
@@ -47,6 +53,7 @@ mod audit;
 mod control;
 // Plugins that misbehave are contained.
 mod attacks;
+mod attacks_in_languages;
 // Plugins are compiled in a process apart.
 mod compiling;
 mod faults;

@@ -12,6 +12,7 @@ use super::{
     health,
     ledger::FromJournal,
     lock,
+    timers::sets_timers,
 };
 use crate::{
     capability::media::Files,
@@ -178,6 +179,9 @@ impl Running {
             match self.shared.journal.commit(commit.clone()).await {
                 Ok(queued) => {
                     self.outbox.push(queued);
+                    if sets_timers(&commit) {
+                        self.timers_set.notify_one();
+                    }
                     return Ok(());
                 }
                 Err(Error::Conflict) => return Err(Error::Conflict),
@@ -202,7 +206,10 @@ impl Running {
         let waiting = delivery.waiting;
         let name = &self.agent.name;
         let home = self.journalled(|| self.shared.journal.home(name)).await;
-        let journal = Arc::new(FromJournal(self.shared.journal.clone()));
+        let journal = Arc::new(FromJournal {
+            journal: self.shared.journal.clone(),
+            within: self.shared.engine.lookup(),
+        });
         Handling {
             agent: name.clone(),
             agent_id: self.identity().user.clone(),
@@ -219,7 +226,8 @@ impl Running {
             commands: delivery.serving.catalogue.commands(delivery.role).cloned().collect(),
             permissions: self.toolbox.permissions(plugin),
             kv: journal.clone(),
-            messages: journal,
+            messages: journal.clone(),
+            timers: journal,
             llm: self.shared.llm.clone(),
             drafts: Some(drafts),
             media: Arc::new(Files::new(Arc::new(FromChat(self.agent.chat.clone())))),

@@ -49,13 +49,19 @@ impl Running {
         let came = Came { at: now(), missed };
         let arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event, came)).collect();
         self.say_what_is_late(&arrivals);
+        let entering = self.entering.lock().await;
         let sequences = self.receive(&arrivals, &position).await;
         let alone = arrivals.len() == 1;
         for (arrival, sequence) in arrivals.into_iter().zip(sequences) {
             if arrival.event.room.encrypted {
                 self.outbox.is_encrypted(&arrival.event.room.id);
             }
-            let Some(sequence) = sequence else { continue };
+            let Some(sequence) = sequence else {
+                if matches!(arrival.verdict, Verdict::Deny(_)) {
+                    self.agent.chat.ended(&arrival.event.id);
+                }
+                continue;
+            };
             let Arrival { event, session, .. } = arrival;
             if matches!(event.reading, Reading::Locked(_)) {
                 self.wait_for_key(sequence, event, session);
@@ -66,6 +72,7 @@ impl Running {
             let event = Arc::new(event);
             self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, alone);
         }
+        drop(entering);
         for invite in invites {
             let running = self.clone();
             self.tasks.spawn(async move { running.answer(invite).await });
@@ -126,10 +133,16 @@ impl Running {
             let accounts = lock(&self.shared.accounts);
             let verdict = gate::authorize(self.policy(&accounts), &waiting.event, &addressed, true);
             drop(accounts);
-            if matches!(verdict, Verdict::Deny(_)) {
+            if let Verdict::Deny(denial) = verdict {
                 // The settings have changed while it waited.
+                if let Kind::Timer(fired) = &waiting.event.kind {
+                    self.denied_timer(&fired.timer, denial.of_a_timer());
+                }
                 let running = self.clone();
-                self.tasks.spawn(async move { running.end(&waiting).await });
+                self.tasks.spawn(async move {
+                    running.end(&waiting).await;
+                    running.agent.chat.ended(&waiting.event.id);
+                });
                 return;
             }
         }
@@ -139,7 +152,10 @@ impl Running {
                 // At once, and in the order in which events came: only the answer takes its time.
                 let stopped = self.lanes.stop(&waiting.session);
                 let running = self.clone();
-                self.tasks.spawn(async move { running.answer_stop(waiting, stopped).await });
+                self.tasks.spawn(async move {
+                    running.answer_stop(&waiting, stopped).await;
+                    running.agent.chat.ended(&waiting.event.id);
+                });
                 return;
             }
         }
@@ -165,10 +181,13 @@ impl Running {
                     let types =
                         matches!(waiting.event.kind, Kind::Message(_)).then(|| self.typing.start(room));
                     self.handle(&waiting, &stopped).await;
+                    self.agent.chat.ended(&waiting.event.id);
                     // An answer is on its way: the agent types until it is there.
                     if let Some(types) = types {
                         self.outbox.hold(room, Box::new(types));
                     }
+                    // Where nothing has to wait, others have their turn.
+                    tokio::task::consume_budget().await;
                 }
                 Next::Refill(after) => {
                     let (name, limit) = (&self.agent.name, Lanes::refill_limit());

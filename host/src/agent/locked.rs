@@ -128,11 +128,13 @@ impl Running {
         let unlocked =
             self.journalled(|| self.shared.journal.unlock(&self.agent.name, sequence, &arrival)).await;
         self.waits_no_more(sequence);
-        let Arrival { event, session, .. } = arrival;
+        let Arrival { event, verdict, session } = arrival;
         if unlocked {
             let waiting =
                 Waiting { sequence, event: Arc::new(event), session, ended: vec![], resumed: false };
             self.dispatch(waiting, false);
+        } else if matches!(verdict, Verdict::Deny(_)) {
+            self.agent.chat.ended(&event.id);
         }
         self.lanes.release(&one.session, sequence);
     }
@@ -160,6 +162,7 @@ impl Running {
         let arrival = Arrival { event, verdict: Verdict::Deny(denial), session };
         self.journalled(|| self.shared.journal.unlock(&self.agent.name, sequence, &arrival)).await;
         self.waits_no_more(sequence);
+        self.agent.chat.ended(&arrival.event.id);
         self.lanes.release(&arrival.session, sequence);
     }
 }

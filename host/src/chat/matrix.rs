@@ -17,6 +17,7 @@ mod send;
 mod sign_in;
 mod store;
 mod sync;
+mod upload;
 mod wire;
 
 use std::{
@@ -55,8 +56,8 @@ use self::{
 };
 use crate::{
     backoff::Backoff,
-    chat::{Chat, Ended, Identity, MediaError, Opened, Past, SendError, StartError},
-    effect::Outgoing,
+    chat::{Attendance, Chat, Ended, Identity, MediaError, Opened, Past, SendError, StartError},
+    effect::{Outgoing, Upload},
     event::{Batch, Event, MediaSource, Position},
     id::{AgentName, EventId, RoomId, UserId},
     notice::{Notice, Notices},
@@ -353,6 +354,21 @@ impl Matrix {
         .boxed()
     }
 
+    fn uploading<'f>(&'f self, upload: &'f Upload) -> BoxFuture<'f, Result<MediaSource, SendError>> {
+        async { upload::upload(&self.live()?, upload).await }.boxed()
+    }
+
+    fn seeing<'f>(&'f self, room: &'f RoomId) -> BoxFuture<'f, Attendance> {
+        async move {
+            let room = matrix_room(room).and_then(|room| self.live.load_full()?.client.get_room(&room));
+            match room {
+                Some(room) => room::attendance(&room).await,
+                None => Attendance::Unknown,
+            }
+        }
+        .boxed()
+    }
+
     fn answering<'f>(&'f self, room: &'f RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>> {
         async move {
             let live = self.live()?;
@@ -429,6 +445,24 @@ impl Chat for Matrix {
         Self: 'f,
     {
         self.opening(event)
+    }
+
+    fn upload<'s, 'u, 'f>(&'s self, upload: &'u Upload) -> BoxFuture<'f, Result<MediaSource, SendError>>
+    where
+        's: 'f,
+        'u: 'f,
+        Self: 'f,
+    {
+        self.uploading(upload)
+    }
+
+    fn attendance<'s, 'r, 'f>(&'s self, room: &'r RoomId) -> BoxFuture<'f, Attendance>
+    where
+        's: 'f,
+        'r: 'f,
+        Self: 'f,
+    {
+        self.seeing(room)
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

@@ -22,6 +22,7 @@ mod account;
 mod world;
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -33,7 +34,7 @@ pub use self::account::Memory;
 use self::world::{RoomState, World};
 use super::SendError;
 use crate::{
-    event::{Class, Invite, MediaSource, Membership, Message},
+    event::{AttachmentKind, Class, Invite, MediaSource, Membership, Message},
     id::{EventId, RoomId, UserId},
 };
 
@@ -65,6 +66,29 @@ pub struct Line {
     pub reactions: Vec<(UserId, String)>,
     /// It was removed; its text is empty.
     pub redacted: bool,
+    /// The file that it is, whose name is its text where nothing is said to it.
+    pub file: Option<File>,
+}
+
+/// A file that somebody sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its name.
+    pub name: String,
+    /// Its media type, as it was declared.
+    pub mime: String,
+    /// As what clients show it.
+    pub kind: AttachmentKind,
+    /// What is in it.
+    pub bytes: Bytes,
+}
+
+/// Its bytes are too many to be looked at.
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, mime, kind, bytes } = self;
+        write!(f, "File({name:?}, {mime}, {kind:?}, {} bytes)", bytes.len())
+    }
 }
 
 impl Default for Rooms {
@@ -80,6 +104,14 @@ impl Rooms {
         let born = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
         let world = World { born, ..World::default() };
         Self { world: Arc::new(Mutex::new(world)), changed: watch::Sender::new(()) }
+    }
+
+    /// No rooms yet, with one account to come, and nobody who looks back: only the newest is remembered of what was said, read
+    /// and sent, and of what was handed over nothing.
+    pub(in crate::chat) fn of_newest(newest: usize) -> Self {
+        let rooms = Self::new();
+        rooms.lock().newest = Some(newest);
+        rooms
     }
 
     /// An agent's account. What was said before is history to it.
@@ -193,10 +225,13 @@ impl Rooms {
 
     /// Keeps a file, for attachments to be found by.
     pub fn keep(&self, bytes: impl Into<Bytes>) -> MediaSource {
-        let mut world = self.lock();
-        let name = format!("file{}", world.files.len());
-        world.files.insert(name.clone(), bytes.into());
-        MediaSource::new(name)
+        self.lock().keep(bytes.into())
+    }
+
+    /// How many files were kept and uploaded so far.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.lock().kept
     }
 
     /// Removes a file, as a homeserver does some day.
@@ -245,7 +280,14 @@ impl Rooms {
     /// Forgets which transaction ids were used, as servers do after a day: what comes with one of them again is sent
     /// again.
     pub fn forget_transactions(&self) {
-        self.lock().transactions.clear();
+        let mut world = self.lock();
+        world.transactions.clear();
+        world.sent.clear();
+    }
+
+    /// The next upload is answered with this error.
+    pub fn refuse_file(&self, error: SendError) {
+        self.lock().refused_files.insert(0, error);
     }
 
     /// Nobody will write any more.

@@ -3,19 +3,21 @@
 
 mod audit;
 mod commits;
+mod files;
 mod inbox;
 mod kv;
 mod model;
 mod outbox;
+mod timers;
 
 use std::sync::Arc;
 
 use super::{
-    Arrival, Commit, Contribution, Journal, Namespace, Outcome, Queued, Read, Scope, Sequence, Write,
+    Arrival, Blob, Commit, Contribution, Journal, Namespace, Outcome, Queued, Read, Scope, Sequence, Write,
     memory::Memory, sqlite::Sqlite,
 };
 use crate::{
-    effect::{Body, Effect, Place, Target},
+    effect::{Body, Effect, File, Place, Target},
     event::{Class, DeviceTrust, Event, Kind, Locked, Message, Position, Reading, Room, Sender},
     gate::{Denial, Verdict},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
@@ -89,6 +91,13 @@ mod keeps {
             what_the_host_says_by_itself_is_queued_once
             what_waits_is_counted
         }
+        files {
+            a_file_is_kept_until_no_effect_needs_it
+            a_file_is_its_deliverys_and_counts_as_its_plugins
+            where_a_file_was_uploaded_to_is_kept_until_it_is_sent
+            a_message_is_known_as_a_file
+            an_event_whose_file_waits_is_not_forgotten
+        }
         kv {
             what_is_remembered_is_counted
             a_value_is_set_and_deleted
@@ -97,6 +106,15 @@ mod keeps {
             namespaces_share_nothing
             keys_are_listed_in_byte_order
             a_list_begins_where_it_is_asked_to
+        }
+        timers {
+            a_timer_is_set_and_cancelled_with_the_commit
+            a_commit_that_fails_sets_no_timer
+            a_changed_list_of_timers_is_a_conflict
+            a_timer_that_is_due_becomes_an_event_once
+            a_timer_that_may_not_pass_moves_on_all_the_same
+            a_timer_that_nobody_could_handle_is_put_back
+            a_timer_is_forgotten_as_an_event_and_is_none_of_its_room
         }
         audit {
             the_record_is_one_chain
@@ -204,6 +222,7 @@ pub(super) fn ends(sequence: Sequence, id: &str) -> Commit {
         plugin: Some(plugin("echo")),
         outcome: Outcome::Done,
         effects: Vec::new(),
+        files: Vec::new(),
         writes: Vec::new(),
         reads: Vec::new(),
     };
@@ -224,6 +243,7 @@ fn helps(mut commit: Commit, of: &str, effects: impl IntoIterator<Item = Effect>
         plugin: Some(plugin(of)),
         outcome: Outcome::Done,
         effects: (next..).zip(effects).collect(),
+        files: Vec::new(),
         writes: Vec::new(),
         reads: Vec::new(),
     });
@@ -264,6 +284,23 @@ fn send(text: &str, name: Option<&str>, takes_draft: bool) -> Effect {
         name: name.map(Into::into),
         takes_draft,
     }
+}
+
+/// A message that is a file, under this name.
+fn file(bytes: &[u8], name: Option<&str>) -> Effect {
+    let Blob { digest, bytes } = blob(bytes);
+    let (size, mime) = (bytes.len() as u64, "text/plain".into());
+    Effect::File {
+        to: Target::Place(home("!room", None)),
+        file: File { name: "a.txt".into(), mime, size, digest },
+        caption: None,
+        reply_to: None,
+        name: name.map(Into::into),
+    }
+}
+
+fn blob(bytes: &[u8]) -> Blob {
+    Blob { digest: blake3::hash(bytes).to_hex().to_string(), bytes: bytes.to_vec().into() }
 }
 
 /// The plugin's own memory.

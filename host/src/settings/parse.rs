@@ -383,6 +383,21 @@ mod tests {
     }
 
     #[test]
+    fn timers_are_granted_as_a_whole_or_with_a_count() {
+        let timers = |text: &str| {
+            let settings = parsed(&format!("{AGENT}[plugins.b.grants]\ntimers = {text}\n"))?;
+            Ok::<_, String>(settings.plugins["b"].grants.timers.clone())
+        };
+        assert_eq!(timers("true").unwrap(), Some(Timers::default()));
+        assert_eq!(timers("false").unwrap(), None);
+        assert_eq!(timers("{ count = 50 }").unwrap(), Some(Timers { count: Some(50) }));
+        for (wrong, said) in [("3", "true, or a table"), ("{ cont = 1 }", "did you mean `count`?")] {
+            let error = timers(wrong).unwrap_err();
+            assert!(error.starts_with("parlour.toml:") && error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
     fn files_are_relative_to_the_settings() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), "hidden\n").unwrap();
@@ -405,6 +420,6 @@ mod tests {
 
     use crate::{
         id::UserId,
-        settings::{Backlog, Media},
+        settings::{Backlog, Media, Timers},
     };
 }

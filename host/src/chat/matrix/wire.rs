@@ -45,11 +45,20 @@ impl Wire {
 
     /// A request for something below `/_matrix`. Each part of the path stays one.
     pub fn get(&self, path: &[&str], token: &str) -> RequestBuilder {
+        self.below(Method::GET, path, token)
+    }
+
+    /// The same, to put something there.
+    pub fn post(&self, path: &[&str], token: &str) -> RequestBuilder {
+        self.below(Method::POST, path, token)
+    }
+
+    fn below(&self, method: Method, path: &[&str], token: &str) -> RequestBuilder {
         let mut url = self.base.clone();
         if let Ok(mut parts) = url.path_segments_mut() {
             parts.pop_if_empty().push("_matrix").extend(path);
         }
-        self.http.get(url).bearer_auth(token)
+        self.http.request(method, url).bearer_auth(token)
     }
 
     /// `GET /_matrix/client/versions` (spec, client-server API, "API Versions").

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use super::{Rooms, world::RoomState};
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, Opened, SendError, StartError},
-    effect::Outgoing,
+    chat::{Attendance, Chat, Ended, Identity, MediaError, Opened, SendError, StartError},
+    effect::{Outgoing, Upload},
     event::{Batch, Event, MediaSource, Membership, Position},
     id::{EventId, RoomId, TransactionId, UserId},
 };
@@ -44,7 +44,10 @@ struct Cursor {
 impl Memory {
     /// What was said before is history to it.
     pub(super) fn new(rooms: Rooms, user: UserId) -> Self {
-        let cursor = Cursor { at: rooms.lock().log.len(), ..Cursor::default() };
+        let cursor = {
+            let world = rooms.lock();
+            Cursor { at: world.written(), ..Cursor::default() }
+        };
         Self { rooms, user, cursor: Mutex::new(cursor) }
     }
 
@@ -54,7 +57,7 @@ impl Memory {
     }
 
     fn batch(&self) -> Option<Result<Batch, Ended>> {
-        let world = self.rooms.lock();
+        let mut world = self.rooms.lock();
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let mut invites = Vec::new();
         for (user, invite) in &world.invites {
@@ -65,9 +68,11 @@ impl Memory {
         let mut events = Vec::new();
         let from = cursor.at;
         let missed = cursor.at < cursor.missed;
-        let end = if missed { cursor.missed } else { world.log.len() };
-        while cursor.at < end && events.len() < BATCH {
-            let event = &world.log[cursor.at];
+        let end = if missed { cursor.missed } else { usize::MAX };
+        while cursor.at < end
+            && events.len() < BATCH
+            && let Some(event) = world.event(cursor.at)
+        {
             cursor.at += 1;
             let member = |room: &RoomState| room.members.contains(&self.user);
             if world.rooms.get(&event.room.id).is_some_and(member) {
@@ -75,10 +80,13 @@ impl Memory {
             }
         }
         let first = !std::mem::replace(&mut cursor.begun, true);
+        // The first one says of everything that was sent before.
+        let to = if first { world.written() } else { cursor.at };
+        let own = world.own_between(&self.user, from, to);
+        world.handed_over(cursor.at);
         if events.is_empty() && invites.is_empty() && cursor.at == from && !first {
             return world.closed.then_some(Err(Ended::Closed));
         }
-        let own = world.own_between(&self.user, from, cursor.at);
         let position = Position(format!("{:x}-{}", world.born, cursor.at));
         Some(Ok(Batch { missed, own, ..Batch::new(events, invites, position) }))
     }
@@ -93,7 +101,7 @@ impl Chat for Memory {
             let at = text.strip_prefix(&format!("{:x}-", world.born)).and_then(|at| at.parse().ok());
             if let Some(at) = at {
                 *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Cursor { at, missed: world.log.len(), ..Cursor::default() };
+                    Cursor { at: world.gone.max(at), missed: world.written(), ..Cursor::default() };
             }
         }
         Ok(Identity { user: self.user.clone(), display_name: world.names.get(&self.user).cloned() })
@@ -150,6 +158,20 @@ impl Chat for Memory {
         }
     }
 
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        self.rooms.lock().upload(&self.user, upload)
+    }
+
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        match self.rooms.lock().rooms.get(room) {
+            Some(state) if state.members.contains(&self.user) => {
+                Attendance::Here { direct: state.direct, encrypted: state.encrypted }
+            }
+            Some(_) => Attendance::Gone,
+            None => Attendance::Unknown,
+        }
+    }
+
     fn typing(&self, room: &RoomId, on: bool) {
         if let Some(room) = self.rooms.lock().rooms.get_mut(room) {
             if on {
@@ -161,7 +183,7 @@ impl Chat for Memory {
     }
 
     fn read(&self, room: &RoomId, event: &EventId, _thread: Option<&EventId>) {
-        self.rooms.lock().reads.push((self.user.clone(), room.clone(), event.clone()));
+        self.rooms.lock().read(&self.user, room, event);
     }
 
     async fn answer(&self, room: &RoomId, accept: bool) -> Result<(), SendError> {

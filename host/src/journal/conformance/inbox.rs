@@ -176,7 +176,7 @@ pub(super) async fn agents_know_nothing_of_each_other(journal: Ledger) {
 }
 
 /// A time at which everything that was received is old.
-const LATER: u64 = 100_000_000_000_000;
+pub(super) const LATER: u64 = 100_000_000_000_000;
 
 pub(super) async fn what_is_over_is_forgotten_when_it_is_old(journal: Ledger) {
     let forget = async |before, limit| journal.forget(&agent(), before, limit).await.unwrap();

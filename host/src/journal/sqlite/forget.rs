@@ -11,16 +11,16 @@ pub(super) fn remember(
     newest: &[(RoomId, EventId)],
 ) -> Result<(), Failed> {
     let agent = number(db, agent)?;
-    newest.iter().try_for_each(|(room, event)| note(db, agent, room.as_str(), event))
+    newest.iter().try_for_each(|(room, event)| note(db, agent, room.as_str(), event.as_str()))
 }
 
 /// The newest event of its room.
-pub(super) fn note(db: &Connection, agent: i64, room: &str, event: &EventId) -> Result<(), Failed> {
+pub(super) fn note(db: &Connection, agent: i64, room: &str, event: &str) -> Result<(), Failed> {
     db.prepare_cached(
         "INSERT INTO newest (agent, room, event) VALUES (?1, ?2, ?3)
          ON CONFLICT (agent, room) DO UPDATE SET event = excluded.event",
     )?
-    .execute(params![agent, room, event.as_str()])?;
+    .execute(params![agent, room, event])?;
     Ok(())
 }
 
@@ -51,6 +51,10 @@ pub(super) fn forget(db: &Connection, agent: &AgentName, before: u64, limit: u32
     for sequence in &over {
         db.prepare_cached(
             "DELETE FROM sent WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
+        )?
+        .execute([sequence])?;
+        db.prepare_cached(
+            "DELETE FROM blob WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
         )?
         .execute([sequence])?;
         db.prepare_cached("DELETE FROM contribution WHERE event = ?1")?.execute([sequence])?;

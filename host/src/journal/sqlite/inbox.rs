@@ -7,9 +7,9 @@ use super::{
     Failed, forget, id, json, number,
 };
 use crate::{
-    event::{Event, Position},
+    event::{Event, Kind, Position},
     gate::Verdict,
-    id::{AgentName, EventId, PluginName, RoomId, SessionId},
+    id::{AgentName, PluginName, RoomId, SessionId},
 };
 
 pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Position>, Failed> {
@@ -22,7 +22,9 @@ pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Posi
 
 /// An arrival, made ready by its caller: the thread that writes has enough to do.
 pub(super) struct Received {
-    id: EventId,
+    id: String,
+    /// The host's own: nothing that the room has.
+    own: bool,
     session: SessionId,
     room: RoomId,
     encrypted: bool,
@@ -35,8 +37,11 @@ pub(super) struct Received {
 impl Received {
     pub(super) fn of(arrival: &Arrival) -> Result<Self, Failed> {
         let event = &arrival.event;
+        let own = matches!(event.kind, Kind::Timer(_));
         Ok(Self {
-            id: event.id.clone(),
+            // The host's own has an id that is that of none.
+            id: if own { format!("-{}", event.id) } else { event.id.to_string() },
+            own,
             session: arrival.session.clone(),
             room: event.room.id.clone(),
             encrypted: event.room.encrypted,
@@ -65,7 +70,11 @@ pub(super) fn receive(
     received.into_iter().map(|it| receive_one(db, agent, &it)).collect()
 }
 
-fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Option<Sequence>, Failed> {
+pub(super) fn receive_one(
+    db: &Connection,
+    agent: i64,
+    received: &Received,
+) -> Result<Option<Sequence>, Failed> {
     let room = received.room.as_str();
     if received.encrypted {
         db.prepare_cached("INSERT INTO encrypted_room (agent, room) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
@@ -73,7 +82,7 @@ fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Optio
     }
     let known = db
         .prepare_cached("SELECT sequence FROM event WHERE agent = ?1 AND id = ?2")?
-        .query_row(params![agent, received.id.as_str()], |row| row.get(0))
+        .query_row(params![agent, received.id], |row| row.get(0))
         .optional()?;
     if let Some(sequence) = known {
         let unlocked = !received.locked && unlock_one(db, agent, sequence, received)?;
@@ -84,15 +93,10 @@ fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Optio
         .prepare_cached(
             "INSERT INTO event (agent, id, room, session, refused, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
         )?
-        .insert(params![
-            agent,
-            received.id.as_str(),
-            room,
-            session,
-            received.said.as_ref().err(),
-            received.at
-        ])?;
-    forget::note(db, agent, room, &received.id)?;
+        .insert(params![agent, received.id, room, session, received.said.as_ref().err(), received.at])?;
+    if !received.own {
+        forget::note(db, agent, room, &received.id)?;
+    }
     let Ok(event) = &received.said else { return Ok(None) };
     let wait = if received.locked {
         "INSERT INTO locked (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)"
