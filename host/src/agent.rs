@@ -9,6 +9,8 @@ mod home;
 mod intake;
 mod invitation;
 mod ledger;
+mod locked;
+mod past;
 mod serving;
 mod timers;
 mod toolbox;
@@ -26,7 +28,8 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker},
 };
 
-use self::{serving::Servings, toolbox::Toolbox, typing::Typing};
+pub use self::locked::KeyPatience;
+use self::{locked::Locked, serving::Servings, toolbox::Toolbox, typing::Typing};
 use crate::{
     addressing,
     capability::llm,
@@ -60,6 +63,7 @@ pub struct Agent {
     pub(crate) behaviour: Behaviour,
     pub(crate) own_account: bool,
     pub(crate) grants: BTreeMap<PluginName, Grants>,
+    pub(crate) key_patience: KeyPatience,
 }
 
 impl Agent {
@@ -73,6 +77,7 @@ impl Agent {
             behaviour: Behaviour::default(),
             own_account: false,
             grants: BTreeMap::new(),
+            key_patience: KeyPatience::default(),
         }
     }
 
@@ -101,6 +106,13 @@ impl Agent {
     #[must_use]
     pub fn grants(mut self, grants: BTreeMap<PluginName, Grants>) -> Self {
         self.grants = grants;
+        self
+    }
+
+    /// How long it waits for the keys to what it cannot read.
+    #[must_use]
+    pub fn key_patience(mut self, patience: KeyPatience) -> Self {
+        self.key_patience = patience;
         self
     }
 
@@ -137,6 +149,9 @@ pub(crate) struct Running {
     servings: Arc<Servings>,
     toolbox: Arc<Toolbox>,
     lanes: Lanes,
+    locked: Mutex<Locked>,
+    /// Something came that cannot be read.
+    locks: Notify,
     outbox: Arc<Outbox>,
     typing: Arc<Typing>,
     /// Told when a timer was set.
@@ -182,6 +197,8 @@ impl Running {
             servings,
             toolbox: Arc::new(toolbox),
             lanes: Lanes::default(),
+            locked: Mutex::default(),
+            locks: Notify::new(),
             outbox: Arc::new(outbox),
             clear: Mutex::default(),
             typing: Typing::new(chat),
@@ -198,6 +215,7 @@ impl Running {
     pub async fn serve(self: Arc<Self>, stop: CancellationToken) -> Finished {
         let start = async {
             let position = self.journalled(|| self.shared.journal.position(&self.agent.name)).await;
+            self.agent.chat.remember(self.past());
             self.agent.chat.start(position).await
         };
         let started = tokio::select! {
@@ -216,9 +234,9 @@ impl Running {
             .say(Notice::AgentReady { agent: self.agent.name.clone(), text: format!("serves as {user}") });
         // What is wrong with the plugins' commands is said now, and not at the first event.
         drop(self.servings.now());
-        self.resume().await;
         let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
-        let keeping = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_time()));
+        let _forgetting = AbortOnDropHandle::new(tokio::spawn(self.clone().forget()));
+        let mut attending = None;
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,
@@ -229,7 +247,18 @@ impl Running {
             };
             match batch {
                 Ok(batch) => {
+                    // What the agent had said before it ended is among what comes first.
+                    self.acknowledge(&batch.own).await;
+                    if attending.is_none() {
+                        self.resume_locked().await;
+                        self.resume().await;
+                        let opening = AbortOnDropHandle::new(tokio::spawn(self.clone().open_locked()));
+                        // What was fired before has its turn first.
+                        let keeping = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_time()));
+                        attending = Some((opening, keeping));
+                    }
                     self.take_in(batch).await;
+                    self.outbox.caught_up();
                     // Where there is always another batch, what was taken in has its turn all the same.
                     tokio::task::yield_now().await;
                 }
@@ -242,8 +271,11 @@ impl Running {
             }
         };
         // No timer fires any more.
-        keeping.abort();
-        drop(keeping.await);
+        let (_opening, keeping) = attending.unzip();
+        if let Some(keeping) = keeping {
+            keeping.abort();
+            drop(keeping.await);
+        }
         self.tasks.close();
         self.tasks.wait().await;
         self.outbox.finish().await;

@@ -14,7 +14,10 @@ pub mod memory;
 mod review;
 pub mod sqlite;
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -25,7 +28,7 @@ pub use review::{Unreviewed, review};
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, MessageRef, Place, Target},
-    event::{Event, MediaSource, Position},
+    event::{Event, MediaSource, Position, Reading},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
     timer::Timer,
@@ -161,6 +164,8 @@ pub struct Backlog {
     pub events: u64,
     /// Effects that were committed and not sent.
     pub effects: u64,
+    /// Events that cannot be read, and wait for their key.
+    pub locked: u64,
 }
 
 /// A value set, or deleted.
@@ -269,6 +274,13 @@ pub struct Queued {
     pub effect: Effect,
 }
 
+impl Queued {
+    /// Whether it is a message of its own, or the last text of a draft.
+    pub(crate) fn is_message(&self) -> bool {
+        matches!(self.effect, Effect::Send { .. })
+    }
+}
+
 /// What became of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
@@ -344,13 +356,31 @@ pub trait Journal: Send + Sync + 'static {
     async fn position(&self, agent: &AgentName) -> Result<Option<Position>, Error>;
 
     /// Stores a batch and its position. Answers, for each arrival, its place in the order, or none where the
-    /// event was received before or may not pass.
+    /// event was received before or may not pass. What cannot be read waits for [`Self::unlock`], or until it is received
+    /// again so that it can be.
     async fn receive(
         &self,
         agent: &AgentName,
         arrivals: &[Arrival],
         position: &Position,
     ) -> Result<Vec<Option<Sequence>>, Error>;
+
+    /// What cannot be read and waits for its key, in order.
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error>;
+
+    /// An event that waited for its key waits no more: it is pending in its place, as it reads now, or refused. Answers
+    /// whether it is pending now, and was not before.
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error>;
+
+    /// Notes in each room an event that was there before the agent's first contact.
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error>;
+
+    /// The event of a room that was received or noted last. It is known for ever.
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error>;
+
+    /// Forgets what was received and sent before the time `before` (milliseconds since 1970, of the receipt or as the
+    /// event itself says, whichever is later), and is over; the oldest first, at most `limit` events. Answers how many.
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error>;
 
     /// What has not ended, in order, after `after`, of one session or of all, at most `limit`.
     async fn pending(
@@ -502,6 +532,17 @@ impl Draft {
         let id = EffectId { delivery: delivery.clone(), ordinal: None };
         Self { transaction: id.transaction(), event }
     }
+}
+
+/// Whether it waits for its key.
+fn is_locked(event: &Event) -> bool {
+    matches!(event.reading, Reading::Locked(_))
+}
+
+/// Until when an event is told from a new one: it is forgotten so long after this time, in milliseconds since 1970.
+fn time_of(event: &Event) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
+    i64::try_from(now.max(u128::from(event.sent))).unwrap_or(i64::MAX)
 }
 
 /// Whether this effect takes the place of its delivery's draft, or removes it: what is known of the draft is kept

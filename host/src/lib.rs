@@ -45,6 +45,7 @@ pub mod tool;
 
 // What is decided.
 pub mod addressing;
+pub mod backlog;
 mod config;
 pub mod gate;
 pub mod grant;
@@ -88,7 +89,7 @@ mod record;
 mod registry;
 mod standing;
 
-pub use agent::Agent;
+pub use agent::{Agent, KeyPatience};
 pub use capability::{http, llm};
 pub use engine::compile::{Compiler, compile_if_asked};
 pub use host::{BuildError, Commands, Host, HostBuilder, NoAgentLeft};

@@ -3,6 +3,7 @@
 //! Unknown keys are errors that name the place and the nearest key ([`parse`]). Nothing here reads the
 //! environment or a file except [`parse`]'s caller and [`SecretText::reveal`].
 
+mod backlog;
 pub(crate) mod homeserver;
 mod parse;
 mod secret;
@@ -17,6 +18,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use backlog::{Backlog, Horizon};
 pub use parse::{SettingsError, load, parse};
 pub use secret::{Secret, SecretText};
 
@@ -257,11 +259,45 @@ pub struct Behaviour {
     pub free_response_rooms: BTreeSet<RoomId>,
     /// In a room, each person has a session of their own.
     pub session_per_user: bool,
+    /// What is answered of that which came while the agent was away.
+    pub backlog: Backlog,
+    /// The same for single rooms.
+    pub backlog_rooms: BTreeMap<RoomId, Backlog>,
+    /// What is older is never answered.
+    pub horizon: Horizon,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self { require_mention: true, free_response_rooms: BTreeSet::new(), session_per_user: true }
+        Self {
+            require_mention: true,
+            free_response_rooms: BTreeSet::new(),
+            session_per_user: true,
+            backlog: Backlog::default(),
+            backlog_rooms: BTreeMap::new(),
+            horizon: Horizon::default(),
+        }
+    }
+}
+
+impl Behaviour {
+    /// What is answered in a room of that which came while the agent was away.
+    #[must_use]
+    pub fn backlog_in(&self, room: &RoomId) -> Backlog {
+        self.backlog_rooms.get(room).copied().unwrap_or(self.backlog)
+    }
+
+    /// What of it is of no use, if anything is.
+    fn nonsense(&self) -> Option<String> {
+        let mut windows = self.backlog_rooms.values().chain([&self.backlog]);
+        let longer = windows.find_map(|backlog| match backlog {
+            Backlog::Within(window) if *window > self.horizon.get() => Some(*window),
+            _ => None,
+        })?;
+        let (longer, horizon) = (backlog::words(longer), self.horizon);
+        Some(format!(
+            "backlog: {longer} is longer than the horizon of {horizon}, before which nothing is answered"
+        ))
     }
 }
 

@@ -11,9 +11,11 @@
 // The harness.
 mod guests;
 mod host;
+mod inside;
 mod installed;
 mod model;
 mod person;
+mod proxy;
 mod registry;
 mod stage;
 mod synapse;
@@ -62,6 +64,10 @@ mod languages;
 // What is promised after a crash, and when the power goes.
 mod power;
 mod recovery;
+// What came while the agent was away.
+mod backlog;
+// What cannot be read when it comes.
+mod keys;
 // Every chat keeps the same promises.
 mod conformance;
 // What the README shows.

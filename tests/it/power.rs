@@ -14,7 +14,7 @@ use std::{
 use parlour::{
     chat::memory::message,
     effect::{Body, Effect, Place, Target},
-    event::{DeviceTrust, Event, Kind, Position, Room, Sender},
+    event::{DeviceTrust, Event, Kind, Position, Reading, Room, Sender},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, RoomId, SessionId},
     journal::{
@@ -146,6 +146,7 @@ impl Stepped {
             sent: 0,
             mark: None,
             kind: Kind::Message(message(&"words ".repeat(200))),
+            reading: Reading::AtOnce,
         };
         let arrival = Arrival { event, verdict: Verdict::Allow, session };
         let position = Position(format!("s{number}"));

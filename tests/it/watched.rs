@@ -5,7 +5,7 @@ use bytes::Bytes;
 use parlour::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::{MediaSource, Position},
+    event::{Event, MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
     journal::{
         Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
@@ -51,6 +51,26 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
             self.watch.stored();
         }
         received
+    }
+
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        self.journal.locked(agent).await
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        self.journal.unlock(agent, sequence, arrival).await
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        self.journal.remember(agent, newest).await
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        self.journal.newest(agent, room).await
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        self.journal.forget(agent, before, limit).await
     }
 
     async fn pending(

@@ -1,13 +1,13 @@
 //! A chat and a journal's watch that say which step they are at.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 use parlour::{
-    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
+    chat::{Attendance, Chat, Ended, Identity, MediaError, Opened, Past, SendError, StartError},
     effect::{Outgoing, Upload},
-    event::{Batch, MediaSource, Position},
+    event::{Batch, Event, MediaSource, Position},
     id::{EventId, RoomId, UserId},
 };
 
@@ -20,6 +20,10 @@ pub struct MortalChat<C> {
 
 #[async_trait]
 impl<C: Chat> Chat for MortalChat<C> {
+    fn remember(&self, past: Arc<dyn Past>) {
+        self.chat.remember(past);
+    }
+
     async fn start(&self, from: Option<Position>) -> Result<Identity, StartError> {
         self.chat.start(from).await
     }
@@ -44,6 +48,14 @@ impl<C: Chat> Chat for MortalChat<C> {
 
     async fn media(&self, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
         self.chat.media(file, most).await
+    }
+
+    async fn keys(&self) -> Option<BTreeSet<String>> {
+        self.chat.keys().await
+    }
+
+    async fn open(&self, event: &Event) -> Opened {
+        self.chat.open(event).await
     }
 
     async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {

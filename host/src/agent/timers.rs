@@ -10,7 +10,7 @@ use super::{Running, lock};
 use crate::{
     chat::Attendance,
     effect::Effect,
-    event::{Event, Kind, Room},
+    event::{Event, Kind, Reading, Room},
     gate::{self, Denial, Verdict},
     grant::Permissions,
     id::{EventId, PluginName},
@@ -165,6 +165,7 @@ impl Running {
             sent: due,
             mark: None,
             kind: Kind::Timer(Box::new(Fired { timer: timer.clone(), due, missed })),
+            reading: Reading::AtOnce,
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     effect::{Body, Effect, File, Place, Target},
-    event::{Class, DeviceTrust, Event, Kind, Message, Position, Room, Sender},
+    event::{Class, DeviceTrust, Event, Kind, Locked, Message, Position, Reading, Room, Sender},
     gate::{Denial, Verdict},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
 };
@@ -53,6 +53,11 @@ mod keeps {
             each_lane_has_its_own_events
             a_room_that_was_encrypted_stays_so
             agents_know_nothing_of_each_other
+            what_is_over_is_forgotten_when_it_is_old
+            what_waits_is_not_forgotten
+            what_cannot_be_read_waits_apart_and_keeps_its_place
+            what_is_read_after_all_is_handed_out_once
+            the_newest_event_of_a_room_is_known_for_ever
         }
         commits {
             a_plugin_that_ended_is_not_asked_again
@@ -91,6 +96,7 @@ mod keeps {
             a_file_is_its_deliverys_and_counts_as_its_plugins
             where_a_file_was_uploaded_to_is_kept_until_it_is_sent
             a_message_is_known_as_a_file
+            an_event_whose_file_waits_is_not_forgotten
         }
         kv {
             what_is_remembered_is_counted
@@ -108,6 +114,7 @@ mod keeps {
             a_timer_that_is_due_becomes_an_event_once
             a_timer_that_may_not_pass_moves_on_all_the_same
             a_timer_that_nobody_could_handle_is_put_back
+            a_timer_is_forgotten_as_an_event_and_is_none_of_its_room
         }
         audit {
             the_record_is_one_chain
@@ -181,6 +188,7 @@ pub(super) fn said(id: &str, text: &str) -> Arrival {
         sent: 1_700_000_000_000,
         mark: None,
         kind: Kind::Message(message),
+        reading: Reading::AtOnce,
     };
     Arrival { event, verdict: Verdict::Allow, session: session("lane") }
 }

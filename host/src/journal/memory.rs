@@ -57,12 +57,17 @@ struct Agent {
     home: Option<Place>,
     encrypted: HashSet<RoomId>,
     known: HashMap<EventId, RoomId>,
-    /// Every number of this agent's events, and what was committed for each.
-    received: HashMap<Sequence, Vec<DeliveryId>>,
+    newest: HashMap<RoomId, EventId>,
+    /// Every number of this agent's events that is remembered.
+    received: HashMap<Sequence, Received>,
+    /// The numbers of what the host said by itself, which are remembered for ever.
+    announced: HashSet<Sequence>,
     /// Events in the order in which they ended.
-    ended: VecDeque<(Sequence, EventId)>,
+    ended: VecDeque<Sequence>,
     pending: BTreeMap<Sequence, Waiting>,
     lanes: BTreeSet<(SessionId, Sequence)>,
+    /// What cannot be read.
+    locked: BTreeMap<Sequence, (SessionId, Event)>,
     committed: HashSet<DeliveryId>,
     unsent: BTreeMap<i64, Queued>,
     accepted: HashMap<EffectId, EventId>,
@@ -82,6 +87,18 @@ struct Agent {
 
 /// Whose, in which session, and its name there.
 type TimerKey = (PluginName, SessionId, String);
+
+/// What is remembered of an event.
+#[derive(Debug)]
+struct Received {
+    event: EventId,
+    /// It is a timer's.
+    own: bool,
+    /// Until when it is told from a new one.
+    at: i64,
+    /// What was committed for it.
+    deliveries: Vec<DeliveryId>,
+}
 
 /// An event that has not ended.
 #[derive(Debug)]
@@ -187,12 +204,17 @@ impl Ledger {
 
 impl Ledger {
     fn commit(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
-        let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
+        let Commit { agent: name, sequence, delivery, .. } = commit;
         match self.agents.get(name) {
             Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
-            Some(agent) if agent.received.contains_key(sequence) => {}
+            Some(agent) if agent.received.contains_key(sequence) || agent.announced.contains(sequence) => {}
             _ => return Err(super::never_received(name, *sequence)),
         }
+        self.carry_out(commit)
+    }
+
+    fn carry_out(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
+        let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
         let mut reads = commit.contributions().flat_map(|contribution| &contribution.reads);
         if !reads.all(|read| self.unchanged(read)) {
             return Err(Error::Conflict);
@@ -203,7 +225,7 @@ impl Ledger {
         for write in commit.contributions().flat_map(|contribution| &contribution.writes) {
             self.write(write.clone(), version);
         }
-        let agent = self.agents.get_mut(name).expect("its event was found above");
+        let agent = self.agents.get_mut(name).expect("the ledger has this agent");
         for contribution in commit.contributions() {
             for blob in &contribution.files {
                 // A copy: what a plugin holds is counted, and this is not held by it any more.
@@ -230,7 +252,9 @@ impl Ledger {
             agent.drafts.remove(delivery);
         }
         agent.committed.insert(delivery.clone());
-        agent.received.entry(*sequence).or_default().push(delivery.clone());
+        if let Some(received) = agent.received.get_mut(sequence) {
+            received.deliveries.push(delivery.clone());
+        }
         if *ends_event {
             agent.end(*sequence);
         } else if let Some(plugin) = &commit.contribution.plugin
@@ -250,27 +274,81 @@ impl Agent {
             self.encrypted.insert(event.room.id.clone());
         }
         // A timer's is the host's own, and nothing that anybody could refer to.
-        if matches!(event.kind, Kind::Timer(_)) {
-            if !self.fired.insert(event.id.clone()) {
-                return None;
-            }
-        } else {
+        let own = matches!(event.kind, Kind::Timer(_));
+        if own && !self.fired.insert(event.id.clone()) {
+            return None;
+        }
+        if !own {
             if self.known.contains_key(&event.id) {
-                return None;
+                let locked = self.locked.iter().find(|(_, (_, of))| of.id == event.id).map(|(at, _)| *at);
+                return locked.filter(|sequence| !super::is_locked(event) && self.unlock(*sequence, arrival));
             }
             self.known.insert(event.id.clone(), event.room.id.clone());
+            self.newest.insert(event.room.id.clone(), event.id.clone());
         }
         *last += 1;
         let sequence = Sequence(*last);
-        self.received.insert(sequence, Vec::new());
+        let (at, deliveries) = (super::time_of(event), Vec::new());
+        self.received.insert(sequence, Received { event: event.id.clone(), own, at, deliveries });
         if arrival.verdict != Verdict::Allow {
-            self.ended(sequence, event.id.clone());
+            self.ended(sequence);
             return None;
         }
+        if super::is_locked(event) {
+            self.locked.insert(sequence, (arrival.session.clone(), event.clone()));
+        } else {
+            self.wait(sequence, arrival);
+        }
+        Some(sequence)
+    }
+
+    fn wait(&mut self, sequence: Sequence, arrival: &Arrival) {
         let session = arrival.session.clone();
         self.lanes.insert((session.clone(), sequence));
-        self.pending.insert(sequence, Waiting { event: event.clone(), session, ended: Vec::new() });
-        Some(sequence)
+        self.pending.insert(sequence, Waiting { event: arrival.event.clone(), session, ended: Vec::new() });
+    }
+
+    /// Nothing, where it did not wait for its key.
+    fn unlock(&mut self, sequence: Sequence, arrival: &Arrival) -> bool {
+        if self.locked.remove(&sequence).is_none() {
+            return false;
+        }
+        if arrival.verdict != Verdict::Allow {
+            self.ended(sequence);
+            return false;
+        }
+        self.wait(sequence, arrival);
+        true
+    }
+
+    /// Forgets what is too old, the oldest first.
+    fn forget(&mut self, before: i64, limit: u32) -> u32 {
+        let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
+        let over = self.ended.iter().filter_map(|sequence| {
+            let Received { at, deliveries, .. } = self.received.get(sequence)?;
+            let waits = deliveries.iter().any(|delivery| unsent.contains(delivery));
+            (*at < before && !waits).then_some((*at, *sequence))
+        });
+        let mut over: Vec<(i64, Sequence)> = over.collect();
+        over.sort_unstable();
+        over.truncate(limit as usize);
+        for (_, sequence) in &over {
+            self.forget_one(*sequence);
+        }
+        self.ended.retain(|sequence| self.received.contains_key(sequence));
+        u32::try_from(over.len()).unwrap_or(limit)
+    }
+
+    fn forget_one(&mut self, sequence: Sequence) {
+        let Some(received) = self.received.remove(&sequence) else { return };
+        if received.own {
+            self.fired.remove(&received.event);
+        } else {
+            self.known.remove(&received.event);
+        }
+        for delivery in &received.deliveries {
+            self.committed.remove(delivery);
+        }
     }
 
     /// A file that no effect needs any more goes.
@@ -321,19 +399,16 @@ impl Agent {
     fn end(&mut self, sequence: Sequence) {
         if let Some(waiting) = self.pending.remove(&sequence) {
             self.lanes.remove(&(waiting.session, sequence));
-            self.ended(sequence, waiting.event.id);
+            self.ended(sequence);
         }
     }
 
-    fn ended(&mut self, sequence: Sequence, event: EventId) {
-        self.ended.push_back((sequence, event));
+    fn ended(&mut self, sequence: Sequence) {
+        self.ended.push_back(sequence);
         if self.ended.len() > REMEMBERED
-            && let Some((sequence, event)) = self.ended.pop_front()
+            && let Some(sequence) = self.ended.pop_front()
         {
-            self.known.remove(&event);
-            for delivery in self.received.remove(&sequence).unwrap_or_default() {
-                self.committed.remove(&delivery);
-            }
+            self.forget_one(sequence);
         }
     }
 
@@ -389,6 +464,30 @@ impl Journal for Memory {
         agent.position = Some(position.clone());
         ledger.sequence = last;
         Ok(sequences)
+    }
+
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let locked = agent.locked.iter();
+        Ok(locked.map(|(at, (session, event))| (*at, session.clone(), event.clone())).collect())
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        Ok(self.ledger().agent(agent).unlock(sequence, arrival))
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        self.ledger().agent(agent).newest.extend(newest.iter().cloned());
+        Ok(())
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.newest.get(room).cloned()))
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        Ok(self.ledger().agent(agent).forget(i64::try_from(before).unwrap_or(i64::MAX), limit))
     }
 
     async fn pending(
@@ -633,9 +732,10 @@ impl Journal for Memory {
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         let ledger = self.ledger();
-        let of = |agent: &Agent| (agent.pending.len() as u64, agent.unsent.len() as u64);
-        let (events, effects) = ledger.agents.get(agent).map(of).unwrap_or_default();
-        Ok(Backlog { events, effects })
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Backlog::default()) };
+        let [events, effects, locked] =
+            [agent.pending.len(), agent.unsent.len(), agent.locked.len()].map(|count| count as u64);
+        Ok(Backlog { events, effects, locked })
     }
 
     async fn announce(
@@ -650,8 +750,8 @@ impl Journal for Memory {
         }
         ledger.sequence += 1;
         let sequence = Sequence(ledger.sequence);
-        ledger.agent(agent).received.insert(sequence, Vec::new());
-        ledger.commit(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
+        ledger.agent(agent).announced.insert(sequence);
+        ledger.carry_out(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
@@ -679,7 +779,7 @@ mod tests {
     use super::*;
     use crate::{
         chat::memory::message,
-        event::{DeviceTrust, Kind, Room, Sender},
+        event::{DeviceTrust, Kind, Reading, Room, Sender},
         gate::Denial,
         id::UserId,
     };
@@ -697,6 +797,7 @@ mod tests {
             sent: 0,
             mark: None,
             kind: Kind::Message(message("hello")),
+            reading: Reading::AtOnce,
         };
         Arrival { event, verdict, session: SessionId::parse("!r").unwrap() }
     }

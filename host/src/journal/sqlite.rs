@@ -2,7 +2,7 @@
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
 //! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
-//! few statements, in [`inbox`], [`commit`], [`outbox`], [`kv`], [`timers`] and
+//! few statements, in [`inbox`], [`forget`], [`commit`], [`outbox`], [`kv`], [`timers`] and
 //! [`audit`].
 //!
 //! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
@@ -11,6 +11,7 @@
 mod audit;
 mod commit;
 mod file;
+mod forget;
 mod inbox;
 mod kv;
 mod outbox;
@@ -32,7 +33,7 @@ use super::{
 use crate::{
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::{MediaSource, Position},
+    event::{Event, MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, InvalidId, PluginName, RoomId, SessionId},
     timer::Timer,
 };
@@ -86,6 +87,32 @@ impl Journal for Sqlite {
             arrivals.iter().map(inbox::Received::of).collect::<Result<Vec<_>, _>>().map_err(|it| it.0)?;
         let position = position.clone();
         self.thread.write(move |db| inbox::receive(db, &agent, rows, &position)).await
+    }
+
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| inbox::locked(db, &agent)).await
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        let agent = agent.clone();
+        let received = inbox::Received::of(arrival).map_err(|it| it.0)?;
+        self.thread.write(move |db| inbox::unlock(db, &agent, sequence, &received)).await
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        let (agent, newest) = (agent.clone(), newest.to_vec());
+        self.thread.write(move |db| forget::remember(db, &agent, &newest)).await
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        let (agent, room) = (agent.clone(), room.clone());
+        self.thread.read(move |db| forget::newest(db, &agent, &room)).await
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        let agent = agent.clone();
+        self.thread.write(move |db| forget::forget(db, &agent, before, limit)).await
     }
 
     async fn pending(

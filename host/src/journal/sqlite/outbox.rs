@@ -264,6 +264,7 @@ pub(super) fn backlog(db: &Connection, agent: &AgentName) -> Result<Backlog, Fai
     Ok(Backlog {
         events: count("SELECT count(*) FROM pending WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
         effects: count("SELECT count(*) FROM unsent WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
+        locked: count("SELECT count(*) FROM locked WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
     })
 }
 

@@ -129,9 +129,9 @@ fn an_empty_file_becomes_a_journal() {
 fn a_file_of_a_newer_version_is_left_alone() {
     let (_folder, path) = folder();
     drop(open(&path));
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 7).unwrap();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 8).unwrap();
     let before = fs::read(&path).unwrap();
-    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 7, the newest known here is 6");
+    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 8, the newest known here is 7");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
