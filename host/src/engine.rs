@@ -56,6 +56,7 @@ use crate::{
     config,
     grant::{Denied, Permissions},
     id::{AgentName, PluginName, UserId},
+    kept,
     notice::{Notice, Notices, Words},
     router::Listing,
     secret::Secrets,
@@ -547,6 +548,18 @@ impl Engine {
     async fn slots<'a>(&'a self, plugin: &'a Plugin) -> [Option<SemaphorePermit<'a>>; 2] {
         let of_plugin = plugin.slots.acquire().await.ok();
         [of_plugin, self.slots.acquire().await.ok()]
+    }
+
+    /// Reads a component, which takes a while.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn candidate(&self, bytes: Bytes) -> Result<Candidate, Refused> {
+        let digest = |bytes: &[u8]| match &self.cache {
+            Some(cache) => cache.digest(bytes),
+            None => kept::digest(bytes),
+        };
+        Candidate::read_with(bytes, self.largest(), digest)
     }
 
     /// Bytes of the largest component that is taken.

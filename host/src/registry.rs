@@ -118,8 +118,8 @@ impl Registry {
 
     /// Reads a component, away from those who answer.
     async fn candidate(&self, bytes: Bytes) -> Result<Candidate, Refused> {
-        let largest = self.largest();
-        let read = tokio::task::spawn_blocking(move || Candidate::read(bytes, largest)).await;
+        let engine = self.engine.clone();
+        let read = tokio::task::spawn_blocking(move || engine.candidate(bytes)).await;
         read.map_err(|error| Refused::Host(format!("reading it failed: {error}")))?
     }
 
