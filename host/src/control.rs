@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub(crate) use self::server::{Bound, Server};
 use crate::{
     chat::{Connection, Outage},
-    id::{AgentName, PluginName, UserId},
+    id::{AgentName, EventId, PluginName, RoomId, UserId},
     journal::{self, Journal, Last},
 };
 
@@ -88,6 +88,13 @@ pub struct AgentStatus {
     pub connection: Option<Connection>,
     /// Events that have not ended.
     pub events_waiting: u64,
+    /// Events that cannot be read, and wait for their key.
+    #[serde(default)]
+    pub events_locked: u64,
+    /// Events whose key never came, since the start.
+    pub undecryptable_count: u64,
+    /// The last of them.
+    pub undecryptable: Vec<Undecryptable>,
     /// Effects that were committed and not sent.
     pub effects_unsent: u64,
     /// Sessions of which something is held in memory.
@@ -101,6 +108,19 @@ pub struct AgentStatus {
     /// What happened last, in this run or before.
     #[serde(flatten)]
     pub last: Last,
+}
+
+/// An event that could not be decrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undecryptable {
+    /// Which.
+    pub event: EventId,
+    /// Where.
+    pub room: RoomId,
+    /// When it was given up, in milliseconds since 1970.
+    pub at: i64,
+    /// Why.
+    pub why: String,
 }
 
 /// How a plugin does.
@@ -157,6 +177,9 @@ impl AgentStatus {
             said_at: None,
             connection: None,
             events_waiting: backlog.events,
+            events_locked: backlog.locked,
+            undecryptable_count: 0,
+            undecryptable: vec![],
             effects_unsent: backlog.effects,
             lanes: 0,
             lanes_running: 0,

@@ -44,19 +44,22 @@ pub use crate::capability::{Handling, Spent, State, Work};
 use crate::{
     capability::{
         self,
-        bindings::exports::parlour::plugin::{commands, members, messages, tools},
+        bindings::exports::parlour::plugin::{commands, members, messages, timers, tools},
         clocks::Clocks,
         files::{Files, Folders},
         http::{Http, client::Clients},
+        llm::Tokens,
         logging::Log,
         media::Room,
         outbox::Said,
         types,
     },
+    clock::Clock,
     command::{Argument, Command},
     config,
     grant::{Denied, Permissions},
     id::{AgentName, PluginName, UserId},
+    kept,
     notice::{Notice, Notices, Words},
     router::Listing,
     secret::Secrets,
@@ -95,6 +98,8 @@ pub struct Engine {
     clients: Arc<Clients>,
     /// What is in the folders that they write to.
     folders: Folders,
+    /// What time it is, for guests too.
+    clock: Clock,
     notices: Notices,
     tally: Arc<Tally>,
 }
@@ -109,6 +114,7 @@ pub struct Plugin {
     commands: Option<commands::GuestIndices>,
     messages: Option<messages::GuestIndices>,
     members: Option<members::GuestIndices>,
+    timers: Option<timers::GuestIndices>,
     tools: Option<tools::GuestIndices>,
     /// What it may do.
     pub permissions: Arc<Permissions>,
@@ -117,6 +123,8 @@ pub struct Plugin {
     room: Room,
     /// How much it says.
     said: Arc<Said>,
+    /// What it has used of the model.
+    tokens: Arc<Tokens>,
     /// What a call of it may take.
     limits: Limits,
     slots: Semaphore,
@@ -189,6 +197,8 @@ pub enum Call {
     Message,
     /// Somebody came or went.
     Member,
+    /// A timer is due.
+    Timer,
     /// One of its tools.
     Tool {
         /// Which, by the name that the plugin gives it.
@@ -321,9 +331,16 @@ impl Engine {
             background,
             clients,
             folders: Folders::default(),
+            clock: Clock::default(),
             notices,
             tally,
         })
+    }
+
+    /// The same by another clock.
+    #[must_use]
+    pub fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Makes a plugin of a component: has it compiled (or finds it compiled), links, and asks it what it
@@ -363,6 +380,11 @@ impl Engine {
             .then(|| members::GuestIndices::new(&instance))
             .transpose()
             .map_err(shape)?;
+        let timers = surface
+            .handles("timers")
+            .then(|| timers::GuestIndices::new(&instance))
+            .transpose()
+            .map_err(shape)?;
         let tools = surface
             .handles("tools")
             .then(|| tools::GuestIndices::new(&instance))
@@ -374,6 +396,7 @@ impl Engine {
             commands: vec![],
             messages: messages.is_some(),
             members: members.is_some(),
+            timers: timers.is_some(),
             tools: vec![],
         };
         let mut loaded = Plugin {
@@ -383,12 +406,14 @@ impl Engine {
             commands,
             messages,
             members,
+            timers,
             tools,
             permissions: Arc::new(permissions),
             config: Arc::new(config),
             secrets: Arc::new(secrets),
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
+            tokens: Arc::default(),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
@@ -507,6 +532,9 @@ impl Engine {
             if let Some(members) = &plugin.members {
                 members.load(&mut store, &instance)?;
             }
+            if let Some(timers) = &plugin.timers {
+                timers.load(&mut store, &instance)?;
+            }
             let commands = match &plugin.commands {
                 Some(commands) => {
                     commands.load(&mut store, &instance)?.call_list_commands(&mut store).await?
@@ -554,6 +582,18 @@ impl Engine {
     async fn slots<'a>(&'a self, plugin: &'a Plugin) -> [Option<SemaphorePermit<'a>>; 2] {
         let of_plugin = plugin.slots.acquire().await.ok();
         [of_plugin, self.slots.acquire().await.ok()]
+    }
+
+    /// Reads a component, which takes a while.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn candidate(&self, bytes: Bytes) -> Result<Candidate, Refused> {
+        let digest = |bytes: &[u8]| match &self.cache {
+            Some(cache) => cache.digest(bytes),
+            None => kept::digest(bytes),
+        };
+        Candidate::read_with(bytes, self.largest(), digest)
     }
 
     /// Bytes of the largest component that is taken.
@@ -605,7 +645,7 @@ impl Engine {
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
-        let clocks = Clocks::new(self.limits.clock);
+        let clocks = Clocks::new(self.limits.clock, self.clock.clone());
         clocks.give(&mut wasi);
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
             Files::open(permissions, event.room.encrypted, &self.folders, &mut wasi)
@@ -626,7 +666,9 @@ impl Engine {
             files,
             room: plugin.room.clone(),
             clocks,
+            has_timers: plugin.timers.is_some(),
             said: plugin.said.clone(),
+            tokens: plugin.tokens.clone(),
             secrets: plugin.secrets.clone(),
             work,
             config: plugin.config.clone(),
@@ -713,6 +755,11 @@ async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime
             let change = convert::member_change(handling);
             let guest = plugin.members.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
             guest.call_on_member(&mut *store, &change).await?.map(|()| End::Pass)
+        }
+        Call::Timer => {
+            let firing = convert::firing(handling).ok_or_else(absent)?;
+            let guest = plugin.timers.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
+            guest.call_on_timer(&mut *store, &firing).await?.map(|()| End::Handled)
         }
         Call::Tool { name, arguments } => {
             let call = convert::tool_call(handling, name, arguments);

@@ -29,6 +29,11 @@ pub const FILES: u64 = 64 * 1024 * 1024;
 /// What one file of a message may have: it is held in memory.
 pub const MEDIA: u64 = 32 * 1024 * 1024;
 
+/// How many timers a plugin has for each agent, where nobody asks for more and nobody says less; and the most that anybody
+/// has: those of one session are looked at together.
+pub const TIMERS: u64 = 1000;
+const MOST_TIMERS: u64 = 10_000;
+
 /// A folder that may be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach<'a> {
@@ -144,6 +149,9 @@ impl Permissions {
                 Permission::Rooms => self.grants.rooms.iter().cloned().collect(),
                 Permission::People => self.grants.people.iter().cloned().collect(),
                 Permission::Tools => self.grants.tools.iter().cloned().collect(),
+                Permission::Llm => {
+                    self.grants.llm.iter().flat_map(|llm| llm.models.iter().cloned()).collect()
+                }
                 Permission::Http => self.grants.http.iter().map(|grant| grant.url.to_string()).collect(),
                 Permission::Files => {
                     self.grants.files.iter().map(|files| files.folder.display().to_string()).collect()
@@ -178,12 +186,13 @@ impl Permissions {
             | Permission::Directory
             | Permission::Secrets => true,
             Permission::Home => self.grants.home,
-            Permission::Llm => self.grants.llm,
+            Permission::Llm => self.grants.llm.is_some(),
             Permission::Rooms => !self.grants.rooms.is_empty(),
             Permission::People => !self.grants.people.is_empty(),
             Permission::Http => !self.grants.http.is_empty(),
             Permission::Files => self.grants.files.is_some(),
             Permission::Media => self.grants.media.is_some(),
+            Permission::Timers => self.grants.timers.is_some(),
             Permission::Tools => !self.grants.tools.is_empty(),
         };
         if granted { Ok(()) } else { Err(Denied::NotGranted(permission)) }
@@ -296,6 +305,14 @@ impl Permissions {
         asked.min(granted).min(MEDIA)
     }
 
+    /// How many timers it may have for each agent.
+    #[must_use]
+    pub fn timers(&self) -> u64 {
+        let asked = self.asks.timers.as_ref().and_then(|timers| timers.count).unwrap_or(TIMERS);
+        let granted = self.grants.timers.as_ref().and_then(|timers| timers.count).unwrap_or(TIMERS);
+        asked.min(granted).min(MOST_TIMERS)
+    }
+
     /// Whether a secret of this name is put on its requests.
     #[must_use]
     pub fn has_secret(&self, name: &str) -> bool {
@@ -314,6 +331,24 @@ impl Permissions {
         }
         let granted = tool::is_among(name, &self.grants.tools);
         if granted { Ok(()) } else { Err(Denied::Outside(Permission::Tools)) }
+    }
+
+    /// Whether it may ask a model by this name; none is the operator's default.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn model(&self, name: Option<&str>) -> Result<(), Denied> {
+        self.holds(Permission::Llm)?;
+        let Some(name) = name else { return Ok(()) };
+        let models = self.grants.llm.as_ref().map(|llm| &llm.models);
+        let granted = models.is_some_and(|models| models.contains(name) || models.contains("*"));
+        if granted { Ok(()) } else { Err(Denied::Outside(Permission::Llm)) }
+    }
+
+    /// How many tokens of the model's it may use within a day, where that has an end.
+    #[must_use]
+    pub fn tokens_per_day(&self) -> Option<NonZeroU32> {
+        self.grants.llm.as_ref()?.tokens_per_day
     }
 
     /// Whether a person may be written to.
@@ -340,6 +375,7 @@ fn can_be_spared(permission: Permission) -> bool {
         | Permission::Llm
         | Permission::Http
         | Permission::Media
+        | Permission::Timers
         | Permission::Tools => true,
         // Without a grant there is no folder.
         Permission::Files | Permission::Secrets => false,
@@ -350,15 +386,15 @@ fn can_be_spared(permission: Permission) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        manifest::{Ask, AskKv, AskMedia, AskTools},
-        settings::{Kv, Media},
+        manifest::{Ask, AskKv, AskMedia, AskTimers, AskTools},
+        settings::{Kv, LlmGrant, Media, Timers},
     };
 
     #[test]
     fn what_holds_is_asked_and_granted() {
         let ask = || Some(Ask { reason: "because".into() });
         let asks = Asks { outbox: ask(), llm: ask(), rooms: ask(), ..Asks::default() };
-        let grants = Grants { llm: true, home: true, ..Grants::default() };
+        let grants = Grants { llm: Some(LlmGrant::default()), home: true, ..Grants::default() };
         let permissions = Permissions::new(asks.clone(), grants.clone());
         assert_eq!(permissions.holds(Permission::Outbox), Ok(()));
         assert_eq!(permissions.holds(Permission::Llm), Ok(()));
@@ -402,7 +438,7 @@ mod tests {
         assert!(!spares(Permission::People) && !spares(Permission::Home) && !spares(Permission::Outbox));
         assert_eq!(watched.quota(), KV, "a quota is a limit");
         assert_eq!(watched.summary(), "kv; audit-only: rooms, llm");
-        let other = watched.with(Grants { llm: true, ..Grants::default() });
+        let other = watched.with(Grants { llm: Some(LlmGrant::default()), ..Grants::default() });
         assert!(other.spares(Denied::NotGranted(Permission::Rooms)), "for every agent");
         let usual = Permissions::new(asks, Grants::default());
         assert!(!usual.spares(Denied::NotGranted(Permission::Rooms)) && usual.spared().is_empty());
@@ -419,6 +455,19 @@ mod tests {
         assert_eq!(most(None, None), MEDIA);
         assert_eq!((most(Some(10), None), most(None, Some(10)), most(Some(20), Some(10))), (10, 10, 10));
         assert_eq!(most(Some(MEDIA * 2), Some(MEDIA * 2)), MEDIA, "nobody has more");
+    }
+
+    #[test]
+    fn as_many_timers_as_were_asked_and_granted() {
+        let most = |asked: Option<u64>, granted: Option<u64>| {
+            let timers = AskTimers { count: asked, ..AskTimers::default() };
+            let asks = Asks { timers: Some(timers), ..Asks::default() };
+            let timers = Some(Timers { count: granted });
+            Permissions::new(asks, Grants { timers, ..Grants::default() }).timers()
+        };
+        assert_eq!((most(None, None), most(Some(10), None), most(None, Some(10))), (TIMERS, 10, 10));
+        assert_eq!((most(Some(2000), None), most(Some(2000), Some(2000))), (TIMERS, 2000));
+        assert_eq!(most(Some(1_000_000), Some(1_000_000)), MOST_TIMERS, "nobody has a million");
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::{
         http::{Resolver, System, client::Clients},
         llm,
     },
+    clock::Clock,
     control::{Bound, Server},
     engine::{Engine, Link, cache::Cache, compile::Compiler, limits::Limits},
     folder::{Folder, NotTaken, Sources},
@@ -76,6 +77,7 @@ pub struct HostBuilder {
     compiler: Compiler,
     cache: Option<Result<Cache, String>>,
     limits: Limits,
+    clock: Clock,
     notices: Notices,
     links: Vec<Link>,
     resolver: Arc<dyn Resolver>,
@@ -109,6 +111,7 @@ impl Host {
             compiler: Compiler::default(),
             cache: None,
             limits: Limits::default(),
+            clock: Clock::default(),
             notices: Notices::default(),
             links: vec![],
             resolver: Arc::new(System),
@@ -278,6 +281,12 @@ impl HostBuilder {
         self
     }
 
+    /// What time it is, for timers and for plugins; by default the machine's clock says it.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Where the host's own words go; to `tracing` by default.
     pub fn notices(mut self, notices: Notices) -> Self {
         self.notices = notices;
@@ -385,7 +394,7 @@ impl HostBuilder {
             notices.clone(),
             tally.clone(),
         );
-        let engine = Arc::new(engine.map_err(BuildError::Engine)?);
+        let engine = Arc::new(engine.map_err(BuildError::Engine)?.by(self.clock.clone()));
         let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
         let registry = Registry::new(
             engine.clone(),
@@ -426,6 +435,7 @@ impl HostBuilder {
             registry,
             journal: self.journal,
             llm: self.llm,
+            clock: self.clock,
             notices,
             tally,
             standing: self.standing,

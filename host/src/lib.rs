@@ -40,14 +40,18 @@ pub mod origin;
 pub mod settings;
 pub mod signature;
 pub mod text;
+pub mod timer;
 pub mod tool;
 
 // What is decided.
 pub mod addressing;
+pub mod backlog;
 mod config;
 pub mod gate;
 pub mod grant;
+mod mime;
 mod rate;
+mod rhythm;
 pub mod router;
 mod scrub;
 pub mod secret;
@@ -69,6 +73,7 @@ pub mod source;
 mod agent;
 mod backoff;
 mod begin;
+pub mod clock;
 pub mod control;
 mod draft;
 mod folder;
@@ -84,7 +89,7 @@ mod record;
 mod registry;
 mod standing;
 
-pub use agent::Agent;
+pub use agent::{Agent, KeyPatience};
 pub use capability::{http, llm};
 pub use engine::compile::{Compiler, compile_if_asked};
 pub use host::{BuildError, Commands, Host, HostBuilder, NoAgentLeft};

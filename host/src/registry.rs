@@ -9,6 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::{
     control::Refusal,
@@ -48,6 +49,8 @@ pub struct Registry {
     brought: OnceLock<Arc<Loaded>>,
     /// Files that were not taken, as they were looked at last.
     not_taken: Mutex<BTreeMap<PluginName, Refusal>>,
+    /// Told whenever `loaded` is replaced.
+    changed: watch::Sender<()>,
     /// Held while `loaded` is replaced; readers never wait for it.
     changing: Mutex<()>,
     /// Held while what was agreed to is written down.
@@ -83,6 +86,7 @@ impl Registry {
             settings,
             loaded: ArcSwap::default(),
             brought: OnceLock::new(),
+            changed: watch::Sender::new(()),
             not_taken: Mutex::default(),
             changing: Mutex::new(()),
             agreeing: Mutex::new(()),
@@ -98,6 +102,11 @@ impl Registry {
         self.loaded.load_full()
     }
 
+    /// Changes whenever the plugins do.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// Loads a plugin, or a new version of it. What served before goes on serving until this one is ready, and
     /// if it is refused.
     ///
@@ -109,8 +118,8 @@ impl Registry {
 
     /// Reads a component, away from those who answer.
     async fn candidate(&self, bytes: Bytes) -> Result<Candidate, Refused> {
-        let largest = self.largest();
-        let read = tokio::task::spawn_blocking(move || Candidate::read(bytes, largest)).await;
+        let engine = self.engine.clone();
+        let read = tokio::task::spawn_blocking(move || engine.candidate(bytes)).await;
         read.map_err(|error| Refused::Host(format!("reading it failed: {error}")))?
     }
 
@@ -259,6 +268,7 @@ impl Registry {
         let mut plugins = now.plugins.clone();
         let changed = how(&mut plugins);
         self.loaded.store(Arc::new(Loaded { generation: now.generation + 1, plugins }));
+        self.changed.send_replace(());
         changed
     }
 }

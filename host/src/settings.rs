@@ -3,10 +3,11 @@
 //! Unknown keys are errors that name the place and the nearest key ([`parse`]). Nothing here reads the
 //! environment or a file except [`parse`]'s caller and [`SecretText::reveal`].
 
+mod backlog;
 pub(crate) mod homeserver;
-mod media;
 mod parse;
 mod secret;
+mod switch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,8 +16,9 @@ use std::{
     time::Duration,
 };
 
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
+pub use backlog::{Backlog, Horizon};
 pub use parse::{SettingsError, load, parse};
 pub use secret::{Secret, SecretText};
 
@@ -104,7 +106,7 @@ impl Settings {
             doubts.push("publishers lists nobody, so that no plugin file is taken".into());
         }
         if self.llm.is_none() {
-            let asking = self.plugins.iter().filter(|(_, plugin)| plugin.grants.llm);
+            let asking = self.plugins.iter().filter(|(_, plugin)| plugin.grants.llm.is_some());
             doubts.extend(
                 asking.map(|(name, _)| format!("plugins.{name}: grants.llm is of no use without [llm]")),
             );
@@ -215,7 +217,7 @@ impl Access {
 }
 
 /// What the settings say of a person.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Role {
     /// On no list.
     Guest,
@@ -257,11 +259,45 @@ pub struct Behaviour {
     pub free_response_rooms: BTreeSet<RoomId>,
     /// In a room, each person has a session of their own.
     pub session_per_user: bool,
+    /// What is answered of that which came while the agent was away.
+    pub backlog: Backlog,
+    /// The same for single rooms.
+    pub backlog_rooms: BTreeMap<RoomId, Backlog>,
+    /// What is older is never answered.
+    pub horizon: Horizon,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self { require_mention: true, free_response_rooms: BTreeSet::new(), session_per_user: true }
+        Self {
+            require_mention: true,
+            free_response_rooms: BTreeSet::new(),
+            session_per_user: true,
+            backlog: Backlog::default(),
+            backlog_rooms: BTreeMap::new(),
+            horizon: Horizon::default(),
+        }
+    }
+}
+
+impl Behaviour {
+    /// What is answered in a room of that which came while the agent was away.
+    #[must_use]
+    pub fn backlog_in(&self, room: &RoomId) -> Backlog {
+        self.backlog_rooms.get(room).copied().unwrap_or(self.backlog)
+    }
+
+    /// What of it is of no use, if anything is.
+    fn nonsense(&self) -> Option<String> {
+        let mut windows = self.backlog_rooms.values().chain([&self.backlog]);
+        let longer = windows.find_map(|backlog| match backlog {
+            Backlog::Within(window) if *window > self.horizon.get() => Some(*window),
+            _ => None,
+        })?;
+        let (longer, horizon) = (backlog::words(longer), self.horizon);
+        Some(format!(
+            "backlog: {longer} is longer than the horizon of {horizon}, before which nothing is answered"
+        ))
     }
 }
 
@@ -303,8 +339,9 @@ pub struct CallLimits {
 pub struct Grants {
     /// Make a conversation the agent's home, for an admin.
     pub home: bool,
-    /// Ask the language model.
-    pub llm: bool,
+    /// Ask the language model: `true`, or a table.
+    #[serde(deserialize_with = "switch::llm")]
+    pub llm: Option<LlmGrant>,
     /// Write to these other rooms that the agent is in: ids, or `"*"`.
     pub rooms: BTreeSet<String>,
     /// Write to these people in a direct chat: ids, `"*:example.org"`, or `"*"`.
@@ -314,8 +351,11 @@ pub struct Grants {
     /// See this folder, and no other.
     pub files: Option<Files>,
     /// Read the files of messages that it handles: `true`, or a table.
-    #[serde(deserialize_with = "media::granted")]
+    #[serde(deserialize_with = "switch::media")]
     pub media: Option<Media>,
+    /// Set timers: `true`, or a table.
+    #[serde(deserialize_with = "switch::timers")]
+    pub timers: Option<Timers>,
     /// Carry out of encrypted rooms what is said there: by whatever else is granted here.
     pub encrypted: bool,
     /// Call these tools of other plugins: `weather.forecast`, `weather.*`, or `"*"`.
@@ -345,6 +385,24 @@ pub struct Files {
 pub struct Media {
     /// Bytes of one file, where larger ones are not for it.
     pub bytes: Option<u64>,
+}
+
+/// How a plugin may ask the language model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LlmGrant {
+    /// Models beside the operator's default, by name, or `"*"`.
+    pub models: BTreeSet<String>,
+    /// Tokens of requests and answers within a day, for each agent.
+    pub tokens_per_day: Option<NonZeroU32>,
+}
+
+/// Which timers a plugin may set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timers {
+    /// How many, for each agent, where that is not the usual.
+    pub count: Option<u64>,
 }
 
 /// How much a plugin may remember for each agent.

@@ -18,11 +18,12 @@ use parlour::{
         Chat, Ended, Identity, SendError, StartError,
         memory::{Memory, Rooms},
     },
+    clock::Clock,
     effect::Outgoing,
     engine::limits::Limits,
     event::{Batch, Position},
     id::{EventId, RoomId, UserId},
-    settings::Grants,
+    settings::{Grants, Timers},
 };
 
 use crate::{
@@ -333,4 +334,47 @@ async fn a_plugin_that_always_crashes_is_suspended_and_the_others_serve() {
 async fn no_text_is_turned_around() {
     let stage = stage(usual()).await;
     assert_eq!(stage.ask("/echo good\u{202e}live\u{202c} שלום").await, "goodlive\u{202c} שלום");
+}
+
+/// 43: a million timers, all of them at once, and as many as there may be each minute.
+#[tokio::test]
+async fn a_plugin_has_so_many_timers_and_they_hold_up_nobody() {
+    const NOON: u64 = 1_767_614_400_000;
+    let clock = Clock::by_hand(NOON);
+    let grants = Grants { timers: Some(Timers { count: Some(250) }), ..Grants::default() };
+    let guests = [("timers", guest("timers")), ("echo", example("echo"))];
+    let stage = Stage::start(&guests, |builder| {
+        let messages = NonZeroU32::MAX;
+        let limits = Limits { messages, ..usual() };
+        builder
+            .limits(limits)
+            .clock(clock.clone())
+            .plugin_settings("timers".parse().unwrap(), granted(grants))
+    })
+    .await;
+    assert_eq!(stage.ask("/many 99").await, "99");
+    assert_eq!(stage.ask("/many 99").await, "99");
+    // The answer is an effect, too, so that there is no room for it.
+    assert_eq!(stage.ask("/many 1000000").await, "52, and then: this plugin has at most 250 timers");
+    assert_eq!(stage.ask("/many 1").await, "0, and then: this plugin has at most 250 timers");
+    let room = stage.rooms.create_direct(BOB, AGENT);
+    assert_eq!(
+        stage.ask_as(BOB, &room, "/many 1").await,
+        "0, and then: this plugin has at most 250 timers",
+        "wherever they are set"
+    );
+    // All at once: while they are handled one after the other, others are answered.
+    clock.set(NOON + 3_600_000);
+    for number in 0..5 {
+        assert_eq!(stage.ask_as(BOB, &room, &format!("/echo {number}")).await, number.to_string());
+    }
+    let said = |text: &str| text.contains(": due ");
+    stage.until(&stage.room, |lines| lines.iter().filter(|line| said(&line.text)).count() == 250).await;
+    assert_eq!(stage.ask("/list").await, "nothing");
+    // So many a minute, and no more: what is set anew waits for its share, and is not lost.
+    stage.ask("/at late 0 once").await;
+    assert_eq!(stage.ask("/list").await, format!("late {}", NOON + 3_600_000));
+    clock.set(NOON + 3_600_000 + 1000);
+    stage.until(&stage.room, |lines| lines.iter().any(|line| line.text.starts_with("late : due "))).await;
+    still_serves(&stage).await;
 }

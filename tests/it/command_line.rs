@@ -297,7 +297,7 @@ fn only_plugins_are_built_and_where_one_wants_them() {
     let said = text(&refused.stderr);
     assert!(
         said.ends_with(
-            "makes no plugin: it exports none of parlour:plugin's commands, messages, members and tools\n"
+            "makes no plugin: it exports none of parlour:plugin's commands, messages, members, timers and tools\n"
         ),
         "{said}"
     );

@@ -10,14 +10,16 @@
 
 // The harness.
 mod guests;
-mod hanging;
 mod host;
+mod inside;
 mod installed;
 mod model;
 mod person;
+mod proxy;
 mod registry;
 mod stage;
 mod synapse;
+mod watched;
 mod web;
 
 // What an agent says and does, in rooms in memory.
@@ -34,6 +36,10 @@ mod labels;
 mod files;
 // Which files of messages they read, and how much of them.
 mod media;
+// Which files they send, and where to.
+mod uploads;
+// What they do by themselves, later.
+mod timers;
 // Who made it, and whether that matters.
 mod publishers;
 // Where it was pulled from.
@@ -57,8 +63,13 @@ mod fuzz;
 mod swap;
 // Plugins in other languages than Rust.
 mod languages;
-// What is promised after a crash.
+// What is promised after a crash, and when the power goes.
+mod power;
 mod recovery;
+// What came while the agent was away.
+mod backlog;
+// What cannot be read when it comes.
+mod keys;
 // Every chat keeps the same promises.
 mod conformance;
 // What the README shows.

@@ -7,6 +7,7 @@
 //! ```sh
 //! PARLOUR_TEST_KILLS=1000 PARLOUR_TEST_EVENTS=20000 cargo test --release --test torture -- --nocapture scripted
 //! PARLOUR_TEST_MATRIX_KILLS=50 PARLOUR_TEST_MATRIX_EVENTS=1000 cargo test --release --test torture -- --nocapture encrypted
+//! PARLOUR_TEST_SOAK=1000000 cargo test --release --test torture -- --nocapture soak
 //! ```
 
 #[path = "../it/guests.rs"]
@@ -21,6 +22,11 @@ mod person;
 #[path = "../it/synapse.rs"]
 #[expect(dead_code, clippy::pedantic, reason = "of the other tests, which use the rest")]
 mod synapse;
+#[path = "../it/watched.rs"]
+mod watched;
+
+#[path = "../bench/dispatch_chat.rs"]
+mod dispatch_chat;
 
 mod child;
 mod count;
@@ -32,6 +38,7 @@ mod mortal;
 mod proxy;
 mod remote;
 mod scripted;
+mod soak;
 mod wire;
 mod world;
 
@@ -40,15 +47,18 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() -> ExitCode {
-    parlour::compile_if_asked();
     if let Some(life) = child::Life::of_this_process() {
         return child::live(life);
+    }
+    if let Some(soak) = soak::Soak::of_this_process() {
+        return soak::soak(&soak);
     }
     let trial =
         |name: &str, run: fn() -> Result<(), String>| Trial::test(name, move || run().map_err(Failed::from));
     let trials = vec![
         trial("scripted::nothing_is_lost_and_nothing_repeated", scripted::run),
         trial("encrypted::nothing_is_lost_and_nothing_repeated", encrypted::run),
+        trial("soak::memory_and_time_stay_as_they_were", soak::run),
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit_code()
 }

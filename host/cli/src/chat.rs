@@ -24,8 +24,8 @@ use parlour::{
     id::{PluginName, UserId},
     notice::{Level, Notice, Notices},
     package,
-    settings::{Access, Grants, Plugin, Role},
-    text::hidden,
+    settings::{Access, Grants, Plugin, Role, Timers},
+    text::{escaped, hidden},
 };
 use tokio::sync::{SetOnce, mpsc, oneshot};
 
@@ -97,6 +97,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     }
     let grants = Grants { home: true, ..Grants::default() };
     builder = builder.plugin_settings(PluginName::parse("sethome")?, Plugin { grants, ..Plugin::default() });
+    let grants = Grants { timers: Some(Timers::default()), ..Grants::default() };
+    builder = builder.plugin_settings(PluginName::parse("remind")?, Plugin { grants, ..Plugin::default() });
     if let Some(folder) = options.plugins {
         anyhow::ensure!(folder.is_dir(), "--plugins: there is no folder {}", folder.display());
         builder = builder.plugin_folder(folder);
@@ -239,6 +241,10 @@ impl Screen {
     fn print(&self, printed: &Printed) {
         let text = match printed {
             Printed::Message(text) | Printed::Edit(text) => text.clone(),
+            Printed::File { name, size, caption } => {
+                let caption = caption.as_ref().map_or_else(String::new, |caption| format!("{caption}\n"));
+                format!("{caption}({}, {size} bytes)", escaped(name, 300))
+            }
             Printed::Reaction(key) => format!("({key})"),
             Printed::Redaction => "(removed a message)".into(),
         };

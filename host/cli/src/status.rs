@@ -118,21 +118,25 @@ fn agent(agent: &AgentStatus, now: i64) -> Vec<String> {
             let verified = if it.verified { "device verified" } else { "device NOT VERIFIED" };
             let identity = if it.identity { "" } else { ", the identity's keys are not here" };
             let backup = if it.backup { "keys backed up" } else { "no key backup" };
-            let last = it.undecryptable.last();
+            let last = agent.undecryptable.last();
             let last = last.map_or_else(String::new, |it| {
                 format!(", the last {} in {}, {}: {}", it.event, it.room, ago(it.at), it.why)
             });
-            let count = it.undecryptable_count;
+            let count = agent.undecryptable_count;
             say("encryption", format!("{verified}{identity}, {backup}; {count} undecryptable events{last}"));
         }
     }
     let oldest =
         |at: Option<i64>| at.map_or_else(String::new, |at| format!(" (the oldest came {})", ago(at)));
     let (events, effects) = (agent.events_waiting, agent.effects_unsent);
+    let locked = match agent.events_locked {
+        0 => String::new(),
+        locked => format!(", {locked} for their keys"),
+    };
     say(
         "waiting",
         format!(
-            "{events} events{}, {effects} effects not sent{}; {} of {} lanes run",
+            "{events} events{}{locked}, {effects} effects not sent{}; {} of {} lanes run",
             oldest(agent.last.oldest_event),
             oldest(agent.last.oldest_effect),
             agent.lanes_running,

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context as _, anyhow};
 use clap::Args;
 use parlour::{
-    control::{Answer, Question, Status},
+    control::Question,
     gate::Verdict,
     id::{AgentName, EventId},
     journal::{Became, EffectKind, Fate, Journal as _, Outcome, Story, Told, sqlite::Sqlite},
@@ -45,6 +45,8 @@ struct Shown {
     refused: Option<String>,
     /// It has not ended.
     waits: bool,
+    /// It cannot be decrypted yet.
+    locked: bool,
     /// Of the agent's own message: the event that it was sent for.
     sent_for: Option<String>,
     deliveries: Vec<Told>,
@@ -55,18 +57,15 @@ pub fn why(options: &Options) -> anyhow::Result<()> {
     let (settings, _) = options.config.load()?;
     let data = &settings.data;
     let stories = read(data, options)?;
-    // Whether somebody is at work on it.
-    let running = match crate::status::ask(data, &Question::Status {}) {
-        Ok(Answer::Status(status)) => Some(status),
-        _ => None,
-    };
     if stories.is_empty() {
-        return Err(verdict(unknown(options, running.as_deref())));
+        return Err(verdict(unknown(options)));
     }
+    // Whether somebody is at work on it.
+    let running = crate::status::ask(data, &Question::Status {}).is_ok();
     if options.json {
         print(&(serde_json::to_string_pretty(&stories)? + "\n"))
     } else {
-        let lines: Vec<_> = stories.iter().flat_map(|story| lines(story, running.is_some())).collect();
+        let lines: Vec<_> = stories.iter().flat_map(|story| lines(story, running)).collect();
         print(&lines.iter().map(|line| escaped(line, 2000) + "\n").collect::<String>())
     }
 }
@@ -106,27 +105,19 @@ fn shown(agent: AgentName, story: Story) -> Shown {
             Verdict::Deny(denial) => Some(denial.to_string()),
         },
         waits: story.waits,
+        locked: story.locked,
         sent_for: story.sent_for.map(|event| event.to_string()),
         deliveries: story.deliveries,
     }
 }
 
 /// Nobody has received it, in a line.
-fn unknown(options: &Options, running: Option<&Status>) -> String {
+fn unknown(options: &Options) -> String {
     let event = &options.event;
-    let agents = running.into_iter().flat_map(|status| &status.agents);
-    for agent in agents.filter(|agent| options.agent.as_ref().is_none_or(|name| *name == agent.name)) {
-        let encryption = agent.connection.as_ref().and_then(|it| it.encryption.as_ref());
-        let failed = encryption.and_then(|it| it.undecryptable.iter().find(|it| it.event == *event));
-        if let Some(failed) = failed {
-            let (name, room, why) = (&agent.name, &failed.room, &failed.why);
-            return format!("agent {name} could not decrypt {event} in {room}: {why}");
-        }
-    }
     let who = options.agent.as_ref().map_or_else(|| "no agent".into(), |name| format!("agent {name} never"));
     let has = if options.agent.is_some() { "received" } else { "here has received" };
     format!(
-        "{who} {has} {event}: it is older than the first contact or than what is kept, is no message, could not be decrypted, or is in a room where no agent is"
+        "{who} {has} {event}: it is older than the first contact or than what is kept, is no message, or is in a room where no agent is"
     )
 }
 
@@ -150,7 +141,9 @@ fn lines(story: &Shown, running: bool) -> Vec<String> {
         lines.push(format!("  {who}: {}{line}, {}", outcome(told.outcome), at(told.at)));
         lines.extend(told.effects.iter().map(|effect| format!("    {}", fate(effect, told.at))));
     }
-    if story.waits {
+    if story.locked {
+        lines.push("  it cannot be decrypted yet, and waits for its key".into());
+    } else if story.waits {
         lines.push(if running {
             "  it has not ended: it waits for its turn, or a plugin is at work on it".into()
         } else {

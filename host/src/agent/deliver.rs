@@ -12,6 +12,7 @@ use super::{
     health,
     ledger::FromJournal,
     lock,
+    timers::sets_timers,
 };
 use crate::{
     capability::media::Files,
@@ -211,6 +212,9 @@ impl Running {
             match self.shared.journal.commit(commit.clone()).await {
                 Ok(queued) => {
                     self.outbox.push(queued);
+                    if sets_timers(&commit) {
+                        self.timers_set.notify_one();
+                    }
                     return Ok(());
                 }
                 Err(Error::Conflict) => return Err(Error::Conflict),
@@ -255,7 +259,8 @@ impl Running {
             commands: delivery.serving.catalogue.commands(delivery.role).cloned().collect(),
             permissions: self.toolbox.permissions(plugin),
             kv: journal.clone(),
-            messages: journal,
+            messages: journal.clone(),
+            timers: journal,
             llm: self.shared.llm.clone(),
             drafts: Some(drafts),
             media: Arc::new(Files::new(Arc::new(FromChat(self.agent.chat.clone())))),

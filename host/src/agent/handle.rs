@@ -5,6 +5,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Running,
     delivery::{Asked, Delivery, answer, delivery_id},
+    timers::has_grant,
 };
 use crate::{
     effect::Effect,
@@ -24,7 +25,7 @@ impl Running {
     /// Handles one event to its end.
     pub(super) async fn handle(&self, waiting: &Waiting, stopped: &CancellationToken) {
         let subject = match &waiting.event.kind {
-            Kind::Message(_) => &waiting.event.sender.id,
+            Kind::Message(_) | Kind::Timer(_) => &waiting.event.sender.id,
             Kind::Member(member) => &member.user,
         };
         let role = |user| self.agent.access.role(user);
@@ -33,6 +34,11 @@ impl Running {
         };
         // Who invites an admin is none.
         let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
+        let role = match &waiting.event.kind {
+            // No more than they had when they set it.
+            Kind::Timer(fired) => role.min(fired.timer.role),
+            Kind::Message(_) | Kind::Member(_) => role,
+        };
         let addressed = self.addressed(&waiting.event);
         let serving = self.servings.now();
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
@@ -46,6 +52,18 @@ impl Running {
             }
             Route::Message(plugins) => (plugins, Call::Message),
             Route::Member(plugins) => (plugins, Call::Member),
+            Route::Timer(fired) => {
+                let plugin = &fired.timer.plugin;
+                let Some(loaded) = serving.plugins.get(plugin) else {
+                    return self.put_back(waiting, fired).await;
+                };
+                if !has_grant(&self.toolbox.permissions(loaded)) {
+                    self.denied_timer(&fired.timer, Denial::Grant.of_a_timer());
+                    return self.end(waiting, Denial::Grant.to_string()).await;
+                }
+                (vec![plugin.clone()], Call::Timer)
+            }
+            Route::Wait(fired) => return self.put_back(waiting, fired).await,
         };
         let left: Vec<_> = plugins.into_iter().filter(|plugin| !waiting.ended.contains(plugin)).collect();
         let count = left.len();
@@ -108,12 +126,13 @@ impl Running {
         self.commit_own(waiting, vec![answer(&waiting.event, line, false)], why.into()).await;
     }
 
-    async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>, line: String) {
+    pub(super) async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>, line: String) {
         let delivery = delivery_id(&self.agent.name, &waiting.event, None);
         let contribution = Contribution {
             plugin: None,
             outcome: Outcome::Done,
             effects: (0..).zip(effects).collect(),
+            files: vec![],
             writes: vec![],
             reads: vec![],
         };

@@ -3,9 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use crate::{
-    capability::{kv, outbox},
-    id::{AgentName, EventId, PluginName},
+    capability::{kv, outbox, schedule},
+    id::{AgentName, EventId, PluginName, SessionId},
     journal::{self, Journal, KeyQuery, Known, Named, Namespace, Stored, Usage},
+    timer::Timer,
 };
 
 /// Asked while a handler runs; what it wrote itself is not in here yet.
@@ -53,5 +54,25 @@ impl outbox::Messages for FromJournal {
         name: &str,
     ) -> Result<Option<Named>, journal::Error> {
         self.soon(self.journal.named(agent, plugin, name)).await
+    }
+
+    async fn waiting(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, journal::Error> {
+        self.soon(self.journal.blobs(agent, plugin)).await
+    }
+}
+
+#[async_trait::async_trait]
+impl schedule::Source for FromJournal {
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, journal::Error> {
+        self.soon(self.journal.timers(agent, plugin, session)).await
+    }
+
+    async fn count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, journal::Error> {
+        self.soon(self.journal.timer_count(agent, plugin)).await
     }
 }

@@ -1,6 +1,6 @@
 //! How an agent does, for somebody who asks.
 
-use super::Running;
+use super::{Running, lock};
 use crate::{chat::Connection, control::AgentStatus};
 
 impl Running {
@@ -10,6 +10,7 @@ impl Running {
         (status.lanes, status.lanes_running) = (lanes as u64, running as u64);
         (status.tried, status.trouble) = self.outbox.standing();
         status.user = self.identity.get().map(|identity| identity.user.clone());
+        lock(&self.locked).describe(status);
         self.agent.chat.connection().await
     }
 }

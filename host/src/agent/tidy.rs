@@ -2,8 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::Running;
-use crate::{audit::now, journal::Tidy};
+use super::{Running, past};
+use crate::{audit::now, backlog, journal::Tidy};
 
 /// How long a draft is kept to which nobody comes back, in milliseconds: 30 days, as events are.
 const DRAFTS: i64 = 30 * 24 * 60 * 60 * 1000;
@@ -21,7 +21,11 @@ const LOOK: Duration = Duration::from_secs(10 * 60);
 impl Running {
     /// Puts away what there is, for as long as the agent serves.
     pub(super) async fn tidy(self: Arc<Self>) {
+        let (name, journal) = (&self.agent.name, &self.shared.journal);
         loop {
+            // What is older than anything that is answered.
+            let before = backlog::horizon(&self.agent.behaviour, past::now());
+            let forgotten = journal.forget(name, before, STEP).await;
             let tidy = Tidy {
                 drafts_before: now().saturating_sub(DRAFTS),
                 names: NAMES,
@@ -29,8 +33,8 @@ impl Running {
                 step: STEP,
             };
             // A journal that fails now is asked again then.
-            let more = self.shared.journal.tidy(&self.agent.name, tidy).await.unwrap_or(false);
-            tokio::time::sleep(if more { PAUSE } else { LOOK }).await;
+            let more = journal.tidy(name, tidy).await.unwrap_or(false);
+            tokio::time::sleep(if more || matches!(forgotten, Ok(STEP)) { PAUSE } else { LOOK }).await;
         }
     }
 }

@@ -1,14 +1,18 @@
 //! `wasi:clocks`: the time, rounded down. Who can measure nanoseconds can measure what others do on the same machine.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtxBuilder, p2::bindings::clocks::wall_clock::Datetime,
 };
 
+use crate::clock::Clock;
+
 /// The clocks of one instance.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Clocks {
+    /// What time it is.
+    pub wall: Clock,
     born: Instant,
     /// Nanoseconds, more than none and at most a second.
     step: u64,
@@ -16,18 +20,18 @@ pub struct Clocks {
 
 impl Clocks {
     /// Clocks that are rounded down to this.
-    pub fn new(step: Duration) -> Self {
+    pub fn new(step: Duration, wall: Clock) -> Self {
         let step = step.clamp(Duration::from_nanos(1), Duration::from_secs(1));
-        Self { born: Instant::now(), step: u64::try_from(step.as_nanos()).unwrap_or(1) }
+        Self { wall, born: Instant::now(), step: u64::try_from(step.as_nanos()).unwrap_or(1) }
     }
 
     /// What a guest reads the time by.
-    pub fn give(self, wasi: &mut WasiCtxBuilder) {
-        wasi.monotonic_clock(self).wall_clock(self);
+    pub fn give(&self, wasi: &mut WasiCtxBuilder) {
+        wasi.monotonic_clock(self.clone()).wall_clock(self.clone());
     }
 
     /// The same for when a file was changed.
-    pub fn round(self, time: Datetime) -> Datetime {
+    pub fn round(&self, time: Datetime) -> Datetime {
         let nanoseconds = u64::from(time.nanoseconds);
         let rounded = u32::try_from(nanoseconds - nanoseconds % self.step).unwrap_or(0);
         Datetime { nanoseconds: rounded, ..time }
@@ -51,8 +55,7 @@ impl HostWallClock for Clocks {
     }
 
     fn now(&self) -> Duration {
-        // A clock that is set to before 1970 stands still.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = self.wall.since_epoch();
         let beyond = u64::from(now.subsec_nanos()) % self.step;
         now.saturating_sub(Duration::from_nanos(beyond))
     }
@@ -64,13 +67,13 @@ mod tests {
 
     #[test]
     fn time_is_rounded_down() {
-        let clocks = Clocks::new(Duration::from_millis(1));
+        let clocks = Clocks::new(Duration::from_millis(1), Clock::default());
         for _ in 0..100 {
             assert_eq!(HostMonotonicClock::now(&clocks) % 1_000_000, 0);
             assert_eq!(HostWallClock::now(&clocks).subsec_nanos() % 1_000_000, 0);
         }
         let time = Datetime { seconds: 7, nanoseconds: 123_456_789 };
         assert_eq!(clocks.round(time).nanoseconds, 123_000_000);
-        assert_eq!(Clocks::new(Duration::ZERO).round(time).nanoseconds, 123_456_789);
+        assert_eq!(Clocks::new(Duration::ZERO, Clock::default()).round(time).nanoseconds, 123_456_789);
     }
 }

@@ -3,20 +3,21 @@
 pub mod openai;
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use wasmtime::component::Resource;
 
 use super::{
-    State,
+    Handling, State,
     bindings::parlour::plugin::llm as wit,
     error,
     types::{Error, ErrorKind},
 };
-use crate::manifest::Permission;
+use crate::{id::AgentName, manifest::Permission, rate::Budgets};
 
 /// Text of one request.
 const REQUEST: usize = 1024 * 1024;
@@ -105,32 +106,77 @@ pub enum Failure {
     TooLarge(String),
 }
 
+/// What a plugin has used of the model, by agent.
+pub type Tokens = Mutex<Budgets<AgentName>>;
+/// Where an endpoint does not count: bytes of text that are one token, at the least.
+const TOKEN: u64 = 3;
+
 /// What stands behind the guest's `answer`.
-pub struct Answering(Box<dyn Answer>);
+pub struct Answering {
+    answer: Box<dyn Answer>,
+    /// Bytes of text, both ways.
+    text: u64,
+    budget: Option<Budget>,
+}
+
+/// What an answer is charged to, however it ends.
+struct Budget {
+    tokens: Arc<Tokens>,
+    agent: AgentName,
+    per_day: NonZeroU32,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let Some(Budget { tokens, agent, per_day }) = self.budget.take() else { return };
+        let counted = self.answer.outcome().and_then(|outcome| {
+            Some(u64::from(outcome.prompt_tokens?) + u64::from(outcome.completion_tokens?))
+        });
+        let used = counted.unwrap_or_else(|| self.text.div_ceil(TOKEN));
+        let mut tokens = tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.charge(agent, used, per_day, Instant::now());
+    }
+}
 
 type Reply<T> = wasmtime::Result<Result<T, Error>>;
 
 impl wit::Host for State {
     async fn ask(&mut self, request: wit::Request) -> Reply<Resource<Answering>> {
-        let (backend, request) = match self.admitted(request) {
+        let Admitted { backend, request, text, budget } = match self.admitted(request) {
             Ok(admitted) => admitted,
             Err(error) => return Ok(Err(error)),
         };
         match soon(backend.ask(request)).await {
             Ok(answer) => {
                 self.work.answering += 1;
-                Ok(Ok(self.table.push(Answering(answer))?))
+                Ok(Ok(self.table.push(Answering { answer, text, budget })?))
             }
             Err(failure) => Ok(Err(told(&failure))),
         }
     }
 }
 
+/// A request that may be made.
+struct Admitted {
+    backend: Arc<dyn Backend>,
+    request: Request,
+    /// Its bytes of text.
+    text: u64,
+    budget: Option<Budget>,
+}
+
 impl State {
     /// A request that may be made, and of whom.
-    fn admitted(&mut self, request: wit::Request) -> Result<(Arc<dyn Backend>, Request), Error> {
-        self.holds(Permission::Llm, "llm.ask")?;
+    fn admitted(&mut self, request: wit::Request) -> Result<Admitted, Error> {
+        // A name that a guest makes up may say anything: it is not recorded.
+        let model = request.model.as_deref();
+        let call = if model.is_some() { "llm.ask of a model by name" } else { "llm.ask" };
+        self.may(Permission::Llm, call, |permissions| permissions.model(model))?;
         self.leaves(Permission::Llm, "llm.ask")?;
+        let text = size(&request);
+        if text > REQUEST {
+            return Err(error(ErrorKind::TooLarge, "a request has at most 1 MiB"));
+        }
         let request = read(request)?;
         let handling = self.handling()?;
         let unsupported = || error(ErrorKind::Unsupported, "no language model is set up");
@@ -141,19 +187,44 @@ impl State {
         if self.work.answering >= OPEN {
             return Err(error(ErrorKind::TooLarge, "at most 8 answers are open at once; drop one"));
         }
-        Ok((backend, request))
+        Ok(Admitted { backend, request, text: text as u64, budget: self.budget()? })
     }
+
+    /// What an answer will be charged to, where the plugin has a budget and something is left of it.
+    fn budget(&self) -> Result<Option<Budget>, Error> {
+        let Handling { agent, permissions, .. } = self.handling()?;
+        let Some(per_day) = permissions.tokens_per_day() else { return Ok(None) };
+        let left = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).left(agent, Instant::now());
+        left.map_err(|wait| {
+            let wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+            let line = format!("this plugin may use {per_day} tokens within a day, and has");
+            Error { retry_after: Some(wait), ..error(ErrorKind::RateLimited, line) }
+        })?;
+        Ok(Some(Budget { tokens: self.tokens.clone(), agent: agent.clone(), per_day }))
+    }
+}
+
+/// Bytes of a request's text.
+fn size(request: &wit::Request) -> usize {
+    let length = |extra: &Option<String>| extra.as_ref().map_or(0, String::len);
+    let turns = request.turns.iter().map(|turn| turn.text.len() + length(&turn.extra));
+    turns.sum::<usize>() + length(&request.extra)
 }
 
 impl wit::HostAnswer for State {
     async fn next(&mut self, answer: Resource<Answering>) -> Reply<Option<wit::Piece>> {
-        let next = soon(self.table.get_mut(&answer)?.0.next()).await;
-        let piece = |piece: Piece| wit::Piece { text: piece.text, extra: extra(&piece.extra) };
+        let answering = self.table.get_mut(&answer)?;
+        let next = soon(answering.answer.next()).await;
+        let piece = |piece: Piece| {
+            let piece = wit::Piece { text: piece.text, extra: extra(&piece.extra) };
+            answering.text += (piece.text.len() + piece.extra.as_ref().map_or(0, String::len)) as u64;
+            piece
+        };
         Ok(next.map(|next| next.map(piece)).map_err(|failure| told(&failure)))
     }
 
     async fn outcome(&mut self, answer: Resource<Answering>) -> wasmtime::Result<Option<wit::Outcome>> {
-        Ok(self.table.get(&answer)?.0.outcome().map(|outcome| wit::Outcome {
+        Ok(self.table.get(&answer)?.answer.outcome().map(|outcome| wit::Outcome {
             finish_reason: outcome.finish_reason,
             prompt_tokens: outcome.prompt_tokens,
             completion_tokens: outcome.completion_tokens,
@@ -173,11 +244,6 @@ async fn soon<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 }
 
 fn read(request: wit::Request) -> Result<Request, Error> {
-    let size: usize =
-        request.turns.iter().map(|turn| turn.text.len() + turn.extra.as_ref().map_or(0, String::len)).sum();
-    if size + request.extra.as_ref().map_or(0, String::len) > REQUEST {
-        return Err(error(ErrorKind::TooLarge, "a request has at most 1 MiB"));
-    }
     let turns = request.turns.into_iter().map(|turn| {
         let role = match turn.role {
             wit::Role::System => "system",

@@ -17,8 +17,8 @@ use super::{
     memory::{Memory, Rooms, message},
 };
 use crate::{
-    effect::{Content, EffectId, Outgoing},
-    event::{Batch, Membership, Message, Position},
+    effect::{Body, Content, EffectId, Outgoing, Upload},
+    event::{Batch, MediaSource, Membership, Message, Position},
     id::{EventId, RoomId, UserId},
 };
 
@@ -32,6 +32,15 @@ const NEWEST: usize = 1000;
 pub enum Printed {
     /// It wrote.
     Message(String),
+    /// It sent a file.
+    File {
+        /// Its name.
+        name: String,
+        /// Bytes.
+        size: u64,
+        /// What it said to it.
+        caption: Option<String>,
+    },
     /// It wrote something else in place of what it wrote before.
     Edit(String),
     /// It reacted.
@@ -108,6 +117,11 @@ impl Console {
             }
             Content::Edit { .. } if draft => return,
             Content::Message { body, .. } => Printed::Message(body.text().to_owned()),
+            Content::File { name, size, caption, .. } => Printed::File {
+                name: name.clone(),
+                size: *size,
+                caption: caption.as_ref().map(Body::text).map(ToOwned::to_owned),
+            },
             Content::Edit { event, body } if drafts.remove(event) => Printed::Message(body.text().to_owned()),
             Content::Edit { body, .. } => Printed::Edit(body.text().to_owned()),
             Content::Reaction { key, .. } => Printed::Reaction(key.clone()),
@@ -163,6 +177,10 @@ impl Chat for Console {
             self.show(outgoing, &event);
         }
         Ok(event)
+    }
+
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        self.account.upload(upload).await
     }
 
     fn typing(&self, room: &RoomId, on: bool) {

@@ -8,11 +8,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    fmt,
     ops::Bound,
     sync::{Mutex, MutexGuard},
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
     Arrival, Backlog, Became, Commit, Draft, EffectKind, Error, Fate, Journal, KeyQuery, Known, Last, Named,
@@ -22,9 +24,10 @@ use super::{
 use crate::{
     audit::{Entry, Head, Recorded, now},
     effect::{Effect, EffectId, Place},
-    event::{Event, Position},
+    event::{Event, Kind, MediaSource, Position},
     gate::{Denial, Verdict},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
+    timer::Timer,
 };
 
 /// So many events that have ended, and messages that were sent, are remembered of each agent: some kilobytes for each.
@@ -55,14 +58,17 @@ struct Agent {
     home: Option<Place>,
     encrypted: HashSet<RoomId>,
     known: HashMap<EventId, RoomId>,
-    /// Every number of this agent's events, and what was committed for each.
+    newest: HashMap<RoomId, EventId>,
+    /// Every number of this agent's events that is remembered, and what was committed for each.
     received: HashMap<Sequence, Received>,
-    /// Events by their ids; the host's own have none.
+    /// Events by their ids; what the host says by itself has none.
     sequences: HashMap<EventId, Sequence>,
     /// Events in the order in which they ended.
-    ended: VecDeque<(Sequence, EventId)>,
+    ended: VecDeque<Sequence>,
     pending: BTreeMap<Sequence, Waiting>,
     lanes: BTreeSet<(SessionId, Sequence)>,
+    /// What cannot be read.
+    locked: BTreeMap<Sequence, (SessionId, Event)>,
     /// What was committed, and about which event.
     committed: HashMap<DeliveryId, Sequence>,
     unsent: BTreeMap<i64, Queued>,
@@ -74,15 +80,29 @@ struct Agent {
     sent: VecDeque<Delivered>,
     /// And when each was noted last.
     drafts: HashMap<DeliveryId, (i64, Draft)>,
+    /// Files of effects that wait.
+    blobs: HashMap<(DeliveryId, String), Kept>,
+    staged: HashMap<i64, MediaSource>,
+    timers: BTreeMap<TimerKey, Timer>,
+    /// Events that timers became.
+    fired: HashSet<EventId>,
     last: Last,
 }
 
-/// An event, and what was committed for it.
+/// Whose, in which session, and its name there.
+type TimerKey = (PluginName, SessionId, String);
+
+/// What is remembered of an event, and what was committed for it.
 #[derive(Debug)]
 struct Received {
-    /// Its room and its lane; none of what the host says by itself.
-    place: Option<(RoomId, SessionId)>,
+    /// Its id, its room and its lane; none of what the host says by itself.
+    event: Option<(EventId, RoomId, SessionId)>,
+    /// It is a timer's.
+    own: bool,
+    /// When it came.
     at: i64,
+    /// Until when it is told from a new one.
+    until: i64,
     again: u32,
     verdict: Verdict,
     deliveries: Vec<(DeliveryId, Told)>,
@@ -109,6 +129,19 @@ struct Newest {
     row: i64,
     event: EventId,
     room: RoomId,
+    file: bool,
+}
+
+/// A file, and which plugin sends it.
+struct Kept {
+    plugin: Option<PluginName>,
+    bytes: Bytes,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kept({} bytes)", self.bytes.len())
+    }
 }
 
 impl Memory {
@@ -132,6 +165,9 @@ impl Ledger {
                 self.get(namespace, key).map(|it| it.version) == *version
             }
             Read::Keys { namespace, query, found } => self.keys(namespace, query).eq(found),
+            Read::Timers { agent, plugin, session, found } => {
+                self.agents.get(agent).map_or_else(Vec::new, |agent| agent.timers(plugin, session)) == *found
+            }
         }
     }
 
@@ -176,12 +212,17 @@ impl Ledger {
 
 impl Ledger {
     fn commit(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
-        let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
+        let Commit { agent: name, sequence, delivery, .. } = commit;
         match self.agents.get(name) {
             Some(agent) if agent.committed.contains_key(delivery) => return Ok(Vec::new()),
             Some(agent) if agent.received.contains_key(sequence) => {}
             _ => return Err(super::never_received(name, *sequence)),
         }
+        self.carry_out(commit)
+    }
+
+    fn carry_out(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
+        let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
         let mut reads = commit.contributions().flat_map(|contribution| &contribution.reads);
         if !reads.all(|read| self.unchanged(read)) {
             return Err(Error::Conflict);
@@ -192,22 +233,29 @@ impl Ledger {
         for write in commit.contributions().flat_map(|contribution| &contribution.writes) {
             self.write(write.clone(), version);
         }
-        let agent = self.agents.get_mut(name).expect("its event was found above");
+        let agent = self.agents.get_mut(name).expect("the ledger has this agent");
+        for contribution in commit.contributions() {
+            for blob in &contribution.files {
+                // A copy: what a plugin holds is counted, and this is not held by it any more.
+                let bytes = Bytes::copy_from_slice(&blob.bytes);
+                let kept = Kept { plugin: contribution.plugin.clone(), bytes };
+                agent.blobs.entry((delivery.clone(), blob.digest.clone())).or_insert(kept);
+            }
+        }
         let mut queued = Vec::new();
         let mut fates = Vec::new();
         let mut takes_draft = false;
         let own = commit.contribution.plugin.as_ref();
         for (ordinal, plugin, effect) in commit.effects() {
-            let home = matches!(effect, Effect::SetHome(_));
             fates.push(Fate {
                 ordinal,
                 tool: plugin.filter(|_| plugin != own).cloned(),
                 kind: Some(EffectKind::of(effect)),
                 to: Some(destination(effect)),
-                became: if home { Became::Done } else { Became::Waiting },
+                became: if effect.is_inward() { Became::Done } else { Became::Waiting },
             });
-            if let Effect::SetHome(place) = effect {
-                agent.home = Some(place.clone());
+            if effect.is_inward() {
+                agent.do_inward(plugin, effect);
                 continue;
             }
             takes_draft |= super::takes_draft(effect);
@@ -244,13 +292,82 @@ impl Agent {
         if event.room.encrypted && !self.encrypted.contains(&event.room.id) {
             self.encrypted.insert(event.room.id.clone());
         }
-        if self.known.contains_key(&event.id) {
-            if let Some(received) = self.sequences.get(&event.id).and_then(|of| self.received.get_mut(of)) {
-                received.again += 1;
-            }
+        // A timer's is the host's own, and nothing that anybody could refer to.
+        let own = matches!(event.kind, Kind::Timer(_));
+        if self.known.contains_key(&event.id) || self.fired.contains(&event.id) {
+            return self.came_again(arrival);
+        }
+        if own {
+            self.fired.insert(event.id.clone());
+        } else {
+            self.known.insert(event.id.clone(), event.room.id.clone());
+            self.newest.insert(event.room.id.clone(), event.id.clone());
+            self.note(arrival);
+        }
+        *last += 1;
+        let sequence = Sequence(*last);
+        let received = Received {
+            event: Some((event.id.clone(), event.room.id.clone(), arrival.session.clone())),
+            own,
+            at: now(),
+            until: super::time_of(event),
+            again: 0,
+            verdict: arrival.verdict,
+            deliveries: Vec::new(),
+        };
+        self.received.insert(sequence, received);
+        self.sequences.insert(event.id.clone(), sequence);
+        if arrival.verdict != Verdict::Allow {
+            self.ended(sequence);
             return None;
         }
-        let at = now();
+        if super::is_locked(event) {
+            self.locked.insert(sequence, (arrival.session.clone(), event.clone()));
+        } else {
+            self.wait(sequence, arrival);
+        }
+        Some(sequence)
+    }
+
+    fn wait(&mut self, sequence: Sequence, arrival: &Arrival) {
+        let session = arrival.session.clone();
+        self.lanes.insert((session.clone(), sequence));
+        self.pending.insert(sequence, Waiting { event: arrival.event.clone(), session, ended: Vec::new() });
+    }
+
+    /// What was there before may be readable only now.
+    fn came_again(&mut self, arrival: &Arrival) -> Option<Sequence> {
+        let sequence = *self.sequences.get(&arrival.event.id)?;
+        if !super::is_locked(&arrival.event)
+            && let Some(pending) = self.unlock(sequence, arrival)
+        {
+            return pending.then_some(sequence);
+        }
+        self.received.get_mut(&sequence)?.again += 1;
+        None
+    }
+
+    /// Whether it is pending now. Nothing, where it did not wait for its key.
+    fn unlock(&mut self, sequence: Sequence, arrival: &Arrival) -> Option<bool> {
+        self.locked.remove(&sequence)?;
+        self.note(arrival);
+        if let Some(received) = self.received.get_mut(&sequence) {
+            received.verdict = arrival.verdict;
+            if let Some((.., session)) = &mut received.event {
+                session.clone_from(&arrival.session);
+            }
+        }
+        if arrival.verdict != Verdict::Allow {
+            self.ended(sequence);
+            return Some(false);
+        }
+        self.wait(sequence, arrival);
+        Some(true)
+    }
+
+    /// What happened last.
+    fn note(&mut self, arrival: &Arrival) {
+        let (event, at) = (&arrival.event, now());
         match arrival.verdict {
             Verdict::Allow => {
                 let room = event.room.id.to_string();
@@ -261,45 +378,99 @@ impl Agent {
                 self.last.dropped = Some(Happening::denied(event.id.clone(), &event.room.id, at, denial));
             }
         }
-        self.known.insert(event.id.clone(), event.room.id.clone());
-        *last += 1;
-        let sequence = Sequence(*last);
-        let received = Received {
-            place: Some((event.room.id.clone(), arrival.session.clone())),
-            at,
-            again: 0,
-            verdict: arrival.verdict,
-            deliveries: Vec::new(),
-        };
-        self.received.insert(sequence, received);
-        self.sequences.insert(event.id.clone(), sequence);
-        if arrival.verdict != Verdict::Allow {
-            self.ended(sequence, event.id.clone());
-            return None;
+    }
+
+    /// Forgets what is too old, the oldest first.
+    fn forget(&mut self, before: i64, limit: u32) -> u32 {
+        let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
+        let over = self.ended.iter().filter_map(|sequence| {
+            let Received { until, deliveries, .. } = self.received.get(sequence)?;
+            let waits = deliveries.iter().any(|(delivery, _)| unsent.contains(delivery));
+            (*until < before && !waits).then_some((*until, *sequence))
+        });
+        let mut over: Vec<(i64, Sequence)> = over.collect();
+        over.sort_unstable();
+        over.truncate(limit as usize);
+        for (_, sequence) in &over {
+            self.forget_one(*sequence);
         }
-        let session = arrival.session.clone();
-        self.lanes.insert((session.clone(), sequence));
-        self.pending.insert(sequence, Waiting { event: event.clone(), session, ended: Vec::new() });
-        Some(sequence)
+        self.ended.retain(|sequence| self.received.contains_key(sequence));
+        u32::try_from(over.len()).unwrap_or(limit)
+    }
+
+    fn forget_one(&mut self, sequence: Sequence) {
+        let Some(received) = self.received.remove(&sequence) else { return };
+        if let Some((event, ..)) = &received.event {
+            self.sequences.remove(event);
+            if received.own {
+                self.fired.remove(event);
+            } else {
+                self.known.remove(event);
+            }
+        }
+        for (delivery, _) in &received.deliveries {
+            self.committed.remove(delivery);
+        }
+    }
+
+    /// A file that no effect needs any more goes.
+    fn release(&mut self, delivery: &DeliveryId, digest: &str) {
+        let needs = |queued: &Queued| {
+            queued.id.delivery == *delivery && queued.effect.file().is_some_and(|file| file.digest == digest)
+        };
+        if !self.unsent.values().any(needs) {
+            self.blobs.remove(&(delivery.clone(), digest.to_owned()));
+        }
+    }
+
+    /// What is done with the commit.
+    fn do_inward(&mut self, plugin: Option<&PluginName>, effect: &Effect) {
+        match effect {
+            Effect::SetHome(place) => self.home = Some(place.clone()),
+            Effect::SetTimer(timer) => self.set(Timer::clone(timer)),
+            Effect::PutBack(timer) => {
+                if timer.goes_back_over(self.timers.get(&key(timer))) {
+                    self.set(Timer::clone(timer));
+                }
+            }
+            Effect::CancelTimer { session, key } => {
+                if let Some(plugin) = plugin {
+                    self.timers.remove(&(plugin.clone(), session.clone(), key.clone()));
+                }
+            }
+            Effect::Send { .. }
+            | Effect::File { .. }
+            | Effect::Edit { .. }
+            | Effect::React { .. }
+            | Effect::Redact { .. } => {}
+        }
+    }
+
+    fn set(&mut self, timer: Timer) {
+        self.timers.insert(key(&timer), timer);
+    }
+
+    fn timers(&self, plugin: &PluginName, session: &SessionId) -> Vec<Timer> {
+        let of = |timer: &&Timer| timer.plugin == *plugin && timer.session == *session;
+        let mut timers: Vec<Timer> = self.timers.values().filter(of).cloned().collect();
+        // They are in the order of their keys.
+        timers.sort_by_key(|timer| timer.next);
+        timers
     }
 
     fn end(&mut self, sequence: Sequence) {
         if let Some(waiting) = self.pending.remove(&sequence) {
             self.lanes.remove(&(waiting.session, sequence));
-            self.ended(sequence, waiting.event.id);
+            self.ended(sequence);
         }
     }
 
-    fn ended(&mut self, sequence: Sequence, event: EventId) {
-        self.ended.push_back((sequence, event));
+    fn ended(&mut self, sequence: Sequence) {
+        self.ended.push_back(sequence);
         if self.ended.len() > REMEMBERED
-            && let Some((sequence, event)) = self.ended.pop_front()
+            && let Some(sequence) = self.ended.pop_front()
         {
-            self.known.remove(&event);
-            self.sequences.remove(&event);
-            for (delivery, _) in self.received.remove(&sequence).into_iter().flat_map(|it| it.deliveries) {
-                self.committed.remove(&delivery);
-            }
+            self.forget_one(sequence);
         }
     }
 
@@ -331,7 +502,7 @@ impl Agent {
     fn story(&self, event: &EventId) -> Option<Story> {
         let sequence = self.sequences.get(event)?;
         let received = self.received.get(sequence)?;
-        let (room, session) = received.place.clone()?;
+        let (_, room, session) = received.event.clone()?;
         let sent_for =
             self.sent.iter().find(|sent| sent.event == *event && self.messages.contains_key(event));
         let sent_for = sent_for.and_then(|sent| self.committed.get(&sent.id.delivery)).and_then(|cause| {
@@ -345,6 +516,7 @@ impl Agent {
             again: received.again,
             verdict: received.verdict,
             waits: self.pending.contains_key(sequence),
+            locked: self.locked.contains_key(sequence),
             deliveries: received.deliveries.iter().map(|(_, told)| told.clone()).collect(),
             sent_for,
         })
@@ -357,7 +529,8 @@ impl Agent {
         let mut old: Vec<_> = old.map(|(of, (at, _))| (*at, of.clone())).collect();
         old.sort();
         let drafts: Vec<_> = old.into_iter().take(step).collect();
-        let mut own: Vec<_> = self.received.iter().filter(|(_, it)| it.is_own()).map(|(of, _)| *of).collect();
+        let mut own: Vec<_> =
+            self.received.iter().filter(|(_, it)| it.event.is_none()).map(|(of, _)| *of).collect();
         own.sort();
         own.truncate(own.len().saturating_sub(tidy.announcements as usize));
         own.retain(|of| !self.received[of].deliveries.iter().any(|(delivery, _)| unsent.contains(delivery)));
@@ -367,9 +540,7 @@ impl Agent {
             self.drafts.remove(&draft);
         }
         for sequence in own {
-            for (delivery, _) in self.received.remove(&sequence).into_iter().flat_map(|it| it.deliveries) {
-                self.committed.remove(&delivery);
-            }
+            self.forget_one(sequence);
         }
         for names in self.named.values_mut() {
             let mut rows: Vec<_> = names.iter().map(|(name, newest)| (newest.row, name.clone())).collect();
@@ -404,13 +575,21 @@ impl Agent {
 
 impl Received {
     /// What the host says by itself is about no event.
-    fn own() -> Self {
-        Self { place: None, at: now(), again: 0, verdict: Verdict::Allow, deliveries: Vec::new() }
+    fn announced() -> Self {
+        Self {
+            event: None,
+            own: true,
+            at: now(),
+            until: i64::MAX,
+            again: 0,
+            verdict: Verdict::Allow,
+            deliveries: Vec::new(),
+        }
     }
+}
 
-    fn is_own(&self) -> bool {
-        self.place.is_none()
-    }
+fn key(timer: &Timer) -> TimerKey {
+    (timer.plugin.clone(), timer.session.clone(), timer.key.clone())
 }
 
 impl Waiting {
@@ -443,6 +622,30 @@ impl Journal for Memory {
         agent.position = Some(position.clone());
         ledger.sequence = last;
         Ok(sequences)
+    }
+
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let locked = agent.locked.iter();
+        Ok(locked.map(|(at, (session, event))| (*at, session.clone(), event.clone())).collect())
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        Ok(self.ledger().agent(agent).unlock(sequence, arrival).unwrap_or(false))
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        self.ledger().agent(agent).newest.extend(newest.iter().cloned());
+        Ok(())
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.newest.get(room).cloned()))
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        Ok(self.ledger().agent(agent).forget(i64::try_from(before).unwrap_or(i64::MAX), limit))
     }
 
     async fn pending(
@@ -484,23 +687,57 @@ impl Journal for Memory {
         if super::takes_draft(&queued.effect) {
             agent.drafts.remove(&queued.id.delivery);
         }
+        agent.staged.remove(&row);
+        if let Some(file) = queued.effect.file() {
+            agent.release(&queued.id.delivery, &file.digest);
+        }
         let Sent::Accepted { event, room } = sent else { return Ok(()) };
         let Queued { id, plugin, effect, .. } = queued;
-        let named = match (&plugin, &effect) {
-            (Some(plugin), Effect::Send { name: Some(name), .. }) => Some((plugin.clone(), name.clone())),
-            _ => None,
-        };
+        let file = effect.file().is_some();
+        let name = effect.message().map(|(_, name)| name.map(str::to_owned));
+        let named = plugin.clone().zip(name.clone().flatten());
         agent.accepted(Delivered { id, event: event.clone(), name: named });
-        let (Some(plugin), Effect::Send { name, .. }) = (plugin, effect) else { return Ok(()) };
-        let known = Known { room: room.clone(), by: Some(plugin.clone()) };
+        let (Some(plugin), Some(name)) = (plugin, name) else { return Ok(()) };
+        let known = Known { room: room.clone(), by: Some(plugin.clone()), file };
         agent.messages.entry(event.clone()).or_insert(known);
         if let Some(name) = name {
             let names = agent.named.entry(plugin).or_default();
             if names.get(&name).is_none_or(|newest| newest.row < row) {
-                names.insert(name, Newest { row, event: event.clone(), room: room.clone() });
+                names.insert(name, Newest { row, event: event.clone(), room: room.clone(), file });
             }
         }
         Ok(())
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
+        let kept = agent.blobs.get(&(delivery.clone(), digest.to_owned()));
+        Ok(kept.map(|kept| kept.bytes.clone()))
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let ledger = self.ledger();
+        let kept = ledger.agents.get(agent).into_iter().flat_map(|agent| agent.blobs.values());
+        let theirs = kept.filter(|kept| kept.plugin.as_ref() == Some(plugin));
+        Ok(theirs.map(|kept| kept.bytes.len() as u64).sum())
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        let mut ledger = self.ledger();
+        if let Some(agent) = ledger.agents.get_mut(agent).filter(|agent| agent.unsent.contains_key(&row)) {
+            agent.staged.insert(row, source.clone());
+        }
+        Ok(())
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.staged.get(&row).cloned()))
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
@@ -522,22 +759,23 @@ impl Journal for Memory {
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
         let sent = agent.named.get(plugin).and_then(|names| names.get(name));
         let later = (Bound::Excluded(sent.map_or(i64::MIN, |newest| newest.row)), Bound::Unbounded);
-        let waiting = agent.unsent.range(later).rev().find_map(|(_, queued)| match &queued.effect {
-            Effect::Send { to, name: Some(of), .. }
-                if of == name && queued.plugin.as_ref() == Some(plugin) =>
-            {
-                Some(Named::Waiting { id: queued.id.clone(), to: to.clone() })
+        let waiting = agent.unsent.range(later).rev().find_map(|(_, queued)| match queued.effect.message() {
+            Some((to, Some(of))) if of == name && queued.plugin.as_ref() == Some(plugin) => {
+                let file = queued.effect.file().is_some();
+                Some(Named::Waiting { id: queued.id.clone(), to: to.clone(), file })
             }
             _ => None,
         });
-        let sent = || sent.map(|it| Named::Sent { event: it.event.clone(), room: it.room.clone() });
+        let sent =
+            || sent.map(|it| Named::Sent { event: it.event.clone(), room: it.room.clone(), file: it.file });
         Ok(waiting.or_else(sent))
     }
 
     async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Error> {
         let ledger = self.ledger();
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
-        let received = || agent.known.get(event).map(|room| Known { room: room.clone(), by: None });
+        let received =
+            || agent.known.get(event).map(|room| Known { room: room.clone(), by: None, file: false });
         Ok(agent.messages.get(event).cloned().or_else(received))
     }
 
@@ -590,11 +828,77 @@ impl Journal for Memory {
         Ok(self.ledger().usage.get(&(agent.clone(), plugin.clone())).copied().unwrap_or_default())
     }
 
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error> {
+        let ledger = self.ledger();
+        Ok(ledger.agents.get(agent).map_or_else(Vec::new, |agent| agent.timers(plugin, session)))
+    }
+
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(0) };
+        Ok(agent.timers.keys().filter(|(of, ..)| of == plugin).count() as u64)
+    }
+
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let mut next: BTreeMap<&PluginName, u64> = BTreeMap::new();
+        for timer in agent.timers.values() {
+            let first = next.entry(&timer.plugin).or_insert(timer.next);
+            *first = timer.next.min(*first);
+        }
+        Ok(next.into_iter().map(|(plugin, next)| (plugin.clone(), next)).collect())
+    }
+
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let due = |timer: &&Timer| timer.plugin == *plugin && timer.next <= now;
+        let mut due: Vec<&Timer> = agent.timers.values().filter(due).collect();
+        // They are in the order of their sessions and keys.
+        due.sort_by_key(|timer| timer.next);
+        Ok(due.into_iter().take(limit as usize).cloned().collect())
+    }
+
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error> {
+        let mut ledger = self.ledger();
+        let mut last = ledger.sequence;
+        let agent = ledger.agent(agent);
+        if agent.timers.get(&key(timer)) != Some(timer) {
+            return Ok(None);
+        }
+        match next {
+            Some(next) => agent.set(Timer { next, ..timer.clone() }),
+            None => drop(agent.timers.remove(&key(timer))),
+        }
+        let sequence = arrival.and_then(|arrival| agent.receive(arrival, &mut last));
+        ledger.sequence = last;
+        Ok(sequence)
+    }
+
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         let ledger = self.ledger();
-        let of = |agent: &Agent| (agent.pending.len() as u64, agent.unsent.len() as u64);
-        let (events, effects) = ledger.agents.get(agent).map(of).unwrap_or_default();
-        Ok(Backlog { events, effects })
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Backlog::default()) };
+        let [events, effects, locked] =
+            [agent.pending.len(), agent.unsent.len(), agent.locked.len()].map(|count| count as u64);
+        Ok(Backlog { events, effects, locked })
     }
 
     async fn agents(&self) -> Result<Vec<AgentName>, Error> {
@@ -634,8 +938,8 @@ impl Journal for Memory {
         }
         ledger.sequence += 1;
         let sequence = Sequence(ledger.sequence);
-        ledger.agent(agent).received.insert(sequence, Received::own());
-        ledger.commit(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
+        ledger.agent(agent).received.insert(sequence, Received::announced());
+        ledger.carry_out(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
@@ -663,7 +967,7 @@ mod tests {
     use super::*;
     use crate::{
         chat::memory::message,
-        event::{DeviceTrust, Kind, Room, Sender},
+        event::{DeviceTrust, Kind, Reading, Room, Sender},
         gate::Denial,
         id::UserId,
     };
@@ -681,6 +985,7 @@ mod tests {
             sent: 0,
             mark: None,
             kind: Kind::Message(message("hello")),
+            reading: Reading::AtOnce,
         };
         Arrival { event, verdict, session: SessionId::parse("!r").unwrap() }
     }
@@ -718,9 +1023,11 @@ mod tests {
         let (plugin, room) = (PluginName::parse("plugin").unwrap(), RoomId::parse("!r").unwrap());
         for number in 0..=REMEMBERED {
             let name = if number == 0 { "first" } else { "newest" }.to_owned();
-            let newest = Newest { row: 0, event: event(number), room: room.clone() };
+            let newest = Newest { row: 0, event: event(number), room: room.clone(), file: false };
             agent.named.entry(plugin.clone()).or_default().insert(name.clone(), newest);
-            agent.messages.insert(event(number), Known { room: room.clone(), by: Some(plugin.clone()) });
+            agent
+                .messages
+                .insert(event(number), Known { room: room.clone(), by: Some(plugin.clone()), file: false });
             let delivery = DeliveryId::parse(format!("d{number}")).unwrap();
             let id = EffectId { delivery, ordinal: Some(0) };
             agent.accepted(Delivered { id, event: event(number), name: Some((plugin.clone(), name)) });

@@ -27,6 +27,8 @@ pub struct Story {
     pub verdict: Verdict,
     /// It has not ended.
     pub waits: bool,
+    /// It cannot be read yet, and waits for its key.
+    pub locked: bool,
     /// What was done about it, in order.
     pub deliveries: Vec<Told>,
     /// Of the agent's own message: the event that it was sent for.
@@ -98,6 +100,9 @@ pub enum EffectKind {
     Reaction,
     Removal,
     Home,
+    File,
+    Timer,
+    TimerEnd,
 }
 
 impl EffectKind {
@@ -110,10 +115,22 @@ impl EffectKind {
             Effect::React { .. } => Self::Reaction,
             Effect::Redact { .. } => Self::Removal,
             Effect::SetHome(_) => Self::Home,
+            Effect::File { .. } => Self::File,
+            Effect::SetTimer(_) | Effect::PutBack(_) => Self::Timer,
+            Effect::CancelTimer { .. } => Self::TimerEnd,
         }
     }
 
-    const ALL: [Self; 5] = [Self::Message, Self::Edit, Self::Reaction, Self::Removal, Self::Home];
+    const ALL: [Self; 8] = [
+        Self::Message,
+        Self::Edit,
+        Self::Reaction,
+        Self::Removal,
+        Self::Home,
+        Self::File,
+        Self::Timer,
+        Self::TimerEnd,
+    ];
 
     /// As it is written.
     #[must_use]
@@ -124,6 +141,9 @@ impl EffectKind {
             Self::Reaction => "reaction",
             Self::Removal => "removal",
             Self::Home => "home",
+            Self::File => "file",
+            Self::Timer => "timer",
+            Self::TimerEnd => "timer-end",
         }
     }
 
@@ -132,10 +152,11 @@ impl EffectKind {
     }
 }
 
-/// Where an effect goes, as far as it is known before it is sent: a room, or a person.
+/// Where an effect goes, as far as it is known before it is sent: a room, or a person; a timer's session.
 pub(super) fn destination(effect: &Effect) -> String {
     match effect {
         Effect::Send { to, .. }
+        | Effect::File { to, .. }
         | Effect::Edit { to, .. }
         | Effect::React { to, .. }
         | Effect::Redact { to, .. } => match to {
@@ -143,6 +164,8 @@ pub(super) fn destination(effect: &Effect) -> String {
             Target::Direct(user) => user.to_string(),
         },
         Effect::SetHome(place) => place.room.to_string(),
+        Effect::SetTimer(timer) | Effect::PutBack(timer) => timer.session.to_string(),
+        Effect::CancelTimer { session, .. } => session.to_string(),
     }
 }
 

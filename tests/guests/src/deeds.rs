@@ -35,11 +35,13 @@ impl Commands for Deeds {
             rest("react", "Reacts to what was said"),
             rest("reply", "Replies to what was said"),
             rest("model", "Asks the model"),
+            rest("choose", "MODEL TEXT: asks that model"),
             rest("insist", "Asks the model so many times, and then is not available"),
             rest("open", "Asks the model so many times at once"),
             rest("draw", "Draws a random number"),
             rest("later", "Is not available at first"),
             rest("setting", "Says one of its settings"),
+            rest("extra", "Says what more is known of what was said"),
             Command::new("admin", "For admins").role(Role::Admin),
             Command::new("typed", "Says its arguments")
                 .parameter(Parameter::integer("number", "A number"))
@@ -53,6 +55,9 @@ impl Commands for Deeds {
             "count" => {
                 let count = kv::increment(kv::Scope::Plugin, "count", 1)?;
                 outbox::say(format!("{count}"))?;
+            }
+            "extra" => {
+                outbox::say(call.message.extra.unwrap_or_else(|| "none".into()))?;
             }
             "remember" => kv::set(kv::Scope::Session, "text", call.rest.as_bytes())?,
             "recall" => {
@@ -152,6 +157,13 @@ impl Commands for Deeds {
             }
             "model" => {
                 let answer = &llm::ask(&llm::Request::new(vec![llm::Turn::new(llm::Role::User, call.rest)]))?;
+                let pieces: Result<Vec<_>, Error> = answer.into_iter().collect();
+                outbox::say(pieces?.into_iter().map(|piece| piece.text).collect::<String>())?;
+            }
+            "choose" => {
+                let (model, text) = call.rest.split_once(' ').unwrap_or_default();
+                let request = llm::Request::new(vec![llm::Turn::new(llm::Role::User, text)]);
+                let answer = &llm::ask(&llm::Request { model: Some(model.into()), ..request })?;
                 let pieces: Result<Vec<_>, Error> = answer.into_iter().collect();
                 outbox::say(pieces?.into_iter().map(|piece| piece.text).collect::<String>())?;
             }

@@ -80,7 +80,7 @@ async fn an_outage_shows_and_its_end_too() {
         (&true.into(), &true.into(), &true.into()),
         "{begun:#}"
     );
-    assert_eq!(encryption["undecryptable_count"], 0);
+    assert_eq!(begun["undecryptable_count"], 0);
 
     synapse.stop().await.unwrap();
     let out = until(folder, |agent| agent["connection"]["outage"].is_object()).await;

@@ -1,30 +1,21 @@
 //! How the connection does, for somebody who asks: what the last sync said, and what the SDK's stores know.
 
-use std::{
-    collections::VecDeque,
-    sync::{
-        Mutex,
-        atomic::{AtomicI64, AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Mutex,
+    atomic::{AtomicI64, Ordering::Relaxed},
 };
 
 use super::{Live, account, lock};
 use crate::{
     audit::now,
-    chat::{Connection, Encryption, Outage, Undecryptable},
-    id::{EventId, RoomId},
+    chat::{Connection, Encryption, Outage},
 };
-
-/// Events that could not be decrypted, of which more is told than that.
-const TOLD: usize = 20;
 
 /// What was heard of the server.
 pub(super) struct Standing {
     /// When it answered a sync last; 0: not in this run.
     synced: AtomicI64,
     outage: Mutex<Option<Outage>>,
-    undecryptable: AtomicU64,
-    last: Mutex<VecDeque<Undecryptable>>,
 }
 
 impl Standing {
@@ -32,17 +23,17 @@ impl Standing {
     pub fn new(reachable: bool) -> Self {
         let reason = || "it was out of reach at the start".to_owned();
         let outage = (!reachable).then(|| Outage { since: now(), reason: reason() });
-        Self {
-            synced: AtomicI64::new(0),
-            outage: Mutex::new(outage),
-            undecryptable: AtomicU64::new(0),
-            last: Mutex::default(),
-        }
+        Self { synced: AtomicI64::new(0), outage: Mutex::new(outage) }
     }
 
     /// A sync was answered. Says whether that ends an outage.
     pub fn answered(&self) -> bool {
         self.synced.store(now(), Relaxed);
+        self.reached()
+    }
+
+    /// It answers. Says whether that ends an outage.
+    pub fn reached(&self) -> bool {
         lock(&self.outage).take().is_some()
     }
 
@@ -52,15 +43,6 @@ impl Standing {
         let since = outage.as_ref().map(|outage| outage.since);
         *outage = Some(Outage { since: since.unwrap_or_else(now), reason: reason.to_owned() });
         since.is_none()
-    }
-
-    pub fn could_not_decrypt(&self, event: EventId, room: RoomId, why: String) {
-        self.undecryptable.fetch_add(1, Relaxed);
-        let mut last = lock(&self.last);
-        last.push_back(Undecryptable { event, room, at: now(), why });
-        if last.len() > TOLD {
-            last.pop_front();
-        }
     }
 }
 
@@ -87,7 +69,5 @@ async fn encryption(live: &Live) -> Encryption {
         verified: device.is_some_and(|device| device.is_cross_signed_by_owner()),
         identity: sdk.cross_signing_status().await.is_some_and(|status| status.is_complete()),
         backup: sdk.backups().are_enabled().await,
-        undecryptable_count: live.standing.undecryptable.load(Relaxed),
-        undecryptable: lock(&live.standing.last).iter().cloned().collect(),
     }
 }

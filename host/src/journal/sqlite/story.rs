@@ -72,8 +72,9 @@ pub(super) fn story(db: &Connection, agent: &AgentName, event: &EventId) -> Resu
     let found = db
         .prepare_cached(
             "SELECT sequence, room, session, received, again, refused,
-                    EXISTS (SELECT 1 FROM pending WHERE pending.sequence = event.sequence)
-             FROM event WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND id = ?2 AND room != ''",
+                    EXISTS (SELECT 1 FROM pending WHERE pending.sequence = event.sequence),
+                    EXISTS (SELECT 1 FROM locked WHERE locked.sequence = event.sequence)
+             FROM event WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND id IN (?2, '-' || ?2) AND room != ''",
         )?
         .query_row([agent.as_str(), event.as_str()], |row| {
             let refused = row.get_ref(5)?.as_str_or_null()?.is_some();
@@ -85,6 +86,7 @@ pub(super) fn story(db: &Connection, agent: &AgentName, event: &EventId) -> Resu
                 again: row.get(4)?,
                 verdict: if refused { Verdict::Deny(json(row, 5)?) } else { Verdict::Allow },
                 waits: row.get(6)?,
+                locked: row.get(7)?,
                 deliveries: Vec::new(),
                 sent_for: None,
             };
@@ -95,7 +97,7 @@ pub(super) fn story(db: &Connection, agent: &AgentName, event: &EventId) -> Resu
     story.deliveries = deliveries(db, sequence)?;
     story.sent_for = db
         .prepare_cached(
-            "SELECT event.id FROM sent JOIN contribution ON contribution.row = sent.contribution
+            "SELECT ltrim(event.id, '-') FROM sent JOIN contribution ON contribution.row = sent.contribution
              JOIN event ON event.sequence = contribution.event
              WHERE sent.event = ?2 AND sent.room IS NOT NULL AND event.room != ''
                    AND contribution.agent = (SELECT id FROM agent WHERE name = ?1)",

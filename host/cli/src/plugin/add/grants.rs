@@ -56,7 +56,7 @@ impl std::str::FromStr for Grant {
     }
 }
 
-const NEED_A_GRANT: [Permission; 9] = [
+const NEED_A_GRANT: [Permission; 10] = [
     Permission::Kv,
     Permission::Home,
     Permission::Rooms,
@@ -65,6 +65,7 @@ const NEED_A_GRANT: [Permission; 9] = [
     Permission::Http,
     Permission::Files,
     Permission::Media,
+    Permission::Timers,
     Permission::Tools,
 ];
 /// What carries words out of the room in which they were said.
@@ -250,12 +251,13 @@ fn has(grants: &Grants, asks: &Asks, permission: Permission) -> bool {
 fn is_held(grants: &Grants, permission: Permission) -> bool {
     match permission {
         Permission::Home => grants.home,
-        Permission::Llm => grants.llm,
+        Permission::Llm => grants.llm.is_some(),
         Permission::Rooms => !grants.rooms.is_empty(),
         Permission::People => !grants.people.is_empty(),
         Permission::Http => !grants.http.is_empty(),
         Permission::Files => grants.files.is_some(),
         Permission::Media => grants.media.is_some(),
+        Permission::Timers => grants.timers.is_some(),
         Permission::Tools => !grants.tools.is_empty(),
         Permission::Outbox
         | Permission::Kv

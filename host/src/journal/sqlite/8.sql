@@ -1,13 +1,13 @@
--- Version 9: what is needed to say what became of an event, and what happened last: times, kinds and reasons, and no
--- words. It needs nothing of versions 5 to 8, and changes no column of theirs.
+-- Version 8: what is needed to say what became of an event, and what happened last: times, kinds and reasons, and no
+-- words.
 
 ALTER TABLE event ADD COLUMN received INTEGER;             -- milliseconds since 1970, here and below; NULL: before this
 ALTER TABLE event ADD COLUMN again INTEGER NOT NULL DEFAULT 0;   -- how often it came again
 ALTER TABLE contribution ADD COLUMN at INTEGER;
 ALTER TABLE contribution ADD COLUMN line TEXT;             -- why it ended so; nothing that was said in an encrypted room
 ALTER TABLE sent ADD COLUMN at INTEGER;
-ALTER TABLE sent ADD COLUMN kind TEXT;                     -- 'message', 'edit', 'reaction', 'removal' or 'home'
-ALTER TABLE sent ADD COLUMN target TEXT;                   -- a room, or a person
+ALTER TABLE sent ADD COLUMN kind TEXT;                     -- the kind of effect: 'message', 'edit' and so on
+ALTER TABLE sent ADD COLUMN target TEXT;                   -- a room, a person, or a timer's session
 ALTER TABLE draft ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
 UPDATE draft SET at = unixepoch() * 1000;
 
