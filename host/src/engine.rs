@@ -14,12 +14,13 @@ mod ticker;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use semver::Version;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
@@ -41,6 +42,7 @@ pub use crate::capability::{Handling, Spent, State, Work};
 use crate::{
     capability::{
         self,
+        answers::Alive,
         bindings::exports::parlour::plugin::{commands, members, messages, tools},
         clocks::Clocks,
         files::{Budgets, Files},
@@ -48,7 +50,7 @@ use crate::{
         logging::Log,
         media::Room,
         outbox::Said,
-        types,
+        random, types,
     },
     command::{Argument, Command},
     config,
@@ -90,6 +92,8 @@ pub struct Engine {
     background: Background,
     /// How plugins' requests leave.
     clients: Arc<Clients>,
+    /// What random numbers are drawn with.
+    secret: random::Secret,
     notices: Notices,
     tally: Arc<Tally>,
 }
@@ -113,6 +117,8 @@ pub struct Plugin {
     room: Room,
     /// How much it says.
     said: Arc<Said>,
+    /// What becomes of its requests that a crash cut off.
+    in_flight: settings::InFlight,
     /// What a call of it may take.
     limits: Limits,
     slots: Semaphore,
@@ -157,7 +163,7 @@ impl Plugin {
 }
 
 /// What a plugin is called for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Call {
     /// One of its commands.
     Command {
@@ -263,12 +269,14 @@ impl Engine {
     ///
     /// # Errors
     /// One line, where the machine cannot run it, or nothing can compile.
+    #[expect(clippy::too_many_arguments, reason = "what an engine is made of, once")]
     pub fn new(
         limits: Limits,
         compiler: Compiler,
         cache: Option<Cache>,
         links: &[Link],
         clients: Clients,
+        secret: random::Secret,
         notices: Notices,
         tally: Arc<Tally>,
     ) -> Result<Self, String> {
@@ -296,6 +304,7 @@ impl Engine {
             ticker,
             background,
             clients,
+            secret,
             notices,
             tally,
         })
@@ -365,6 +374,7 @@ impl Engine {
             budgets: Budgets::default(),
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
+            in_flight: settings.in_flight,
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
@@ -441,14 +451,19 @@ impl Engine {
         meter: Arc<Meter>,
     ) -> (End, Work) {
         let (agent, sealed) = (handling.agent.clone(), handling.event.room.encrypted);
+        let spent = handling.spent.clone();
         let mut store = self.store(plugin, Some(handling), work);
         let counts = store.data().counts.clone();
         let _counted = Counted { engine: self.clone(), plugin: plugin.clone(), agent, sealed, counts };
         charge(&mut store, meter.clone());
+        // Dropped before the store, where somebody ends this.
+        let runs = store.data().alive.runs();
         let _ticking = self.ticker.tick();
         let run = run(plugin, &call, &mut store);
         let wall = plugin.limits.wall;
-        let ended = tokio::time::timeout(wall, meter.measure(run)).await;
+        let ended = tokio::time::timeout(wall, meter.clone().measure(run)).await;
+        runs.ended();
+        spent.cpu.fetch_add(u64::try_from(meter.used().as_nanos()).unwrap_or(u64::MAX), Relaxed);
         store.data().log.finish();
         let end = match ended {
             Err(_) => End::Fault(Fault::Wall(wall)),
@@ -565,8 +580,11 @@ impl Engine {
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
-        let clocks = Clocks::new(self.limits.clock);
+        let clocks = Clocks::new(self.limits.clock, handling.as_ref().map(|it| it.record.clock()));
         clocks.give(&mut wasi);
+        if let Some(handling) = &handling {
+            self.secret.give(&mut wasi, handling);
+        }
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
             Files::open(permissions, event.room.encrypted, &plugin.budgets, &mut wasi)
         });
@@ -576,9 +594,10 @@ impl Engine {
         });
         let wasi = wasi.build();
         let counts = Arc::<Mutex<Counts>>::default();
+        let alive = Alive::default();
         let mut http = Http::new(self.clients.clone(), plugin.secrets.clone());
         if let Some(handling) = &handling {
-            http = http.with(handling, counts.clone());
+            http = http.with(handling, counts.clone(), plugin.in_flight, alive.clone());
         }
         let state = State {
             handling,
@@ -593,6 +612,7 @@ impl Engine {
             counts,
             log,
             limiter: Limiter::new(plugin.limits.memory),
+            alive,
             wasi,
             table,
         };

@@ -28,6 +28,7 @@
 //! it did, and the outbox sends that through the chat.
 
 // What comes in and goes out.
+pub mod answers;
 pub mod audit;
 pub mod command;
 pub mod effect;
@@ -72,6 +73,7 @@ mod begin;
 pub mod control;
 mod draft;
 mod folder;
+mod forget;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod host;
@@ -81,6 +83,7 @@ pub mod lock;
 mod outbox;
 mod record;
 mod registry;
+pub mod replay;
 mod standing;
 
 pub use agent::Agent;

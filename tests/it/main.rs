@@ -55,6 +55,10 @@ mod swap;
 mod languages;
 // What is promised after a crash.
 mod recovery;
+// What a handler learnt from outside is paid for once.
+mod answers;
+// A past event again.
+mod replay;
 // Every chat keeps the same promises.
 mod conformance;
 // What the README shows.

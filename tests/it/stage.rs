@@ -165,6 +165,13 @@ impl Stage {
         found.unwrap_or_else(|_| panic!("nobody said {what:?}: {:#?}", self.notices()))
     }
 
+    /// Ends the host in the middle of whatever it does, and drops what it had in mind.
+    pub async fn crash(mut self) -> Rooms {
+        self.serving.abort();
+        drop((&mut self.serving).await);
+        self.rooms
+    }
+
     /// Ends the host as an operator does.
     pub async fn stop(mut self) -> Rooms {
         drop(self.stop.take());

@@ -5,11 +5,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Running,
     delivery::{Asked, Delivery, answer, delivery_id},
+    learnt::Resumed,
 };
 use crate::{
     effect::Effect,
     engine::Call,
     event::Kind,
+    id::PluginName,
     journal::{Commit, Contribution, Outcome},
     lane::Waiting,
     router::Route,
@@ -29,6 +31,45 @@ impl Running {
         let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
         let addressed = self.addressed(&waiting.event);
         let serving = self.servings.now();
+        let mut finished = Vec::new();
+        // Who has ended with it before may have said something.
+        let mut silent = waiting.ended.is_empty();
+        if waiting.resumed {
+            for record in self.begun(waiting).await {
+                let plugin = record.opening.plugin.clone();
+                let (before, call, lost) = match self.resumed(record, &serving, role).await {
+                    Resumed::GoesOn(before) => {
+                        let call = before.began.call.clone();
+                        (Some(*before), call, false)
+                    }
+                    Resumed::Lost { call } => (None, call, true),
+                    Resumed::Anew => continue,
+                };
+                let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
+                let (agent, addressed, serving) = (&self.agent.name, &addressed, &*serving);
+                let last = matches!(call, Call::Command { .. });
+                finished.push(plugin.clone());
+                let delivery = Delivery {
+                    agent,
+                    waiting,
+                    addressed,
+                    role,
+                    subject_role,
+                    serving,
+                    id,
+                    plugin,
+                    call,
+                    last,
+                    stopped,
+                    before,
+                };
+                let asked = if lost { self.give_up(&delivery).await } else { self.deliver(delivery).await };
+                match asked {
+                    Asked::Handled | Asked::Interrupted => return,
+                    Asked::Passed { said } => silent &= !said,
+                }
+            }
+        }
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
         let (plugins, call) = match route {
             Route::Stop => return self.end(waiting).await,
@@ -39,10 +80,9 @@ impl Running {
             Route::Message(plugins) => (plugins, Call::Message),
             Route::Member(plugins) => (plugins, Call::Member),
         };
-        let left: Vec<_> = plugins.into_iter().filter(|plugin| !waiting.ended.contains(plugin)).collect();
+        let ended = |plugin: &PluginName| waiting.ended.contains(plugin) || finished.contains(plugin);
+        let left: Vec<_> = plugins.into_iter().filter(|plugin| !ended(plugin)).collect();
         let count = left.len();
-        // Who has ended with it before may have said something.
-        let mut silent = waiting.ended.is_empty();
         for (index, plugin) in left.into_iter().enumerate() {
             // A message that all plugins pass on is answered by the host.
             let last = index + 1 == count && !matches!(call, Call::Message);
@@ -61,6 +101,7 @@ impl Running {
                 call,
                 last,
                 stopped,
+                before: None,
             };
             match self.deliver(delivery).await {
                 Asked::Handled | Asked::Interrupted => return,
@@ -115,6 +156,7 @@ impl Running {
             contribution,
             tools: vec![],
             ends_event: true,
+            learnt: None,
         };
         // The host reads nothing that could have changed.
         drop(self.commit(commit).await);

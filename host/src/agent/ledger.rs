@@ -2,14 +2,39 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
+use super::AGAIN;
 use crate::{
-    capability::{kv, outbox},
+    answers::{Opening, Writing},
+    capability::{answers::Keeper, kv, outbox},
     id::{AgentName, EventId, PluginName},
     journal::{self, Journal, KeyQuery, Known, Named, Namespace, Stored, Usage},
+    notice::{Notice, Notices},
 };
 
+/// The journal as what is learnt is written to it.
+pub(super) struct ToJournal {
+    pub journal: Arc<dyn Journal>,
+    pub notices: Notices,
+    pub closing: CancellationToken,
+}
+
+#[async_trait::async_trait]
+impl Keeper for ToJournal {
+    async fn learn(&self, opening: Opening, writing: Writing) {
+        while let Err(error) = self.journal.learn(&opening, writing.clone()).await {
+            self.notices.say(Notice::Journal { reason: error.to_string() });
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = self.closing.cancelled() => return,
+            }
+        }
+    }
+}
+
 /// Asked while a handler runs; what it wrote itself is not in here yet.
-pub(super) struct FromJournal(pub Arc<dyn Journal>);
+pub struct FromJournal(pub Arc<dyn Journal>);
 
 #[async_trait::async_trait]
 impl kv::Source for FromJournal {

@@ -1,33 +1,44 @@
 //! `wasi:clocks`: the time, rounded down. Who can measure nanoseconds can measure what others do on the same machine.
+//!
+//! The wall clock of a handler stands at the time at which that began, and moves to the time of each answer from outside: so
+//! one that runs again sees the same. The monotonic clock goes on.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtxBuilder, p2::bindings::clocks::wall_clock::Datetime,
 };
 
 /// The clocks of one instance.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Clocks {
     born: Instant,
+    /// The time of what is being handled, in milliseconds since 1970.
+    wall: Option<Arc<AtomicI64>>,
     /// Nanoseconds, more than none and at most a second.
     step: u64,
 }
 
 impl Clocks {
-    /// Clocks that are rounded down to this.
-    pub fn new(step: Duration) -> Self {
+    /// Clocks that are rounded down to this. Without a time of what is being handled, the wall clock is the machine's.
+    pub fn new(step: Duration, wall: Option<Arc<AtomicI64>>) -> Self {
         let step = step.clamp(Duration::from_nanos(1), Duration::from_secs(1));
-        Self { born: Instant::now(), step: u64::try_from(step.as_nanos()).unwrap_or(1) }
+        Self { born: Instant::now(), wall, step: u64::try_from(step.as_nanos()).unwrap_or(1) }
     }
 
     /// What a guest reads the time by.
-    pub fn give(self, wasi: &mut WasiCtxBuilder) {
-        wasi.monotonic_clock(self).wall_clock(self);
+    pub fn give(&self, wasi: &mut WasiCtxBuilder) {
+        wasi.monotonic_clock(self.clone()).wall_clock(self.clone());
     }
 
     /// The same for when a file was changed.
-    pub fn round(self, time: Datetime) -> Datetime {
+    pub fn round(&self, time: Datetime) -> Datetime {
         let nanoseconds = u64::from(time.nanoseconds);
         let rounded = u32::try_from(nanoseconds - nanoseconds % self.step).unwrap_or(0);
         Datetime { nanoseconds: rounded, ..time }
@@ -52,7 +63,10 @@ impl HostWallClock for Clocks {
 
     fn now(&self) -> Duration {
         // A clock that is set to before 1970 stands still.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = match &self.wall {
+            Some(wall) => Duration::from_millis(u64::try_from(wall.load(Relaxed)).unwrap_or(0)),
+            None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
+        };
         let beyond = u64::from(now.subsec_nanos()) % self.step;
         now.saturating_sub(Duration::from_nanos(beyond))
     }
@@ -64,13 +78,25 @@ mod tests {
 
     #[test]
     fn time_is_rounded_down() {
-        let clocks = Clocks::new(Duration::from_millis(1));
+        let clocks = Clocks::new(Duration::from_millis(1), None);
         for _ in 0..100 {
             assert_eq!(HostMonotonicClock::now(&clocks) % 1_000_000, 0);
             assert_eq!(HostWallClock::now(&clocks).subsec_nanos() % 1_000_000, 0);
         }
         let time = Datetime { seconds: 7, nanoseconds: 123_456_789 };
         assert_eq!(clocks.round(time).nanoseconds, 123_000_000);
-        assert_eq!(Clocks::new(Duration::ZERO).round(time).nanoseconds, 123_456_789);
+        assert_eq!(Clocks::new(Duration::ZERO, None).round(time).nanoseconds, 123_456_789);
+    }
+
+    #[test]
+    fn the_time_of_a_handler_stands() {
+        let wall = Arc::new(AtomicI64::new(1_700_000_000_123));
+        let clocks = Clocks::new(Duration::from_millis(1), Some(wall.clone()));
+        let now = || HostWallClock::now(&clocks);
+        assert_eq!(now(), Duration::from_millis(1_700_000_000_123));
+        std::thread::sleep(Duration::from_millis(3));
+        assert_eq!(now(), Duration::from_millis(1_700_000_000_123));
+        wall.store(1_700_000_000_456, Relaxed);
+        assert_eq!(now(), Duration::from_millis(1_700_000_000_456));
     }
 }

@@ -1,6 +1,7 @@
 //! `llm`: a language model. The guest sees neither the endpoint nor the key.
 
 pub mod openai;
+mod recorded;
 
 use std::sync::{Arc, atomic::Ordering::Relaxed};
 
@@ -8,7 +9,7 @@ use async_trait::async_trait;
 use wasmtime::component::Resource;
 
 use super::{
-    State,
+    Handling, State,
     bindings::parlour::plugin::llm as wit,
     error,
     types::{Error, ErrorKind},
@@ -109,12 +110,12 @@ impl wit::Host for State {
             Ok(admitted) => admitted,
             Err(error) => return Ok(Err(error)),
         };
-        match backend.ask(request).await {
+        match self.answered(&*backend, request).await {
             Ok(answer) => {
                 self.work.answering += 1;
                 Ok(Ok(self.table.push(Answering(answer))?))
             }
-            Err(failure) => Ok(Err(told(&failure))),
+            Err(error) => Ok(Err(error)),
         }
     }
 }
@@ -128,13 +129,31 @@ impl State {
         let handling = self.handling()?;
         let unsupported = || error(ErrorKind::Unsupported, "no language model is set up");
         let backend = handling.llm.clone().ok_or_else(unsupported)?;
-        if handling.spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
-            return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
-        }
         if self.work.answering >= OPEN {
             return Err(error(ErrorKind::TooLarge, "at most 8 answers are open at once; drop one"));
         }
         Ok((backend, request))
+    }
+
+    /// The answer that was recorded, or a new one.
+    async fn answered(&mut self, backend: &dyn Backend, request: Request) -> Result<Box<dyn Answer>, Error> {
+        let Handling { record, path, spent, .. } = self.handling()?;
+        let (key, found) = record.ask(path, "llm", &recorded::digest(&request));
+        if let Some(entry) = found
+            && let Some(answer) = recorded::Recorded::of(&entry)
+        {
+            record.came(entry.at);
+            return Ok(Box::new(answer));
+        }
+        let words = recorded::words(&request);
+        if record.is_past(&words) {
+            return Err(error(ErrorKind::Unavailable, "this was never asked"));
+        }
+        if spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
+            return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
+        }
+        let answer = backend.ask(request).await.map_err(|failure| told(&failure))?;
+        Ok(Box::new(recorded::Recording::new(answer, record.clone(), self.alive.clone(), key, words)))
     }
 }
 

@@ -203,6 +203,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                         contribution,
                         tools: tools.into_iter().collect(),
                         ends_event: *ends,
+                        learnt: None,
                     })
                     .await,
             )

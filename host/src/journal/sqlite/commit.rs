@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     super::{Commit, Error, Outcome, Queued, Sequence, never_received, takes_draft},
-    Failed, kv, number,
+    Failed, kv, number, record,
 };
 use crate::{
     effect::{Effect, EffectId, Place},
@@ -21,7 +21,12 @@ impl Effects {
     }
 }
 
-pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Result<Vec<Queued>, Failed> {
+pub(super) fn commit(
+    db: &Connection,
+    commit: &Commit,
+    effects: Effects,
+    learnt: Option<record::Ending>,
+) -> Result<Vec<Queued>, Failed> {
     let Commit { agent: name, sequence, delivery, contribution, ends_event, .. } = commit;
     let agent = number(db, name)?;
     let committed = db
@@ -76,6 +81,9 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
         db.prepare_cached("DELETE FROM draft WHERE agent = ?1 AND delivery = ?2")?
             .execute(params![agent, delivery.as_str()])?;
     }
+    if let Some(learnt) = learnt {
+        record::end(db, agent, delivery, learnt)?;
+    }
     if *ends_event {
         db.prepare_cached("DELETE FROM pending WHERE sequence = ?1")?.execute([sequence.0])?;
     }
@@ -94,7 +102,7 @@ pub(super) fn announce(db: &Connection, own: Commit, effects: Effects) -> Result
     let sequence = db
         .prepare_cached("INSERT INTO event (agent, id, room, session) VALUES (?1, ?2, '', '')")?
         .insert(params![agent, format!("-{delivery}")])?;
-    commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects)
+    commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects, None)
 }
 
 fn set_home(db: &Connection, agent: i64, place: &Place) -> Result<(), Failed> {

@@ -1,0 +1,245 @@
+//! What handlers are told from outside is written down before they are told, so that one that runs again after a crash is
+//! told the same and goes on where it was. What is recorded, and what is found again, [`crate::answers`] decides.
+
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+
+use crate::answers::{Again, Book, Entry, Fact, Key, Opening, Record, Writing, digest};
+
+/// Where it is written down.
+#[async_trait]
+pub trait Keeper: Send + Sync {
+    /// Writes, however often the storage fails; it is durable when this returns, unless the host closes.
+    async fn learn(&self, opening: Opening, writing: Writing);
+}
+
+/// What is recorded of one delivery, over all its attempts and tools.
+pub struct Recorder {
+    /// None where a past event is looked at: then nobody outside is asked.
+    keeper: Option<Arc<dyn Keeper>>,
+    opening: Box<dyn Fn(i64) -> Opening + Send + Sync>,
+    book: Mutex<Book>,
+    /// One write after the other: what was learnt first is written first.
+    writing: tokio::sync::Mutex<()>,
+    /// Something of it is in the journal.
+    written: AtomicBool,
+    clock: Arc<AtomicI64>,
+    /// What was asked, and is in no record.
+    unknown: Mutex<Vec<String>>,
+}
+
+/// Half of a digest, in hexadecimal.
+fn short(digest: &[u8; 32]) -> String {
+    let half = digest.iter().take(16).fold(0_u128, |number, byte| number << 8 | u128::from(*byte));
+    format!("{half:032x}")
+}
+
+/// Milliseconds since 1970.
+pub fn now() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    i64::try_from(now).unwrap_or(i64::MAX)
+}
+
+impl Recorder {
+    /// For a delivery, and what it learnt before a crash. `opening` says how it began, given when.
+    pub fn new(
+        keeper: Arc<dyn Keeper>,
+        before: Option<&Record>,
+        opening: impl Fn(i64) -> Opening + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let book = before.map_or_else(|| Book::new(now()), Book::of);
+        Self::with(Some(keeper), book, before.is_some(), Box::new(opening))
+    }
+
+    /// To look at a delivery of the past.
+    pub fn past(record: Record) -> Arc<Self> {
+        let book = Book::of(&record);
+        let opening = record.opening;
+        Self::with(None, book, true, Box::new(move |_| opening.clone()))
+    }
+
+    fn with(
+        keeper: Option<Arc<dyn Keeper>>,
+        book: Book,
+        written: bool,
+        opening: Box<dyn Fn(i64) -> Opening + Send + Sync>,
+    ) -> Arc<Self> {
+        let clock = Arc::new(AtomicI64::new(book.begun()));
+        Arc::new(Self {
+            keeper,
+            opening,
+            book: Mutex::new(book),
+            writing: tokio::sync::Mutex::default(),
+            written: AtomicBool::new(written),
+            clock,
+            unknown: Mutex::default(),
+        })
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The handler runs again.
+    pub fn again(&self, why: Again) {
+        let mut book = self.book();
+        book.again(why, now());
+        self.clock.store(book.begun(), Relaxed);
+    }
+
+    /// The time that handlers see, in milliseconds since 1970: it stands still between two answers.
+    pub fn clock(&self) -> Arc<AtomicI64> {
+        self.clock.clone()
+    }
+
+    /// An answer is given that came at this time.
+    pub fn came(&self, at: i64) {
+        self.clock.fetch_max(at, Relaxed);
+    }
+
+    /// Whether nobody outside is asked; what would have been is noted.
+    pub fn is_past(&self, asked: &str) -> bool {
+        let past = self.keeper.is_none();
+        if past {
+            self.unknown.lock().unwrap_or_else(PoisonError::into_inner).push(asked.to_owned());
+        }
+        past
+    }
+
+    /// What was asked, and is in no record.
+    pub fn unknown(&self) -> Vec<String> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is known of a request that is made now.
+    pub fn ask(&self, path: &str, call: &str, request: &[u8; 32]) -> (Key, Option<Entry>) {
+        let mut book = self.book();
+        let key = book.ask(path, call, request);
+        (key, book.found(&key).cloned())
+    }
+
+    /// The name of a tool's call within its delivery.
+    pub fn tool(&self, path: &str, name: &str) -> Arc<str> {
+        let Key(key) = self.book().ask(path, "tool", &digest([name.as_bytes()]));
+        short(&key).into()
+    }
+
+    /// The same for the same delivery and request, whenever it is sent: an `Idempotency-Key`.
+    pub fn idempotency(&self, key: &Key) -> String {
+        let opening = (self.opening)(0);
+        let parts = [opening.agent.as_str().as_bytes(), opening.delivery.as_str().as_bytes(), &key.0];
+        short(&digest(parts))
+    }
+
+    /// What was read before, if it was.
+    pub fn seen(&self, call: &str, what: &[u8; 32]) -> Option<Entry> {
+        self.book().found(&Book::same(call, what)).cloned()
+    }
+
+    /// Something was read that costs nothing: it is written down with what does.
+    pub fn saw(&self, call: &str, what: &[u8; 32], fact: Fact, body: impl FnOnce() -> Vec<u8>) {
+        let mut book = self.book();
+        let key = Book::same(call, what);
+        if book.found(&key).is_none() {
+            let order = book.place();
+            let entry = Entry { key, order, at: now(), fact, body: body() };
+            let _written_later = book.learn(entry);
+        }
+    }
+
+    fn entry(&self, key: Key, at: i64, fact: Fact, body: Vec<u8>) -> Option<Writing> {
+        let mut book = self.book();
+        let order = book.place();
+        book.learn(Entry { key, order, at, fact, body })
+    }
+
+    /// Notes what was answered; it is durable when this returns.
+    pub async fn learn(&self, key: Key, at: i64, fact: Fact, body: Vec<u8>) {
+        let Some(keeper) = &self.keeper else { return };
+        let _one = self.writing.lock().await;
+        if let Some(writing) = self.entry(key, at, fact, body) {
+            self.written.store(true, Relaxed);
+            keeper.learn(self.opened(), writing).await;
+        }
+    }
+
+    /// Notes it soon: nobody waits for it.
+    pub fn learn_soon(self: &Arc<Self>, key: Key, at: i64, fact: Fact, body: Vec<u8>) {
+        let (Some(keeper), Ok(runtime)) = (self.keeper.clone(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        if let Some(writing) = self.entry(key, at, fact, body) {
+            let recorder = self.clone();
+            recorder.written.store(true, Relaxed);
+            runtime.spawn(async move {
+                let _one = recorder.writing.lock().await;
+                keeper.learn(recorder.opened(), writing).await;
+            });
+        }
+    }
+
+    fn opened(&self) -> Opening {
+        let begun = self.book().begun();
+        (self.opening)(begun)
+    }
+
+    /// How it began, what it has learnt and was not written yet, and whether there was no room for something.
+    pub fn rest(&self) -> (Opening, Vec<Entry>, bool) {
+        let mut book = self.book();
+        let begun = book.begun();
+        ((self.opening)(begun), book.take(), book.is_full())
+    }
+
+    /// Whether something of it is in the journal.
+    pub fn is_written(&self) -> bool {
+        self.written.load(Relaxed)
+    }
+
+    /// How many answers of a kind are known.
+    pub fn count(&self, of: impl Fn(&Fact) -> bool) -> u32 {
+        self.book().count(of)
+    }
+}
+
+/// Whether an instance goes on: an answer that it dropped is one of which it wanted no more, and one that is dropped with it
+/// was cut off.
+#[derive(Clone, Default)]
+pub struct Alive(Arc<AtomicBool>);
+
+impl Alive {
+    /// From now on, until the guard is dropped.
+    pub fn runs(&self) -> Runs {
+        self.0.store(true, Relaxed);
+        Runs(Some(self.clone()))
+    }
+
+    /// Whether it does.
+    pub fn is(&self) -> bool {
+        self.0.load(Relaxed)
+    }
+}
+
+/// As long as an instance goes on.
+pub struct Runs(Option<Alive>);
+
+impl Runs {
+    /// It has ended by itself.
+    pub fn ended(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Runs {
+    fn drop(&mut self) {
+        if let Some(Alive(alive)) = &self.0 {
+            alive.store(false, Relaxed);
+        }
+    }
+}
