@@ -355,7 +355,11 @@ impl Matrix {
     }
 
     fn uploading<'f>(&'f self, upload: &'f Upload) -> BoxFuture<'f, Result<MediaSource, SendError>> {
-        async { upload::upload(&self.live()?, upload).await }.boxed()
+        async {
+            let live = self.live()?;
+            upload::upload(&live, upload).await
+        }
+        .boxed()
     }
 
     fn seeing<'f>(&'f self, room: &'f RoomId) -> BoxFuture<'f, Attendance> {
