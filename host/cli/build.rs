@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, exit};
 
-const EXAMPLES: [&str; 4] = ["echo", "help", "roll", "sethome"];
+const EXAMPLES: [&str; 5] = ["echo", "help", "remind", "roll", "sethome"];
 const TARGET: &str = "wasm32-wasip2";
 
 /// What the outer cargo, or its user, sets for the outer build: wrappers (clippy is one), flags and a target

@@ -11,7 +11,10 @@ mod intake;
 mod invitation;
 mod learnt;
 pub(crate) mod ledger;
+mod locked;
+mod past;
 mod serving;
+mod timers;
 mod toolbox;
 mod typing;
 
@@ -21,16 +24,19 @@ use std::{
     time::Duration,
 };
 
+use tokio::sync::Notify;
 use tokio_util::{
     sync::CancellationToken,
     task::{AbortOnDropHandle, TaskTracker},
 };
 
-use self::{serving::Servings, toolbox::Toolbox, typing::Typing};
+pub use self::locked::KeyPatience;
+use self::{locked::Locked, serving::Servings, toolbox::Toolbox, typing::Typing};
 use crate::{
     addressing,
     capability::llm,
     chat::{Chat, Ended, Identity},
+    clock::Clock,
     engine::Engine,
     event::{Event, Kind},
     gate::Policy,
@@ -59,6 +65,7 @@ pub struct Agent {
     pub(crate) behaviour: Behaviour,
     pub(crate) own_account: bool,
     pub(crate) grants: BTreeMap<PluginName, Grants>,
+    pub(crate) key_patience: KeyPatience,
 }
 
 impl Agent {
@@ -72,6 +79,7 @@ impl Agent {
             behaviour: Behaviour::default(),
             own_account: false,
             grants: BTreeMap::new(),
+            key_patience: KeyPatience::default(),
         }
     }
 
@@ -103,6 +111,13 @@ impl Agent {
         self
     }
 
+    /// How long it waits for the keys to what it cannot read.
+    #[must_use]
+    pub fn key_patience(mut self, patience: KeyPatience) -> Self {
+        self.key_patience = patience;
+        self
+    }
+
     /// The account is a person's own: what they write themselves is heard.
     #[must_use]
     pub fn own_account(mut self, own: bool) -> Self {
@@ -118,6 +133,7 @@ pub(crate) struct Shared {
     pub registry: Arc<Registry>,
     pub journal: Arc<dyn Journal>,
     pub llm: Option<Arc<dyn llm::Backend>>,
+    pub clock: Clock,
     pub notices: Notices,
     /// What the audit record is written from.
     pub tally: Arc<Tally>,
@@ -137,8 +153,15 @@ pub(crate) struct Running {
     servings: Arc<Servings>,
     toolbox: Arc<Toolbox>,
     lanes: Lanes,
+    locked: Mutex<Locked>,
+    /// Something came that cannot be read.
+    locks: Notify,
     outbox: Arc<Outbox>,
     typing: Arc<Typing>,
+    /// Told when a timer was set.
+    timers_set: Notify,
+    /// Held from when an event gets its number until it is in its lane: lanes get events in that order.
+    entering: tokio::sync::Mutex<()>,
     /// Rooms that were never encrypted, as far as the journal remembers.
     clear: Mutex<HashSet<RoomId>>,
     /// What was received up to here came before this start: a handler may have begun with it.
@@ -178,9 +201,13 @@ impl Running {
             servings,
             toolbox: Arc::new(toolbox),
             lanes: Lanes::default(),
+            locked: Mutex::default(),
+            locks: Notify::new(),
             outbox: Arc::new(outbox),
             clear: Mutex::default(),
             typing: Typing::new(chat),
+            timers_set: Notify::new(),
+            entering: tokio::sync::Mutex::default(),
             before: AtomicI64::new(i64::MIN),
             tasks: TaskTracker::new(),
             draining: closing.child_token(),
@@ -192,6 +219,7 @@ impl Running {
     pub async fn serve(self: Arc<Self>, stop: CancellationToken) -> Finished {
         let start = async {
             let position = self.journalled(|| self.shared.journal.position(&self.agent.name)).await;
+            self.agent.chat.remember(self.past());
             self.agent.chat.start(position).await
         };
         let started = tokio::select! {
@@ -210,8 +238,9 @@ impl Running {
             .say(Notice::AgentReady { agent: self.agent.name.clone(), text: format!("serves as {user}") });
         // What is wrong with the plugins' commands is said now, and not at the first event.
         drop(self.servings.now());
-        self.resume().await;
         let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
+        let _forgetting = AbortOnDropHandle::new(tokio::spawn(self.clone().forget()));
+        let mut attending = None;
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,
@@ -221,7 +250,22 @@ impl Running {
                 }
             };
             match batch {
-                Ok(batch) => self.take_in(batch).await,
+                Ok(batch) => {
+                    // What the agent had said before it ended is among what comes first.
+                    self.acknowledge(&batch.own).await;
+                    if attending.is_none() {
+                        self.resume().await;
+                        self.resume_locked().await;
+                        let opening = AbortOnDropHandle::new(tokio::spawn(self.clone().open_locked()));
+                        // What was fired before has its turn first.
+                        let keeping = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_time()));
+                        attending = Some((opening, keeping));
+                    }
+                    self.take_in(batch).await;
+                    self.outbox.caught_up();
+                    // Where there is always another batch, what was taken in has its turn all the same.
+                    tokio::task::yield_now().await;
+                }
                 Err(Ended::Closed) => break Finished::Closed,
                 Err(Ended::Lost(reason)) => {
                     // Nothing can be sent any more: what has not ended is run again when the account is back.
@@ -230,6 +274,12 @@ impl Running {
                 }
             }
         };
+        // No timer fires any more.
+        let (_opening, keeping) = attending.unzip();
+        if let Some(keeping) = keeping {
+            keeping.abort();
+            drop(keeping.await);
+        }
         self.tasks.close();
         self.tasks.wait().await;
         self.outbox.finish().await;
@@ -248,7 +298,9 @@ impl Running {
                 let identity = self.identity();
                 addressing::read(message, &identity.user, identity.display_name.as_deref())
             }
-            Kind::Member(_) => addressing::Addressed { mentioned: false, text: String::new(), command: None },
+            Kind::Member(_) | Kind::Timer(_) => {
+                addressing::Addressed { mentioned: false, text: String::new(), command: None }
+            }
         }
     }
 

@@ -1,5 +1,5 @@
 //! What a handler learnt from outside while it ran, so that whoever runs again is told the same: values, and the
-//! decisions about them. No I/O; who writes it down is [`crate::capability::record`].
+//! decisions about them. No I/O; who writes it down is [`crate::capability::answers`].
 //!
 //! An answer is found again by what was asked ([`Key`]): the call, the tool in whose name it was made, a digest of all that
 //! the request says, and how many requests of this kind came before it.
@@ -8,13 +8,18 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AgentName, DeliveryId, EventId, PluginName};
+use crate::{
+    id::{AgentName, DeliveryId, EventId, PluginName},
+    timer::Timer,
+};
 
 /// Bytes that are recorded for one delivery. All of them are held in memory while its handler runs and read at once after a
 /// crash, and most answers have some KiB; a handler that reads more is one that had better begin anew.
 pub const MOST: usize = 8 * 1024 * 1024;
 /// What an entry costs beside its bytes.
 const ENTRY: usize = 128;
+/// What a timer costs beside its name and its payload.
+const TIMER: usize = 512;
 
 /// What was asked, and for the how-manieth time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,6 +112,13 @@ pub enum Fact {
         /// What was found.
         found: Vec<String>,
     },
+    /// Timers that were looked at.
+    Timers {
+        /// Those of the session.
+        found: Vec<Timer>,
+        /// How many the plugin had in all.
+        in_all: u64,
+    },
     /// A file of a message that was fetched.
     File {
         /// BLAKE3 of it, in hexadecimal.
@@ -137,18 +149,21 @@ impl Fact {
                 request.len() + pieces.iter().map(|(text, extra)| text.len() + extra.len() + 8).sum::<usize>()
             }
             Self::Keys { found } => found.iter().map(|key| key.len() + 4).sum(),
+            Self::Timers { found, .. } => {
+                found.iter().map(|timer| TIMER + timer.key.len() + timer.payload.len()).sum()
+            }
             Self::Value { .. } | Self::File { .. } | Self::Time => 0,
         }
     }
 
     /// It comes with what is written anyway: asking again costs nothing, and changes nothing.
     fn is_free(&self) -> bool {
-        matches!(self, Self::Value { .. } | Self::Keys { .. } | Self::File { .. } | Self::Time)
+        self.is_read() || matches!(self, Self::File { .. } | Self::Time)
     }
 
     /// What was read of what the plugin remembers: another time it may be otherwise.
     fn is_read(&self) -> bool {
-        matches!(self, Self::Value { .. } | Self::Keys { .. })
+        matches!(self, Self::Value { .. } | Self::Keys { .. } | Self::Timers { .. })
     }
 
     /// Something outside was changed, or may have been.
@@ -185,6 +200,14 @@ pub struct Writing {
     pub full: bool,
 }
 
+impl Writing {
+    /// Nothing is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && !self.full
+    }
+}
+
 /// What one delivery has learnt, while its handler runs.
 #[derive(Debug)]
 pub struct Book {
@@ -198,6 +221,8 @@ pub struct Book {
     bytes: usize,
     order: u32,
     full: bool,
+    /// The journal knows that.
+    full_written: bool,
     /// When the handler began, or came again.
     begun: i64,
 }
@@ -208,7 +233,8 @@ impl Book {
     pub fn new(now: i64) -> Self {
         let (entries, counts) = (BTreeMap::new(), BTreeMap::new());
         let (unwritten, aside) = (BTreeSet::new(), BTreeSet::new());
-        Self { entries, counts, unwritten, aside, bytes: 0, order: 0, full: false, begun: now }
+        let (full, full_written) = (false, false);
+        Self { entries, counts, unwritten, aside, bytes: 0, order: 0, full, full_written, begun: now }
     }
 
     /// What was learnt before a crash.
@@ -223,7 +249,7 @@ impl Book {
             book.bytes += entry.size();
             book.entries.insert(entry.key, entry.clone());
         }
-        book.full = record.full;
+        (book.full, book.full_written) = (record.full, record.full);
         book
     }
 
@@ -243,7 +269,7 @@ impl Book {
                 self.begun = self.begun.max(now);
                 let key = Key(digest([b"time".as_slice()]));
                 let (at, order) = (self.begun, self.place());
-                let _free = self.learn(Entry { key, order, at, fact: Fact::Time, body: vec![] });
+                let _written_later = self.learn(Entry { key, order, at, fact: Fact::Time, body: vec![] });
             }
         }
     }
@@ -290,22 +316,23 @@ impl Book {
         self.order - 1
     }
 
-    /// Notes it; answers what is to be written now, if something is.
-    pub fn learn(&mut self, entry: Entry) -> Option<Writing> {
+    /// Notes it; answers whether something is to be written now.
+    pub fn learn(&mut self, entry: Entry) -> bool {
         let free = entry.fact.is_free();
         let (key, size) = (entry.key, entry.size());
         let before = self.entries.get(&key).map_or(0, Entry::size);
         // A note that something is about to be changed is small, and always made.
         let noted = matches!(entry.fact, Fact::Begun { .. });
         if self.bytes - before + size > MOST && !noted {
-            let was = std::mem::replace(&mut self.full, true);
-            return (!was && !self.is_unwritten()).then(|| Writing { entries: vec![], full: true });
+            self.full = true;
+            // Of what nobody has written of, nobody will go on.
+            return !self.full_written && !self.is_unwritten();
         }
         self.bytes = self.bytes - before + size;
         self.aside.remove(&key);
         self.entries.insert(key, entry);
         self.unwritten.insert(key);
-        (!free).then(|| Writing { entries: self.take(), full: self.full })
+        !free
     }
 
     /// Nothing of it is in the journal.
@@ -313,18 +340,12 @@ impl Book {
         self.unwritten.len() == self.entries.len()
     }
 
-    /// What is not written yet.
-    pub fn take(&mut self) -> Vec<Entry> {
-        std::mem::take(&mut self.unwritten)
-            .into_iter()
-            .filter_map(|key| self.entries.get(&key).cloned())
-            .collect()
-    }
-
-    /// There was no room for something.
-    #[must_use]
-    pub fn is_full(&self) -> bool {
-        self.full
+    /// What is not written yet: it will be.
+    pub fn take(&mut self) -> Writing {
+        let unwritten = std::mem::take(&mut self.unwritten).into_iter();
+        let entries = unwritten.filter_map(|key| self.entries.get(&key).cloned()).collect();
+        let full = self.full && !std::mem::replace(&mut self.full_written, self.full);
+        Writing { entries, full }
     }
 }
 
@@ -387,7 +408,7 @@ mod tests {
         let mut book = Book::new(1);
         let (a, b) = (digest([b"a".as_slice()]), digest([b"b".as_slice()]));
         let first = book.ask("", "http", &a);
-        assert!(book.learn(answer(first, 200, b"1")).is_some());
+        assert!(book.learn(answer(first, 200, b"1")));
         let second = book.ask("", "http", &a);
         assert_ne!(first, second, "asked again");
         let others = [book.ask("", "http", &b), book.ask("", "llm", &a), book.ask("tool", "http", &a)];
@@ -403,10 +424,10 @@ mod tests {
     fn what_costs_nothing_is_written_with_what_does() {
         let mut book = Book::new(1);
         let read = Book::same("kv", &digest([b"k".as_slice()]));
-        assert_eq!(book.learn(value(read)), None);
+        assert!(!book.learn(value(read)));
         let asked = book.ask("", "http", &digest([]));
-        let written = book.learn(answer(asked, 200, b"")).unwrap();
-        assert_eq!(written.entries.len(), 2);
+        assert!(book.learn(answer(asked, 200, b"")));
+        assert_eq!(book.take().entries.len(), 2);
         assert!(book.take().is_empty());
     }
 
@@ -414,31 +435,39 @@ mod tests {
     fn who_runs_again_reads_anew_and_pays_for_nothing_twice() {
         let mut book = Book::new(1);
         let read = Book::same("kv", &digest([b"k".as_slice()]));
-        assert_eq!(book.learn(value(read)), None);
+        assert!(!book.learn(value(read)));
         let (got, busy) = (book.ask("", "http", &digest([])), book.ask("", "http", &digest([])));
-        book.learn(answer(got, 404, b"")).unwrap();
-        book.learn(answer(busy, 503, b"")).unwrap();
+        assert!(book.learn(answer(got, 404, b"")) && book.learn(answer(busy, 503, b"")));
         book.again(Again::Conflict, 5);
         assert!(book.found(&read).is_none() && book.found(&busy).is_some() && book.begun() == 1);
         book.again(Again::Later, 5);
         assert!(book.found(&got).is_some(), "that it is not there was an answer");
         assert!(book.found(&busy).is_none() && book.begun() == 5, "it was busy then");
-        book.learn(answer(busy, 200, b"")).unwrap();
-        assert!(book.found(&busy).is_some());
+        assert!(book.learn(answer(busy, 200, b"")) && book.found(&busy).is_some());
     }
 
     #[test]
     fn what_does_not_fit_is_not_recorded_and_said_once() {
         let mut book = Book::new(1);
         let key = book.ask("", "http", &digest([]));
-        book.learn(answer(key, 200, b"")).unwrap();
+        assert!(book.learn(answer(key, 200, b"")));
+        assert_eq!(book.take().entries.len(), 1);
         let large = vec![0; MOST];
         let next = book.ask("", "http", &digest([]));
-        assert_eq!(book.learn(answer(next, 200, &large)), Some(Writing { entries: vec![], full: true }));
-        assert!(book.found(&next).is_none() && book.is_full());
-        assert_eq!(book.learn(answer(next, 200, &large)), None);
+        assert!(book.learn(answer(next, 200, &large)) && book.found(&next).is_none());
+        assert_eq!(book.take(), Writing { entries: vec![], full: true });
+        assert!(!book.learn(answer(next, 200, &large)) && book.take().is_empty());
         let noted = Fact::Begun { request: "POST http://a/".into() };
         let noted = Entry { key: next, order: 0, at: 1, fact: noted, body: vec![] };
-        assert!(book.learn(noted).unwrap().full);
+        assert!(book.learn(noted));
+        assert_eq!(book.take().entries.len(), 1);
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_leaves_nothing_to_write() {
+        let mut book = Book::new(1);
+        let key = book.ask("", "http", &digest([]));
+        assert!(!book.learn(answer(key, 200, &vec![0; MOST])));
+        assert_eq!(book.take(), Writing { entries: vec![], full: true }, "it is kept so when it has ended");
     }
 }

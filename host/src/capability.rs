@@ -17,6 +17,7 @@ pub mod media;
 pub mod outbox;
 pub mod progress;
 pub mod random;
+pub mod schedule;
 mod secrets;
 pub mod toolbox;
 mod work;
@@ -55,6 +56,7 @@ pub mod bindings {
             "parlour:plugin/llm": async | trappable,
             "parlour:plugin/media": async | trappable,
             "parlour:plugin/outbox": async | trappable,
+            "parlour:plugin/schedule": async | trappable,
             "parlour:plugin/toolbox": async | trappable,
             default: trappable,
         },
@@ -104,6 +106,8 @@ pub struct Handling {
     pub llm: Option<Arc<dyn llm::Backend>>,
     /// What it may refer to.
     pub messages: Arc<dyn outbox::Messages>,
+    /// Its timers.
+    pub timers: Arc<dyn schedule::Source>,
     /// The files of its message.
     pub media: Arc<media::Files>,
     /// What the delivery has used up, over all its attempts.
@@ -123,16 +127,17 @@ pub struct Handling {
 impl Handling {
     /// The conversation of the event.
     pub fn here(&self) -> Place {
-        let thread = match &self.event.kind {
-            Kind::Message(message) => message.thread.clone(),
-            Kind::Member(_) => None,
-        };
-        Place { room: self.event.room.id.clone(), thread }
+        Place { room: self.event.room.id.clone(), thread: self.event.thread().cloned() }
     }
 
     /// Whether the event names this one: itself, its thread's root, or what it answers.
     fn mentions(&self, id: &EventId) -> bool {
-        let Kind::Message(message) = &self.event.kind else { return self.event.id == *id };
+        let message = match &self.event.kind {
+            Kind::Message(message) => message,
+            Kind::Member(_) => return self.event.id == *id,
+            // It has no event that anybody else knows.
+            Kind::Timer(_) => return self.event.thread() == Some(id),
+        };
         let answered = message.reply_to.as_ref().map(|quoted| &quoted.id);
         self.event.id == *id || message.thread.as_ref() == Some(id) || answered == Some(id)
     }
@@ -173,6 +178,8 @@ pub struct State {
     pub room: media::Room,
     /// What it reads the time by.
     pub clocks: clocks::Clocks,
+    /// Its plugin handles timers.
+    pub has_timers: bool,
     /// How much its plugin has said lately.
     pub said: Arc<outbox::Said>,
     /// What the host puts on them.
@@ -256,7 +263,7 @@ pub fn error(kind: types::ErrorKind, message: impl Into<String>) -> types::Error
 /// Everything that a plugin may import: ours, and WASI with nothing behind it.
 pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtime::Result<()> {
     use bindings::{
-        parlour::plugin::{directory, kv, llm, media, outbox, progress, secrets, toolbox},
+        parlour::plugin::{directory, kv, llm, media, outbox, progress, schedule, secrets, toolbox},
         wasi::{config::store, logging::logging},
     };
     use wasmtime::component::HasSelf;
@@ -273,6 +280,7 @@ pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtim
     directory::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     toolbox::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     media::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
+    schedule::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     store::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     logging::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
 }

@@ -8,14 +8,14 @@ pub mod console;
 pub mod matrix;
 pub mod memory;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
 
 use crate::{
-    effect::Outgoing,
-    event::{Batch, MediaSource, Position},
+    effect::{Outgoing, Upload},
+    event::{Batch, Event, MediaSource, Position},
     id::{EventId, RoomId, UserId},
 };
 
@@ -28,9 +28,48 @@ pub struct Identity {
     pub display_name: Option<String>,
 }
 
+/// What an agent remembers, for its chat to ask, and what the chat tells it meanwhile.
+#[async_trait]
+pub trait Past: Send + Sync {
+    /// Whether this event was handed over, in this run or before.
+    async fn knows(&self, room: &RoomId, event: &EventId) -> bool;
+
+    /// Whether any event of this room was.
+    async fn knows_room(&self, room: &RoomId) -> bool;
+
+    /// What is older is never answered, so that nobody need ask for it.
+    fn horizon(&self) -> Duration;
+
+    /// The connection has broken: what is being sent may have arrived or not. Nothing more is sent until the next batch
+    /// has brought what the agent itself has sent by then.
+    fn broke(&self);
+}
+
+/// Whether an agent is in a room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attendance {
+    /// It is.
+    Here {
+        /// A direct chat, as with events.
+        direct: bool,
+        /// End-to-end encrypted.
+        encrypted: bool,
+    },
+    /// It has left, or was removed.
+    Gone,
+    /// Nobody can tell.
+    Unknown,
+}
+
 /// One account on one chat network.
 #[async_trait]
 pub trait Chat: Send + Sync + 'static {
+    /// What the agent remembers: told once, before the start. A chat whose positions are never refused, and whose
+    /// connection never breaks, need not know.
+    fn remember(&self, past: Arc<dyn Past>) {
+        drop(past);
+    }
+
     /// Signs in and gets ready, once, before anything else. `from` is the position of the last batch that was
     /// stored; none at first contact, from which on only what is new counts: history is never handed over.
     ///
@@ -41,6 +80,9 @@ pub trait Chat: Send + Sync + 'static {
 
     /// Waits for the next batch, and goes on trying through outages, which it reports once. Events of the agent
     /// itself are handed over too. Dropping the future loses nothing.
+    ///
+    /// The first batch comes at once, empty where nothing has happened, and so does the first one after the connection
+    /// has broken: it says that the agent is up to the present. What was committed before is sent after it.
     ///
     /// # Errors
     /// [`Ended`] when nothing will ever come any more.
@@ -62,11 +104,46 @@ pub trait Chat: Send + Sync + 'static {
         Err(MediaError::Gone { reason: "this chat has no files".into() })
     }
 
+    /// Waits until keys have come, with which something may be read that could not be: their names, or none where any
+    /// may have come. A chat without keys waits for ever.
+    async fn keys(&self) -> Option<BTreeSet<String>> {
+        std::future::pending().await
+    }
+
+    /// Reads an event that was handed over as [`Reading::Locked`](crate::event::Reading::Locked).
+    async fn open(&self, event: &Event) -> Opened {
+        let _ = event;
+        Opened::NotYet
+    }
+
+    /// Uploads a file for a message to a room, encrypted where the room is, and answers where it is: the address, and the
+    /// key where there is one. A chat without files need not have it.
+    ///
+    /// # Errors
+    /// [`SendError`] says whether to try again; what is too large for the server is [`SendError::Final`].
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        let _ = upload;
+        Err(SendError::Final { code: "unsupported".into(), reason: "this chat takes no files".into() })
+    }
+
+    /// What is known of a room now, and whether the agent is in it. A chat that cannot tell need not have it.
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        let _ = room;
+        Attendance::Unknown
+    }
+
     /// Shows that the agent is working in a room, or no longer. Returns at once; a failure is nobody's trouble.
     fn typing(&self, room: &RoomId, on: bool);
 
     /// Shows that the agent has read up to an event. Returns at once; a failure is nobody's trouble.
     fn read(&self, room: &RoomId, event: &EventId, thread: Option<&EventId>);
+
+    /// An event that was handed over has ended: nothing more is done about it. Returns at once. What has not ended when the
+    /// host does may end without a word. A chat that hands over only so much at a time waits for it; the others need
+    /// not have it.
+    fn ended(&self, event: &EventId) {
+        let _ = event;
+    }
 
     /// Accepts an invitation, or declines it by leaving.
     ///
@@ -79,6 +156,17 @@ pub trait Chat: Send + Sync + 'static {
     /// # Errors
     /// [`SendError`] says whether to try again.
     async fn direct(&self, user: &UserId) -> Result<RoomId, SendError>;
+}
+
+/// What became of an event that could not be read.
+#[derive(Debug)]
+pub enum Opened {
+    /// It still cannot be.
+    NotYet,
+    /// It is nothing that an agent hears of.
+    Nothing,
+    /// This is it.
+    Event(Box<Event>),
 }
 
 /// Why an agent cannot serve: one line that names what is wrong and the way out.

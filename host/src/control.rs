@@ -80,6 +80,9 @@ pub struct AgentStatus {
     pub said_at: Option<i64>,
     /// Events that have not ended.
     pub events_waiting: u64,
+    /// Events that cannot be read, and wait for their key.
+    #[serde(default)]
+    pub events_locked: u64,
     /// Effects that were committed and not sent.
     pub effects_unsent: u64,
 }

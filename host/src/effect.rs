@@ -1,8 +1,13 @@
 //! What goes out: what a plugin queued, and what a chat is asked to send.
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::id::{DeliveryId, EventId, RoomId, TransactionId, UserId};
+use crate::{
+    event::MediaSource,
+    id::{DeliveryId, EventId, RoomId, SessionId, TransactionId, UserId},
+    timer::Timer,
+};
 
 /// A conversation: a room, or a thread of it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -52,6 +57,19 @@ pub enum MessageRef {
     Effect(EffectId),
 }
 
+/// A file that a plugin sends. Its bytes are kept apart, and found by their digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// Its name: one that is safe to show and to save under.
+    pub name: String,
+    /// Its media type, as it is sent.
+    pub mime: String,
+    /// Bytes.
+    pub size: u64,
+    /// BLAKE3, in hexadecimal digits.
+    pub digest: String,
+}
+
 /// What a handler wants done. Its ordinal is its place in the delivery's list.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Effect {
@@ -67,6 +85,19 @@ pub enum Effect {
         name: Option<String>,
         /// It takes the place of the delivery's draft, if there is one.
         takes_draft: bool,
+    },
+    /// A new message that is a file.
+    File {
+        /// Where to.
+        to: Target,
+        /// What file.
+        file: File,
+        /// What is said to it.
+        caption: Option<Body>,
+        /// What it answers.
+        reply_to: Option<MessageRef>,
+        /// What the plugin calls it.
+        name: Option<String>,
     },
     /// Another text for one of the agent's messages.
     Edit {
@@ -97,6 +128,62 @@ pub enum Effect {
     },
     /// The agent's home, from this commit on. Nothing is sent.
     SetHome(Place),
+    /// A timer, from this commit on, in the place of the one that has its name. Nothing is sent.
+    SetTimer(Box<Timer>),
+    /// A timer of the plugin's ends. Nothing is sent.
+    CancelTimer {
+        /// In which session.
+        session: SessionId,
+        /// Its name there.
+        key: String,
+    },
+    /// The host's own: a timer that was due, and that nobody could handle, is as it was before. Nothing is sent.
+    PutBack(Box<Timer>),
+}
+
+impl Effect {
+    /// It is done with the commit, and nothing is sent.
+    #[must_use]
+    pub fn is_inward(&self) -> bool {
+        match self {
+            Self::Send { .. }
+            | Self::File { .. }
+            | Self::Edit { .. }
+            | Self::React { .. }
+            | Self::Redact { .. } => false,
+            Self::SetHome(_) | Self::SetTimer(_) | Self::CancelTimer { .. } | Self::PutBack(_) => true,
+        }
+    }
+}
+
+impl Effect {
+    /// Where people see it; none where nothing is sent.
+    #[must_use]
+    pub fn to(&self) -> Option<&Target> {
+        match self {
+            Self::Send { to, .. }
+            | Self::File { to, .. }
+            | Self::Edit { to, .. }
+            | Self::React { to, .. }
+            | Self::Redact { to, .. } => Some(to),
+            Self::SetHome(_) | Self::SetTimer(_) | Self::CancelTimer { .. } | Self::PutBack(_) => None,
+        }
+    }
+
+    /// Of a new message, where it goes to and what the plugin calls it.
+    #[must_use]
+    pub fn message(&self) -> Option<(&Target, Option<&str>)> {
+        match self {
+            Self::Send { to, name, .. } | Self::File { to, name, .. } => Some((to, name.as_deref())),
+            _ => None,
+        }
+    }
+
+    /// The file that it sends.
+    #[must_use]
+    pub fn file(&self) -> Option<&File> {
+        if let Self::File { file, .. } = self { Some(file) } else { None }
+    }
 }
 
 /// Where an effect stands: the delivery and its place in it. Travels inside what is sent, so that the agent
@@ -152,6 +239,19 @@ pub struct Outgoing {
     pub content: Content,
 }
 
+/// A file that a chat is asked to upload, for a message that follows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Upload {
+    /// The room of the message: the file is encrypted where that is.
+    pub room: RoomId,
+    /// The room was encrypted once: nothing may leave in clear.
+    pub must_encrypt: bool,
+    /// Its media type.
+    pub mime: String,
+    /// What is in it.
+    pub bytes: Bytes,
+}
+
 /// What is sent.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Content {
@@ -159,6 +259,23 @@ pub enum Content {
     Message {
         /// What it says.
         body: Body,
+        /// The thread's root, in a thread.
+        thread: Option<EventId>,
+        /// What it answers.
+        reply_to: Option<EventId>,
+    },
+    /// A new message that is a file.
+    File {
+        /// Where it was uploaded to.
+        source: MediaSource,
+        /// Its name.
+        name: String,
+        /// Its media type.
+        mime: String,
+        /// Bytes.
+        size: u64,
+        /// What is said to it.
+        caption: Option<Body>,
         /// The thread's root, in a thread.
         thread: Option<EventId>,
         /// What it answers.

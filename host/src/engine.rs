@@ -43,15 +43,16 @@ use crate::{
     capability::{
         self,
         answers::Alive,
-        bindings::exports::parlour::plugin::{commands, members, messages, tools},
+        bindings::exports::parlour::plugin::{commands, members, messages, timers, tools},
         clocks::Clocks,
-        files::{Budgets, Files},
+        files::{Files, Folders},
         http::{Http, client::Clients},
         logging::Log,
         media::Room,
         outbox::Said,
         random, types,
     },
+    clock::Clock,
     command::{Argument, Command},
     config,
     grant::{Denied, Permissions},
@@ -94,6 +95,10 @@ pub struct Engine {
     clients: Arc<Clients>,
     /// What random numbers are drawn with.
     secret: random::Secret,
+    /// What is in the folders that they write to.
+    folders: Folders,
+    /// What time it is, for guests too.
+    clock: Clock,
     notices: Notices,
     tally: Arc<Tally>,
 }
@@ -108,12 +113,12 @@ pub struct Plugin {
     commands: Option<commands::GuestIndices>,
     messages: Option<messages::GuestIndices>,
     members: Option<members::GuestIndices>,
+    timers: Option<timers::GuestIndices>,
     tools: Option<tools::GuestIndices>,
     /// What it may do.
     pub permissions: Arc<Permissions>,
     config: Arc<BTreeMap<String, String>>,
     secrets: Arc<Secrets>,
-    budgets: Budgets,
     room: Room,
     /// How much it says.
     said: Arc<Said>,
@@ -178,6 +183,8 @@ pub enum Call {
     Message,
     /// Somebody came or went.
     Member,
+    /// A timer is due.
+    Timer,
     /// One of its tools.
     Tool {
         /// Which, by the name that the plugin gives it.
@@ -305,9 +312,17 @@ impl Engine {
             background,
             clients,
             secret,
+            folders: Folders::default(),
+            clock: Clock::default(),
             notices,
             tally,
         })
+    }
+
+    /// The same by another clock.
+    #[must_use]
+    pub fn by(self, clock: Clock) -> Self {
+        Self { clock, ..self }
     }
 
     /// Makes a plugin of a component: has it compiled (or finds it compiled), links, and asks it what it
@@ -347,6 +362,11 @@ impl Engine {
             .then(|| members::GuestIndices::new(&instance))
             .transpose()
             .map_err(shape)?;
+        let timers = surface
+            .handles("timers")
+            .then(|| timers::GuestIndices::new(&instance))
+            .transpose()
+            .map_err(shape)?;
         let tools = surface
             .handles("tools")
             .then(|| tools::GuestIndices::new(&instance))
@@ -358,6 +378,7 @@ impl Engine {
             commands: vec![],
             messages: messages.is_some(),
             members: members.is_some(),
+            timers: timers.is_some(),
             tools: vec![],
         };
         let mut loaded = Plugin {
@@ -367,11 +388,11 @@ impl Engine {
             commands,
             messages,
             members,
+            timers,
             tools,
             permissions: Arc::new(permissions),
             config: Arc::new(config),
             secrets: Arc::new(secrets),
-            budgets: Budgets::default(),
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
             in_flight: settings.in_flight,
@@ -487,6 +508,9 @@ impl Engine {
             if let Some(members) = &plugin.members {
                 members.load(&mut store, &instance)?;
             }
+            if let Some(timers) = &plugin.timers {
+                timers.load(&mut store, &instance)?;
+            }
             let commands = match &plugin.commands {
                 Some(commands) => {
                     commands.load(&mut store, &instance)?.call_list_commands(&mut store).await?
@@ -541,6 +565,11 @@ impl Engine {
         self.limits.component
     }
 
+    /// How long a host call waits for the journal.
+    pub fn lookup(&self) -> Duration {
+        self.limits.lookup
+    }
+
     /// The component compiled, and its code where that is not kept yet.
     async fn component(
         self: &Arc<Self>,
@@ -580,13 +609,14 @@ impl Engine {
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
-        let clocks = Clocks::new(self.limits.clock, handling.as_ref().map(|it| it.record.clock()));
+        let handled = handling.as_ref().map(|it| it.record.clock());
+        let clocks = Clocks::new(self.limits.clock, self.clock.clone(), handled);
         clocks.give(&mut wasi);
         if let Some(handling) = &handling {
             self.secret.give(&mut wasi, handling);
         }
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
-            Files::open(permissions, event.room.encrypted, &plugin.budgets, &mut wasi)
+            Files::open(permissions, event.room.encrypted, &self.folders, &mut wasi)
         });
         let files = files.unwrap_or_else(|| Ok(Files::default())).unwrap_or_else(|reason| {
             self.notices.say(Notice::PluginFiles { plugin: plugin.listing.plugin.clone(), reason });
@@ -595,7 +625,7 @@ impl Engine {
         let wasi = wasi.build();
         let counts = Arc::<Mutex<Counts>>::default();
         let alive = Alive::default();
-        let mut http = Http::new(self.clients.clone(), plugin.secrets.clone());
+        let mut http = Http::new(self.clients.of(&plugin.listing.plugin), plugin.secrets.clone());
         if let Some(handling) = &handling {
             http = http.with(handling, counts.clone(), plugin.in_flight, alive.clone());
         }
@@ -605,6 +635,7 @@ impl Engine {
             files,
             room: plugin.room.clone(),
             clocks,
+            has_timers: plugin.timers.is_some(),
             said: plugin.said.clone(),
             secrets: plugin.secrets.clone(),
             work,
@@ -689,6 +720,11 @@ async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime
             let change = convert::member_change(handling);
             let guest = plugin.members.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
             guest.call_on_member(&mut *store, &change).await?.map(|()| End::Pass)
+        }
+        Call::Timer => {
+            let firing = convert::firing(handling).ok_or_else(absent)?;
+            let guest = plugin.timers.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
+            guest.call_on_timer(&mut *store, &firing).await?.map(|()| End::Handled)
         }
         Call::Tool { name, arguments } => {
             let call = convert::tool_call(handling, name, arguments);

@@ -5,7 +5,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{EventId, RoomId, UserId};
+use crate::{
+    id::{DeliveryId, EventId, RoomId, UserId},
+    timer::Fired,
+};
 
 /// Where a chat's stream of events stands: opaque, the chat's own word.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +23,41 @@ pub struct Batch {
     pub invites: Vec<Invite>,
     /// A chat that is started from here hands over what came after this batch.
     pub position: Position,
+    /// The events happened while the agent was away: it was not running, or could not reach its chat for minutes.
+    pub missed: bool,
+    /// The newest event of each room that was there before the agent's first contact: history.
+    pub history: Vec<(RoomId, EventId)>,
+    /// What the agent itself has sent, where it carries a mark of ours. Messages are among the events, too.
+    pub own: Vec<Own>,
+}
+
+impl Batch {
+    /// Events that came while the agent was there.
+    #[must_use]
+    pub fn new(events: Vec<Event>, invites: Vec<Invite>, position: Position) -> Self {
+        Self { events, invites, position, missed: false, history: vec![], own: vec![] }
+    }
+}
+
+/// Something that the agent's account has sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// Where.
+    pub room: RoomId,
+    /// As which event.
+    pub event: EventId,
+    /// The effect's id, or the transaction id, which is the same.
+    pub mark: String,
+    /// The message that it gives another text.
+    pub replaces: Option<EventId>,
+}
+
+impl Own {
+    /// Whose draft it is, if it is one.
+    pub(crate) fn draft(&self) -> Option<DeliveryId> {
+        let (delivery, what) = self.mark.rsplit_once('.')?;
+        (what == "draft").then(|| DeliveryId::parse(delivery).ok()).flatten()
+    }
 }
 
 /// Something that happened in a room.
@@ -29,7 +67,7 @@ pub struct Event {
     pub id: EventId,
     /// Where.
     pub room: Room,
-    /// Who wrote it, or, for a membership, who did it.
+    /// Who wrote it, or, for a membership, who did it, or, for a timer, who set it.
     pub sender: Sender,
     /// Milliseconds since the Unix epoch, as the sender's server says.
     pub sent: u64,
@@ -37,6 +75,36 @@ pub struct Event {
     pub mark: Option<String>,
     /// What happened.
     pub kind: Kind,
+    /// How it could be read.
+    #[serde(default)]
+    pub reading: Reading,
+}
+
+/// How an event could be read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Reading {
+    /// When it came, or so soon after that nobody noticed.
+    #[default]
+    AtOnce,
+    /// Its key came late, and what was said after it was handled before it.
+    Late,
+    /// Its key is not there: what it says is not known. Its kind is an empty message.
+    Locked(Locked),
+}
+
+/// An event whose key is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locked {
+    /// Why it could not be read.
+    pub reason: String,
+    /// Which key opens it, if that is known.
+    pub key: Option<String>,
+    /// As it came: the chat's own word.
+    pub raw: String,
+    /// When it came, in milliseconds since 1970; the agent's to say.
+    pub at: u64,
+    /// It happened while the agent was away; the agent's to say.
+    pub missed: bool,
 }
 
 /// What happened.
@@ -46,10 +114,24 @@ pub enum Kind {
     Message(Message),
     /// Somebody came or went.
     Member(Member),
+    /// A timer is due: the host's own event, which no chat hands over.
+    Timer(Box<Fired>),
+}
+
+impl Event {
+    /// The thread's root, in a thread.
+    #[must_use]
+    pub fn thread(&self) -> Option<&EventId> {
+        match &self.kind {
+            Kind::Message(message) => message.thread.as_ref(),
+            Kind::Member(_) => None,
+            Kind::Timer(fired) => fired.timer.thread.as_ref(),
+        }
+    }
 }
 
 /// The room of an event, as the chat knows it when the event came.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Room {
     /// Its id.
     pub id: RoomId,
@@ -60,7 +142,7 @@ pub struct Room {
 }
 
 /// Who did it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Sender {
     /// Their account.
     pub id: UserId,

@@ -16,7 +16,7 @@ const MOST: u64 = 256 * 1024 * 1024;
 pub async fn follow(shared: Shared, keep: Duration) {
     let keep = i64::try_from(keep.as_millis()).unwrap_or(i64::MAX);
     loop {
-        match shared.journal.forget(now().saturating_sub(keep), MOST, STEP).await {
+        match shared.journal.forget_records(now(&shared.clock).saturating_sub(keep), MOST, STEP).await {
             Ok(STEP) => continue,
             Ok(0) => {}
             Ok(_) => shared.registry.tidy().await,

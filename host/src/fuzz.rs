@@ -367,7 +367,7 @@ pub fn scrub(data: &[u8]) {
     if !(SHORTEST..=200).contains(&secret.len()) {
         return;
     }
-    let scrub = Scrub::new(secret);
+    let scrub = Scrub::of(&[secret.to_vec()]);
     let whole = scrub.text(text);
     let clean = whole.as_deref().unwrap_or(text);
     let mut scrubbing = Scrubbing::new(vec![scrub]);

@@ -37,6 +37,39 @@ pub enum Denial {
     Notice,
     /// The room is not one that the agent serves.
     Room,
+    /// It came while the agent was away, and the settings say that this is not answered.
+    Missed,
+    /// Its time is beyond the horizon.
+    TooOld,
+    /// It could not be read: its key never came.
+    Undecryptable,
+    /// The agent has left the room in which a timer was set.
+    Left,
+    /// Whoever set a timer has a lesser role than they had then.
+    Role,
+    /// The plugin that set a timer may not have any.
+    Grant,
+}
+
+impl Denial {
+    /// Why a timer is not handled, for the operator.
+    #[must_use]
+    pub fn of_a_timer(self) -> &'static str {
+        match self {
+            Self::Room => "the room is not one that the agent serves",
+            Self::Left => "the agent has left the room",
+            Self::Role => "whoever set it has a lesser role than they had then",
+            Self::Grant => "the plugin does not have the grant `timers`",
+            Self::Own
+            | Self::NotListed
+            | Self::NotAddressed
+            | Self::Edit
+            | Self::Notice
+            | Self::Missed
+            | Self::TooOld
+            | Self::Undecryptable => "whoever set it is on no list",
+        }
+    }
 }
 
 /// Whose gate it is.
@@ -102,6 +135,26 @@ fn deny(policy: Policy<'_>, event: &Event, addressed: &Addressed, known: bool) -
             }
             policy.access.role(&member.user).is_none().then_some(Denial::NotListed)
         }
+        Kind::Timer(fired) => match policy.access.role(&event.sender.id) {
+            None => Some(Denial::NotListed),
+            Some(role) => (role < fired.timer.role).then_some(Denial::Role),
+        },
+    }
+}
+
+/// Judges an event that cannot be read yet: whether it is waited for. Strangers' never are, and what it says is judged when it
+/// is known.
+#[must_use]
+pub fn waits(policy: Policy<'_>, event: &Event) -> Verdict {
+    let own = event.sender.id == *policy.own && !policy.own_account;
+    let served = policy.access.room_policy == RoomPolicy::Invited
+        || event.room.direct
+        || policy.access.rooms.contains(&event.room.id);
+    match policy.access.role(&event.sender.id) {
+        _ if own => Verdict::Deny(Denial::Own),
+        _ if !served => Verdict::Deny(Denial::Room),
+        None => Verdict::Deny(Denial::NotListed),
+        Some(_) => Verdict::Allow,
     }
 }
 

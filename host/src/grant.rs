@@ -29,6 +29,11 @@ pub const FILES: u64 = 64 * 1024 * 1024;
 /// What one file of a message may have: it is held in memory.
 pub const MEDIA: u64 = 32 * 1024 * 1024;
 
+/// How many timers a plugin has for each agent, where nobody asks for more and nobody says less; and the most that anybody
+/// has: those of one session are looked at together.
+pub const TIMERS: u64 = 1000;
+const MOST_TIMERS: u64 = 10_000;
+
 /// A folder that may be seen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Reach<'a> {
@@ -184,6 +189,7 @@ impl Permissions {
             Permission::Http => !self.grants.http.is_empty(),
             Permission::Files => self.grants.files.is_some(),
             Permission::Media => self.grants.media.is_some(),
+            Permission::Timers => self.grants.timers.is_some(),
             Permission::Tools => !self.grants.tools.is_empty(),
         };
         if granted { Ok(()) } else { Err(Denied::NotGranted(permission)) }
@@ -296,6 +302,14 @@ impl Permissions {
         asked.min(granted).min(MEDIA)
     }
 
+    /// How many timers it may have for each agent.
+    #[must_use]
+    pub fn timers(&self) -> u64 {
+        let asked = self.asks.timers.as_ref().and_then(|timers| timers.count).unwrap_or(TIMERS);
+        let granted = self.grants.timers.as_ref().and_then(|timers| timers.count).unwrap_or(TIMERS);
+        asked.min(granted).min(MOST_TIMERS)
+    }
+
     /// Whether a secret of this name is put on its requests.
     #[must_use]
     pub fn has_secret(&self, name: &str) -> bool {
@@ -340,6 +354,7 @@ fn can_be_spared(permission: Permission) -> bool {
         | Permission::Llm
         | Permission::Http
         | Permission::Media
+        | Permission::Timers
         | Permission::Tools => true,
         // Without a grant there is no folder.
         Permission::Files | Permission::Secrets => false,
@@ -350,8 +365,8 @@ fn can_be_spared(permission: Permission) -> bool {
 mod tests {
     use super::*;
     use crate::{
-        manifest::{Ask, AskKv, AskMedia, AskTools},
-        settings::{Kv, Media},
+        manifest::{Ask, AskKv, AskMedia, AskTimers, AskTools},
+        settings::{Kv, Media, Timers},
     };
 
     #[test]
@@ -419,6 +434,19 @@ mod tests {
         assert_eq!(most(None, None), MEDIA);
         assert_eq!((most(Some(10), None), most(None, Some(10)), most(Some(20), Some(10))), (10, 10, 10));
         assert_eq!(most(Some(MEDIA * 2), Some(MEDIA * 2)), MEDIA, "nobody has more");
+    }
+
+    #[test]
+    fn as_many_timers_as_were_asked_and_granted() {
+        let most = |asked: Option<u64>, granted: Option<u64>| {
+            let timers = AskTimers { count: asked, ..AskTimers::default() };
+            let asks = Asks { timers: Some(timers), ..Asks::default() };
+            let timers = Some(Timers { count: granted });
+            Permissions::new(asks, Grants { timers, ..Grants::default() }).timers()
+        };
+        assert_eq!((most(None, None), most(Some(10), None), most(None, Some(10))), (TIMERS, 10, 10));
+        assert_eq!((most(Some(2000), None), most(Some(2000), Some(2000))), (TIMERS, 2000));
+        assert_eq!(most(Some(1_000_000), Some(1_000_000)), MOST_TIMERS, "nobody has a million");
     }
 
     #[test]

@@ -19,6 +19,7 @@ use crate::{
         llm,
         random::Secret,
     },
+    clock::Clock,
     control::{Bound, Server},
     engine::{Engine, Link, cache::Cache, compile::Compiler, limits::Limits},
     folder::{Folder, NotTaken, Sources},
@@ -78,6 +79,7 @@ pub struct HostBuilder {
     compiler: Compiler,
     cache: Option<Result<Cache, String>>,
     limits: Limits,
+    clock: Clock,
     notices: Notices,
     links: Vec<Link>,
     resolver: Arc<dyn Resolver>,
@@ -114,6 +116,7 @@ impl Host {
             compiler: Compiler::default(),
             cache: None,
             limits: Limits::default(),
+            clock: Clock::default(),
             notices: Notices::default(),
             links: vec![],
             resolver: Arc::new(System),
@@ -285,6 +288,12 @@ impl HostBuilder {
         self
     }
 
+    /// What time it is, for timers and for plugins; by default the machine's clock says it.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
+        self
+    }
+
     /// Where the host's own words go; to `tracing` by default.
     pub fn notices(mut self, notices: Notices) -> Self {
         self.notices = notices;
@@ -409,7 +418,7 @@ impl HostBuilder {
             notices.clone(),
             tally.clone(),
         );
-        let engine = Arc::new(engine.map_err(BuildError::Engine)?);
+        let engine = Arc::new(engine.map_err(BuildError::Engine)?.by(self.clock.clone()));
         let agreed = self.agreed.transpose().map_err(BuildError::Engine)?;
         let registry = Registry::new(
             engine.clone(),
@@ -451,6 +460,7 @@ impl HostBuilder {
             registry,
             journal: self.journal,
             llm: self.llm,
+            clock: self.clock,
             notices,
             tally,
             standing: self.standing,

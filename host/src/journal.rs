@@ -3,7 +3,8 @@
 //!
 //! Two writes matter. [`Journal::receive`] stores events together with the position of the chat that covers
 //! them, before anything is done about them. [`Journal::commit`] stores what a handler did, all of it or
-//! nothing: effects, `kv` writes, the home, and "done". Whatever happens between two writes, what was received
+//! nothing: effects, `kv` writes, timers, the home, and "done". A timer that is due becomes an event in one write, too
+//! ([`Journal::fire`]). Whatever happens between two writes, what was received
 //! and has not ended is handed out again by [`Journal::pending`], and what was committed and not sent by
 //! [`Journal::unsent`].
 
@@ -13,7 +14,13 @@ pub mod memory;
 mod review;
 pub mod sqlite;
 
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 pub use review::{Unreviewed, review};
@@ -22,9 +29,10 @@ use crate::{
     answers::{self, Opening, Record, Writing},
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, MessageRef, Place, Target},
-    event::{Event, Position},
+    event::{Event, MediaSource, Position, Reading},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
+    timer::Timer,
 };
 
 /// The order in which events were received: rises by one agent's every event.
@@ -119,6 +127,17 @@ pub enum Read {
         /// What was found.
         found: Vec<String>,
     },
+    /// A plugin's timers in a session.
+    Timers {
+        /// Whose agent.
+        agent: AgentName,
+        /// Which plugin.
+        plugin: PluginName,
+        /// In which session.
+        session: SessionId,
+        /// What was found.
+        found: Vec<Timer>,
+    },
 }
 
 /// Which keys: in byte order, those that begin with `prefix`, after `after`, at most `limit`.
@@ -146,6 +165,8 @@ pub struct Backlog {
     pub events: u64,
     /// Effects that were committed and not sent.
     pub effects: u64,
+    /// Events that cannot be read, and wait for their key.
+    pub locked: u64,
 }
 
 /// A value set, or deleted.
@@ -172,6 +193,22 @@ pub enum Outcome {
     Cancelled,
 }
 
+/// The bytes of a file that is to be sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Blob {
+    /// By which an effect names it.
+    pub digest: String,
+    /// What is in it.
+    pub bytes: Bytes,
+}
+
+/// Its bytes are megabytes, and nobody's business.
+impl fmt::Debug for Blob {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Blob({}, {} bytes)", self.digest, self.bytes.len())
+    }
+}
+
 /// What one party, a plugin or the host itself, did about an event.
 #[derive(Debug, Clone)]
 pub struct Contribution {
@@ -181,6 +218,8 @@ pub struct Contribution {
     pub outcome: Outcome,
     /// What has to go out, each with its ordinal: one count for all contributions of a delivery.
     pub effects: Vec<(u32, Effect)>,
+    /// The files that they send. They are kept until no effect that waits needs them.
+    pub files: Vec<Blob>,
     /// What to remember.
     pub writes: Vec<Write>,
     /// What the handler read, to be checked.
@@ -190,7 +229,14 @@ pub struct Contribution {
 impl Contribution {
     /// Of somebody who did nothing.
     pub(crate) fn nothing() -> Self {
-        Self { plugin: None, outcome: Outcome::Done, effects: vec![], writes: vec![], reads: vec![] }
+        Self {
+            plugin: None,
+            outcome: Outcome::Done,
+            effects: vec![],
+            files: vec![],
+            writes: vec![],
+            reads: vec![],
+        }
     }
 }
 
@@ -267,6 +313,13 @@ pub struct Queued {
     pub effect: Effect,
 }
 
+impl Queued {
+    /// Whether it is a message of its own, or the last text of a draft.
+    pub(crate) fn is_message(&self) -> bool {
+        matches!(self.effect, Effect::Send { .. })
+    }
+}
+
 /// What became of an effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Sent {
@@ -288,6 +341,8 @@ pub struct Known {
     pub room: RoomId,
     /// Which plugin sent it; none where it was not a plugin of this agent.
     pub by: Option<PluginName>,
+    /// That plugin sent a file.
+    pub file: bool,
 }
 
 /// The newest message to which a plugin gave a name.
@@ -299,6 +354,8 @@ pub enum Named {
         event: EventId,
         /// Where.
         room: RoomId,
+        /// It is a file.
+        file: bool,
     },
     /// It waits to be sent.
     Waiting {
@@ -306,6 +363,8 @@ pub enum Named {
         id: EffectId,
         /// Where to.
         to: Target,
+        /// It is a file.
+        file: bool,
     },
 }
 
@@ -336,13 +395,31 @@ pub trait Journal: Send + Sync + 'static {
     async fn position(&self, agent: &AgentName) -> Result<Option<Position>, Error>;
 
     /// Stores a batch and its position. Answers, for each arrival, its place in the order, or none where the
-    /// event was received before or may not pass.
+    /// event was received before or may not pass. What cannot be read waits for [`Self::unlock`], or until it is received
+    /// again so that it can be.
     async fn receive(
         &self,
         agent: &AgentName,
         arrivals: &[Arrival],
         position: &Position,
     ) -> Result<Vec<Option<Sequence>>, Error>;
+
+    /// What cannot be read and waits for its key, in order.
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error>;
+
+    /// An event that waited for its key waits no more: it is pending in its place, as it reads now, or refused. Answers
+    /// whether it is pending now, and was not before.
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error>;
+
+    /// Notes in each room an event that was there before the agent's first contact.
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error>;
+
+    /// The event of a room that was received or noted last. It is known for ever.
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error>;
+
+    /// Forgets what was received and sent before the time `before` (milliseconds since 1970, of the receipt or as the
+    /// event itself says, whichever is later), and is over; the oldest first, at most `limit` events. Answers how many.
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error>;
 
     /// What has not ended, in order, after `after`, of one session or of all, at most `limit`.
     async fn pending(
@@ -362,6 +439,23 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Notes what became of an effect. The first note stands: of an effect that isn't waiting nothing is changed.
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error>;
+
+    /// A file that an effect of this delivery sends, while one waits.
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error>;
+
+    /// Bytes of files that a plugin sends and that wait.
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error>;
+
+    /// Notes where the file of an effect that waits was uploaded to: it is not uploaded again.
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error>;
+
+    /// Where the file of an effect that waits was uploaded to.
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error>;
 
     /// The event that an effect became, once it was accepted.
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error>;
@@ -417,7 +511,41 @@ pub trait Journal: Send + Sync + 'static {
 
     /// Forgets deliveries that ended before `before` (milliseconds since 1970), the oldest ones where all that is kept has
     /// more than `most` bytes, and those whose event has ended without them: at most `limit`. Answers how many those were.
-    async fn forget(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error>;
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error>;
+
+    /// The timers of a plugin in one session, in the order in which they are due.
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error>;
+
+    /// How many timers a plugin has, in all sessions.
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error>;
+
+    /// When the next timer of each plugin is due, by the plugins' names.
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error>;
+
+    /// The timers of a plugin that are due by now, in the order in which they were, at most `limit`.
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error>;
+
+    /// Moves a timer on to `next`, or ends it, and stores the event that it becomes, if it becomes one: all of it or
+    /// nothing. Answers its place in the order, or none where it may not pass. If the timer is no longer as it is given
+    /// here, nothing is changed.
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error>;
 
     /// What waits.
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error>;
@@ -445,8 +573,14 @@ impl Commit {
     /// What the host says by itself.
     fn own(agent: AgentName, sequence: Sequence, delivery: DeliveryId, effects: Vec<Effect>) -> Self {
         let effects = (0..).zip(effects).collect();
-        let contribution =
-            Contribution { plugin: None, outcome: Outcome::Done, effects, writes: vec![], reads: vec![] };
+        let contribution = Contribution {
+            plugin: None,
+            outcome: Outcome::Done,
+            effects,
+            files: vec![],
+            writes: vec![],
+            reads: vec![],
+        };
         Self { agent, sequence, delivery, contribution, tools: vec![], ends_event: true, learnt: None }
     }
 }
@@ -456,6 +590,17 @@ impl Draft {
         let id = EffectId { delivery: delivery.clone(), ordinal: None };
         Self { transaction: id.transaction(), event }
     }
+}
+
+/// Whether it waits for its key.
+fn is_locked(event: &Event) -> bool {
+    matches!(event.reading, Reading::Locked(_))
+}
+
+/// Until when an event is told from a new one: it is forgotten so long after this time, in milliseconds since 1970.
+fn time_of(event: &Event) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
+    i64::try_from(now.max(u128::from(event.sent))).unwrap_or(i64::MAX)
 }
 
 /// Whether this effect takes the place of its delivery's draft, or removes it: what is known of the draft is kept

@@ -2,10 +2,11 @@
 //! in the journal; what has to overtake is taken out before.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -34,7 +35,11 @@ pub struct Waiting {
 
 /// All lanes of one agent.
 #[derive(Default)]
-pub struct Lanes(Mutex<All>);
+pub struct Lanes {
+    all: Mutex<All>,
+    /// A hold has ended.
+    changed: watch::Sender<()>,
+}
 
 #[derive(Default)]
 struct All {
@@ -55,6 +60,19 @@ struct Lane {
     running: Option<CancellationToken>,
     /// The next one is ended before it has begun.
     stopped: bool,
+    /// Events that cannot be read: until when each holds what came after it.
+    holds: BTreeMap<Sequence, Instant>,
+}
+
+impl Lane {
+    /// Until when nothing is handled.
+    fn held(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        self.holds.retain(|_, until| *until > now);
+        let (first, until) = self.holds.first_key_value()?;
+        let after = self.queue.front().is_none_or(|next| next.sequence > *first);
+        after.then_some(*until)
+    }
 }
 
 /// What a lane does next.
@@ -63,6 +81,8 @@ pub enum Next {
     Handle(Waiting, CancellationToken),
     /// Read on in the journal, after this event.
     Refill(Option<Sequence>),
+    /// Wait until then, or until [`Lanes::changed`].
+    Wait(Instant),
     /// The lane is gone.
     Nothing,
 }
@@ -73,7 +93,14 @@ impl Lanes {
         let mut all = self.lock();
         all.pushed = all.pushed.max(Some(waiting.sequence));
         if let Some(lane) = all.lanes.get_mut(&waiting.session) {
-            if lane.overflow || lane.queue.len() >= LANE {
+            if lane.holds.remove(&waiting.sequence).is_some() {
+                self.changed.send_replace(());
+            }
+            if lane.newest >= Some(waiting.sequence) {
+                // It could not be read in its turn, and is not among what the journal has still to give.
+                let place = lane.queue.partition_point(|other| other.sequence < waiting.sequence);
+                lane.queue.insert(place, waiting);
+            } else if lane.overflow || lane.queue.len() >= LANE {
                 lane.overflow = true;
                 lane.again = true;
             } else {
@@ -87,10 +114,45 @@ impl Lanes {
         true
     }
 
+    /// What comes after this event in a session waits for it. Answers true where the lane is new and somebody has to run it.
+    pub fn hold(&self, session: &SessionId, sequence: Sequence, until: Instant) -> bool {
+        let mut all = self.lock();
+        all.pushed = all.pushed.max(Some(sequence));
+        let is_new = !all.lanes.contains_key(session);
+        let lane = all.lanes.entry(session.clone()).or_default();
+        lane.holds.insert(sequence, until);
+        if !lane.overflow {
+            lane.newest = lane.newest.max(Some(sequence));
+        }
+        is_new
+    }
+
+    /// Nothing waits for this event any more.
+    pub fn release(&self, session: &SessionId, sequence: Sequence) {
+        if let Some(lane) = self.lock().lanes.get_mut(session) {
+            lane.holds.remove(&sequence);
+        }
+        self.changed.send_replace(());
+    }
+
+    /// Whether something waits for an event that cannot be read.
+    pub fn is_held(&self, session: &SessionId) -> bool {
+        self.lock().lanes.get_mut(session).is_some_and(|lane| lane.held().is_some())
+    }
+
+    /// Wakes whoever waits.
+    pub fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// What a lane does next. The one before it has ended.
     pub fn next(&self, session: &SessionId) -> Next {
         let mut all = self.lock();
         let Some(lane) = all.lanes.get_mut(session) else { return Next::Nothing };
+        if let Some(until) = lane.held() {
+            lane.running = None;
+            return Next::Wait(until);
+        }
         if let Some(waiting) = lane.queue.pop_front() {
             let token = CancellationToken::new();
             if std::mem::take(&mut lane.stopped) {
@@ -138,7 +200,7 @@ impl Lanes {
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,7 +208,7 @@ impl Lanes {
 mod tests {
     use super::*;
     use crate::chat::memory::message;
-    use crate::event::{DeviceTrust, Kind, Room, Sender};
+    use crate::event::{DeviceTrust, Kind, Reading, Room, Sender};
     use crate::id::{EventId, RoomId, UserId};
 
     fn waiting(sequence: i64) -> Waiting {
@@ -161,6 +223,7 @@ mod tests {
             sent: 0,
             mark: None,
             kind: Kind::Message(message("hello")),
+            reading: Reading::AtOnce,
         };
         let session = SessionId::parse("!r").unwrap();
         Waiting {
@@ -196,6 +259,7 @@ mod tests {
                     let journal = (after + 1)..=(pushed + 1).min(100);
                     lanes.refill(&session, journal.take(LANE).map(waiting).collect());
                 }
+                Next::Wait(_) => unreachable!("nothing holds"),
                 Next::Nothing if pushed == 100 => break,
                 Next::Nothing => {}
             }

@@ -16,11 +16,12 @@ use semver::Version;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    grant::{FILES, KV, MEDIA},
+    grant::{FILES, KV, MEDIA, TIMERS},
     id::PluginName,
     manifest::{Asks, Permission},
     mistake,
     origin::Pattern,
+    owner,
     signature::Publisher,
     tool,
 };
@@ -81,6 +82,8 @@ pub enum Beyond {
     Writes,
     /// It asks to read larger files of messages.
     Reads,
+    /// It asks for more timers.
+    Times,
     /// It asks for another secret, or for one to go elsewhere.
     Secret(String),
     /// It asks for tools that it did not ask for before.
@@ -122,6 +125,7 @@ impl fmt::Display for Beyond {
             Self::Methods => f.write_str("it now asks for other methods (`http`)"),
             Self::Writes => f.write_str("it now asks to write more files (`files`)"),
             Self::Reads => f.write_str("it now asks to read larger files of messages (`media`)"),
+            Self::Times => f.write_str("it now asks for more timers (`timers`)"),
             Self::Secret(name) => write!(f, "it now asks for the secret {name} (`secrets`)"),
             Self::Calls => f.write_str("it now asks to call other tools (`tools`)"),
             Self::Older { offered, agreed } => {
@@ -178,6 +182,9 @@ impl Locked {
         let media = |of: &Self| of.asks.media.as_ref().map(|media| media.bytes.unwrap_or(MEDIA));
         let reads = media(self).is_some_and(|agreed| media(offered).is_some_and(|bytes| bytes > agreed));
         let reads = reads.then_some(Beyond::Reads);
+        let timers = |of: &Self| of.asks.timers.as_ref().map(|timers| timers.count.unwrap_or(TIMERS));
+        let times = timers(self).is_some_and(|agreed| timers(offered).is_some_and(|count| count > agreed));
+        let times = times.then_some(Beyond::Times);
         let secrets = offered.asks.secrets.iter().filter(|(name, asked)| {
             self.asks.secrets.get(*name).is_none_or(|agreed| agreed.audience != asked.audience)
         });
@@ -209,6 +216,7 @@ impl Locked {
             .chain(methods)
             .chain(writes)
             .chain(reads)
+            .chain(times)
             .chain(secrets)
             .chain(calls)
             .chain(older)
@@ -279,6 +287,7 @@ impl LockFile {
         let text = toml::to_string(&lock).map_err(|error| format!("{}: {error}", self.path.display()))?;
         let mut file = tempfile::NamedTempFile::new_in(folder).map_err(place)?;
         file.write_all(format!("{HEAD}{text}").as_bytes()).map_err(place)?;
+        owner::inherit(file.as_file(), folder).map_err(place)?;
         file.as_file().sync_all().map_err(place)?;
         file.persist(&self.path).map_err(|error| place(error.error))?;
         Ok(lock)
@@ -289,7 +298,7 @@ impl LockFile {
 mod tests {
     use super::*;
     use crate::{
-        manifest::{Ask, AskKv, AskMedia, AskTools},
+        manifest::{Ask, AskKv, AskMedia, AskTimers, AskTools},
         signature::Key,
     };
 
@@ -335,6 +344,13 @@ mod tests {
         };
         assert!(reads(Some(10), Some(11)) && reads(Some(10), None));
         assert!(!reads(None, Some(10)) && !reads(None, Some(MEDIA)) && !reads(Some(11), Some(10)));
+        let times = |digest: &str, count| {
+            let timers = AskTimers { count, ..AskTimers::default() };
+            Locked { asks: Asks { timers: Some(timers), ..Asks::default() }, ..locked(digest, None, false) }
+        };
+        let more = times("a", None).beyond(&times("b", Some(TIMERS + 1)));
+        assert_eq!(more, [Beyond::Times]);
+        assert!(times("a", Some(10)).beyond(&times("b", Some(9))).is_empty());
         let tools = |digest: &str, names: &[&str]| {
             let names = names.iter().map(|name| (*name).to_owned()).collect();
             let asks = Asks { tools: Some(AskTools { names, ..AskTools::default() }), ..Asks::default() };

@@ -70,6 +70,7 @@ pub enum Interface {
     Commands,
     Messages,
     Members,
+    Timers,
     Tools,
 }
 
@@ -81,6 +82,7 @@ impl Interface {
             Self::Commands => "commands",
             Self::Messages => "messages",
             Self::Members => "members",
+            Self::Timers => "timers",
             Self::Tools => "tools",
         }
     }
@@ -123,6 +125,9 @@ pub struct Asks {
     /// Read the files of messages that it handles.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media: Option<AskMedia>,
+    /// Be called when time has come.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timers: Option<AskTimers>,
     /// Secrets that the host puts on requests; the plugin never sees one. By name.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub secrets: BTreeMap<String, AskSecret>,
@@ -200,6 +205,17 @@ pub struct AskMedia {
     pub bytes: Option<u64>,
 }
 
+/// `asks.timers`: to set timers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AskTimers {
+    /// Why, in a sentence, for whoever grants it.
+    pub reason: String,
+    /// How many, for each agent, where the usual is too few.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u64>,
+}
+
 /// `asks.secrets.NAME`: a secret that it needs on its requests.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
@@ -237,6 +253,7 @@ pub enum Permission {
     Http,
     Files,
     Media,
+    Timers,
     Secrets,
     Tools,
 }
@@ -262,7 +279,8 @@ impl Permission {
             Self::Llm => "ask the language model",
             Self::Http => "send HTTP requests",
             Self::Files => "see the files of a folder",
-            Self::Media => "read the files of messages that it handles",
+            Self::Media => "read the files of messages that it handles, and send files",
+            Self::Timers => "set timers, and act by itself when they are due",
             Self::Secrets => "have secrets put on its requests, without seeing them",
             Self::Tools => "call tools of other plugins",
         }
@@ -283,6 +301,7 @@ impl fmt::Display for Permission {
             Self::Http => "http",
             Self::Files => "files",
             Self::Media => "media",
+            Self::Timers => "timers",
             Self::Secrets => "secrets",
             Self::Tools => "tools",
         })
@@ -313,6 +332,7 @@ impl Asks {
             (Permission::Http, self.http.as_ref().map(|http| http.reason.as_str())),
             (Permission::Files, self.files.as_ref().map(|files| files.reason.as_str())),
             (Permission::Media, self.media.as_ref().map(|media| media.reason.as_str())),
+            (Permission::Timers, self.timers.as_ref().map(|timers| timers.reason.as_str())),
             (Permission::Secrets, (!self.secrets.is_empty()).then_some("")),
             (Permission::Tools, self.tools.as_ref().map(|tools| tools.reason.as_str())),
         ];

@@ -9,6 +9,7 @@ use std::{
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use crate::{
     control::Refusal,
@@ -49,6 +50,8 @@ pub struct Registry {
     brought: OnceLock<Arc<Loaded>>,
     /// Files that were not taken, as they were looked at last.
     not_taken: Mutex<BTreeMap<PluginName, Refusal>>,
+    /// Told whenever `loaded` is replaced.
+    changed: watch::Sender<()>,
     /// Held while `loaded` is replaced; readers never wait for it.
     changing: Mutex<()>,
     /// Held while what was agreed to is written down.
@@ -91,6 +94,7 @@ impl Registry {
             settings,
             loaded: ArcSwap::default(),
             brought: OnceLock::new(),
+            changed: watch::Sender::new(()),
             not_taken: Mutex::default(),
             changing: Mutex::new(()),
             agreeing: Mutex::new(()),
@@ -107,6 +111,11 @@ impl Registry {
     /// The plugins now.
     pub fn loaded(&self) -> Arc<Loaded> {
         self.loaded.load_full()
+    }
+
+    /// Changes whenever the plugins do.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
     }
 
     /// Loads a plugin, or a new version of it. What served before goes on serving until this one is ready, and
@@ -332,6 +341,7 @@ impl Registry {
         let gone = gone.map(|(_, before)| Arc::downgrade(before));
         self.replaced.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
         self.loaded.store(Arc::new(Loaded { generation: now.generation + 1, plugins }));
+        self.changed.send_replace(());
         changed
     }
 }

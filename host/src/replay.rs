@@ -26,16 +26,17 @@ use crate::{
         media::{self, Files},
         progress,
         random::Secret,
+        schedule,
         toolbox::{Absence, Tools},
     },
-    effect::{Body, Effect, MessageRef, Target},
+    effect::{Body, Effect, File, MessageRef, Target},
     engine::{
         Call, Called, Engine, Handling, Plugin, Work, admission::Candidate, cache::Cache, compile::Compiler,
         limits::Limits,
     },
     event::MediaSource,
     grant::Permissions,
-    id::{AgentName, EventId, PluginName},
+    id::{AgentName, EventId, PluginName, SessionId},
     journal::{self, Journal, KeyQuery, Namespace, Stored, Usage},
     kept::{self, Kept},
     lock::LockFile,
@@ -43,6 +44,7 @@ use crate::{
     router::{Catalogue, Listing},
     settings::{SecretText, Settings},
     text::escaped,
+    timer::{Rhythm, Timer},
 };
 
 /// How much of a text is shown.
@@ -185,7 +187,8 @@ impl Replay {
             permissions: bench.permissions(plugin),
             kv: Arc::new(Nothing(recorder.clone())),
             llm: Some(Arc::new(Nobody)),
-            messages: Arc::new(FromJournal(journal)),
+            messages: Arc::new(FromJournal { journal, within: engine.lookup() }),
+            timers: Arc::new(Nothing(recorder.clone())),
             media: Arc::new(Files::new(Arc::new(Nothing(recorder.clone())))),
             spent: Arc::default(),
             drafts: Some(Arc::new(Nowhere)),
@@ -354,6 +357,23 @@ impl kv::Source for Nothing {
 }
 
 #[async_trait]
+impl schedule::Source for Nothing {
+    async fn timers(
+        &self,
+        _: &AgentName,
+        _: &PluginName,
+        _: &SessionId,
+    ) -> Result<Vec<Timer>, journal::Error> {
+        self.0.is_past("schedule: the timers of the session");
+        Ok(vec![])
+    }
+
+    async fn count(&self, _: &AgentName, _: &PluginName) -> Result<u64, journal::Error> {
+        Ok(0)
+    }
+}
+
+#[async_trait]
 impl media::Source for Nothing {
     async fn fetch(&self, _: &MediaSource, _: usize) -> Result<Bytes, media::Failure> {
         self.0.is_past("media: a file, which is not kept");
@@ -408,11 +428,20 @@ fn words(effect: &Effect) -> String {
         MessageRef::Event(event) => event.to_string(),
         MessageRef::Effect(effect) => format!("what it queued as {effect}"),
     };
+    let answers = |to: &Option<MessageRef>| {
+        to.as_ref().map_or_else(String::new, |it| format!(", answering {}", which(it)))
+    };
     match effect {
         Effect::Send { to, body, reply_to, .. } => {
-            let answers =
-                reply_to.as_ref().map_or_else(String::new, |it| format!(", answering {}", which(it)));
-            format!("says in {}{answers}: {}", place(to), text(body))
+            format!("says in {}{}: {}", place(to), answers(reply_to), text(body))
+        }
+        Effect::File { to, file, caption, reply_to, .. } => {
+            let File { name, mime, size, digest } = file;
+            let digest = digest.get(..12).unwrap_or(digest);
+            let caption = caption.as_ref().map_or_else(String::new, |it| format!(", and says: {}", text(it)));
+            let (name, mime) = (escaped(name, SHOWN), escaped(mime, SHOWN));
+            let answers = answers(reply_to);
+            format!("sends to {}{answers} {name} ({mime}, {size} bytes, {digest}){caption}", place(to))
         }
         Effect::Edit { to, message, body } => {
             format!("edits {} in {}: {}", which(message), place(to), text(body))
@@ -422,5 +451,17 @@ fn words(effect: &Effect) -> String {
         }
         Effect::Redact { to, message, .. } => format!("removes {} in {}", which(message), place(to)),
         Effect::SetHome(home) => format!("makes {} its home", home.room),
+        Effect::SetTimer(timer) => {
+            let Timer { key, payload, rhythm, next, .. } = &**timer;
+            let when = match rhythm {
+                Rhythm::Once => format!("at {next}"),
+                Rhythm::Every { cron, zone } => {
+                    format!("every {} in {}, from {next}", escaped(cron, SHOWN), escaped(zone, SHOWN))
+                }
+            };
+            format!("sets the timer {} {when}: {}", escaped(key, SHOWN), escaped(payload, SHOWN))
+        }
+        Effect::CancelTimer { key, .. } => format!("cancels the timer {}", escaped(key, SHOWN)),
+        Effect::PutBack(timer) => format!("puts back the timer {}", escaped(&timer.key, SHOWN)),
     }
 }

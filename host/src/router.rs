@@ -11,6 +11,7 @@ use crate::{
     grant::Permissions,
     id::PluginName,
     settings::Role,
+    timer::Fired,
     tool::Tool,
 };
 
@@ -27,6 +28,8 @@ pub struct Listing {
     pub messages: bool,
     /// It exports `members`.
     pub members: bool,
+    /// It exports `timers`.
+    pub timers: bool,
     /// Its tools, if it exports `tools`.
     pub tools: Vec<Arc<Tool>>,
 }
@@ -56,7 +59,7 @@ pub struct Catalogue {
 
 /// Where an event goes.
 #[derive(Debug)]
-pub enum Route {
+pub enum Route<'a> {
     /// Ends what runs in the session.
     Stop,
     /// One plugin's command.
@@ -74,6 +77,10 @@ pub enum Route {
     Message(Vec<PluginName>),
     /// Plugins that are all told.
     Member(Vec<PluginName>),
+    /// The plugin that set the timer which is due.
+    Timer(&'a Fired),
+    /// The same, while that plugin is not there or handles none.
+    Wait(&'a Fired),
 }
 
 /// The host's own command.
@@ -159,14 +166,22 @@ impl Catalogue {
 
     /// Where an event goes that the gate let through.
     #[must_use]
-    pub fn route(&self, event: &Event, addressed: &Addressed, role: Role) -> Route {
+    pub fn route<'a>(&self, event: &'a Event, addressed: &Addressed, role: Role) -> Route<'a> {
         match &event.kind {
             Kind::Member(_) => Route::Member(self.having(|listing| listing.members)),
+            Kind::Timer(fired) => {
+                let plugin = &fired.timer.plugin;
+                if self.listings.iter().any(|listing| listing.plugin == *plugin && listing.timers) {
+                    Route::Timer(fired)
+                } else {
+                    Route::Wait(fired)
+                }
+            }
             Kind::Message(_) => self.route_message(addressed, role),
         }
     }
 
-    fn route_message(&self, addressed: &Addressed, role: Role) -> Route {
+    fn route_message(&self, addressed: &Addressed, role: Role) -> Route<'static> {
         let Some(typed) = &addressed.command else { return self.plain() };
         if Self::stops(addressed) {
             return Route::Stop;
@@ -193,7 +208,7 @@ impl Catalogue {
         }
     }
 
-    fn plain(&self) -> Route {
+    fn plain(&self) -> Route<'static> {
         if !self.answers_prose() {
             return Route::Answer(format!("I answer commands only.{}", self.hint()));
         }

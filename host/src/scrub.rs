@@ -2,8 +2,14 @@
 //! redirects, in logs that they offer.
 //!
 //! Found are the secret itself, in any mixture of percent-encoding (RFC 3986), JSON and HTML escapes, and its hexadecimal
-//! and base64 forms (RFC 4648) wherever it stands in a longer text, with line breaks too. The server to which a secret is bound knows it and
-//! could hide it in other ways: whoever binds a secret trusts that server with it.
+//! and base64 forms (RFC 4648) wherever it stands in a longer text, with line breaks too. The server to which a secret is
+//! bound knows it and could hide it in other ways: whoever binds a secret trusts that server with it.
+//!
+//! A part of a secret is taken for all of it where so little is missing that the rest could be tried out: [`SHORTEST`]
+//! bytes at either end. What is shorter stays, the `sk-ab…yz` of an error page too: were it taken out, a plugin that
+//! has a text reflected would see by that whether it had guessed the part, and whoever knows the beginning, as everybody
+//! does of many keys and of all signed tokens, would find one byte after the other. So each guess must be right in nearly
+//! all bytes at once, and what such a part leaves open is as long as a secret of its own.
 
 use std::sync::{Arc, LazyLock};
 
@@ -16,6 +22,9 @@ use base64::{
 pub const MASK: &[u8] = b"[secret]";
 /// A secret is at least so long, in bytes: what is shorter stands everywhere by chance.
 pub const SHORTEST: usize = 8;
+/// From so many bytes on the middle of a secret, without [`SHORTEST`] at either end, is looked for by itself: it is at
+/// least half of it.
+const LONG: usize = 4 * SHORTEST;
 /// A byte is written in so many at the most, a line break before it included.
 const WIDEST: usize = 9;
 
@@ -32,6 +41,8 @@ pub struct Scrub {
 struct Needle {
     bytes: Vec<u8>,
     kind: Kind,
+    /// Where a text ends, so many of the bytes are taken for all of them.
+    nearly: usize,
     /// Whether a byte may begin it.
     begins: [bool; 256],
 }
@@ -50,24 +61,20 @@ enum Kind {
 enum Look {
     /// It ends before this place.
     Found(usize),
-    /// What is there is all that there is, and half of it at least.
-    Half,
+    /// What is there is all that there is, and nearly all of it.
+    Nearly,
     No,
 }
 
 impl Scrub {
-    /// Looks for this secret.
+    /// Looks for a secret in each of these forms; none of them is empty.
     #[must_use]
-    pub fn new(secret: &[u8]) -> Self {
-        let hex: Vec<u8> = secret.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect();
-        let mut needles = vec![Needle::new(secret, Kind::Plain), Needle::new(&hex, Kind::Hex)];
-        for before in 0..3 {
-            let mut text = vec![0; before];
-            text.extend(secret);
-            // A base64 digit has six bits: those that tell something of other bytes are left out.
-            let (first, end) = ((before * 8).div_ceil(6), text.len() * 8 / 6);
-            for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
-                needles.push(Needle::new(&engine.encode(&text).as_bytes()[first..end], Kind::Base64));
+    pub fn of(forms: &[Vec<u8>]) -> Self {
+        let mut needles = vec![];
+        for form in forms {
+            needles.extend(Needle::all(form, SHORTEST));
+            if form.len() >= LONG {
+                needles.extend(Needle::all(&form[SHORTEST..form.len() - SHORTEST], 0));
             }
         }
         Self { needles: needles.into() }
@@ -93,15 +100,36 @@ impl Look {
         match (self, other) {
             (Self::Found(one), Self::Found(other)) => Self::Found(one.max(other)),
             (Self::Found(end), _) | (_, Self::Found(end)) => Self::Found(end),
-            (Self::Half, _) | (_, Self::Half) => Self::Half,
+            (Self::Nearly, _) | (_, Self::Nearly) => Self::Nearly,
             (Self::No, Self::No) => Self::No,
         }
     }
 }
 
 impl Needle {
-    fn new(bytes: &[u8], kind: Kind) -> Self {
-        let mut needle = Self { bytes: bytes.to_vec(), kind, begins: [false; 256] };
+    /// What to look for where this is looked for, and where a text ends, also if so many bytes of it are missing.
+    fn all(secret: &[u8], missing: usize) -> Vec<Self> {
+        let size = secret.len();
+        let new = |bytes: &[u8], kind| {
+            let missing = (bytes.len() * missing / size.max(1)).min(bytes.len() / 2);
+            Self::new(bytes, kind, bytes.len() - missing)
+        };
+        let hex: Vec<u8> = secret.iter().flat_map(|byte| format!("{byte:02x}").into_bytes()).collect();
+        let mut needles = vec![new(secret, Kind::Plain), new(&hex, Kind::Hex)];
+        for before in 0..3 {
+            let mut text = vec![0; before];
+            text.extend(secret);
+            // A base64 digit has six bits: those that tell something of other bytes are left out.
+            let (first, end) = ((before * 8).div_ceil(6), text.len() * 8 / 6);
+            for engine in [STANDARD_NO_PAD, URL_SAFE_NO_PAD] {
+                needles.push(new(&engine.encode(&text).as_bytes()[first..end], Kind::Base64));
+            }
+        }
+        needles
+    }
+
+    fn new(bytes: &[u8], kind: Kind, nearly: usize) -> Self {
+        let mut needle = Self { bytes: bytes.to_vec(), kind, nearly, begins: [false; 256] };
         for first in 0..=255 {
             let written = needle.written(0, &[first]).next().is_some();
             let escaped = ESCAPES[usize::from(bytes[0])].iter().any(|escape| escape[0] == first);
@@ -129,7 +157,7 @@ impl Needle {
             }
             if next.is_empty() {
                 let ends = places.iter().any(|place| self.may_go_on(number, &text[*place..]));
-                return if ends && number * 2 >= self.bytes.len() { Look::Half } else { Look::No };
+                return if ends && number >= self.nearly { Look::Nearly } else { Look::No };
             }
             places = next;
         }
@@ -217,13 +245,13 @@ impl Scrubbing {
         clean
     }
 
-    /// The text has ended. Where it ends with most of a secret, that is taken out as well.
+    /// The text has ended. Where it ends with nearly all of a secret, that is taken out as well.
     pub fn end(&mut self) -> Vec<u8> {
         let mut clean = Vec::with_capacity(self.held.len());
         let mut at = 0;
         while at < self.held.len() {
-            let (taken, half) = self.take(at, &mut clean);
-            if half {
+            let (taken, cut) = self.take(at, &mut clean);
+            if cut {
                 break;
             }
             at += taken;
@@ -240,11 +268,11 @@ impl Scrubbing {
                 clean.extend(MASK);
                 (length, false)
             }
-            Look::Half if text.len() <= self.window => {
+            Look::Nearly if text.len() <= self.window => {
                 clean.extend(MASK);
                 (text.len(), true)
             }
-            Look::Half | Look::No => {
+            Look::Nearly | Look::No => {
                 clean.push(text[0]);
                 (1, false)
             }
@@ -262,7 +290,7 @@ mod tests {
     const SECRET: &str = "s3cr\"t/+ %&key";
 
     fn scrubbed(text: &str) -> String {
-        let clean = Scrub::new(SECRET.as_bytes()).text(text.as_bytes());
+        let clean = Scrub::of(&[SECRET.into()]).text(text.as_bytes());
         clean.map_or_else(|| text.to_owned(), |clean| String::from_utf8(clean).unwrap())
     }
 
@@ -323,6 +351,42 @@ mod tests {
         }
     }
 
+    /// 60 bytes, of which everybody knows the first 40.
+    const SIGNED: &str = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJtZSJ9.Xk2vQ9rTz7LmW4sYb8Nc1";
+
+    #[test]
+    fn nearly_all_of_a_long_secret_is_taken_for_it() {
+        let scrub = Scrub::of(&[SIGNED.into()]);
+        let clean = |text: String| {
+            String::from_utf8(scrub.text(text.as_bytes()).unwrap_or(text.into_bytes())).unwrap()
+        };
+        let size = SIGNED.len();
+        for part in [&SIGNED[8..], &SIGNED[..size - 8], &SIGNED[8..size - 8], &SIGNED[3..size - 4]] {
+            for text in [
+                format!("it was {part}."),
+                format!("it was {}.", part.replace('.', "%2e")),
+                format!("it was {}.", STANDARD.encode(format!("Bearer {part} and more"))),
+            ] {
+                assert!(clean(text.clone()).contains("[secret]"), "{text}");
+            }
+        }
+    }
+
+    /// What somebody knows already is no step to the next byte.
+    #[test]
+    fn a_guess_at_the_next_byte_looks_like_any_other() {
+        let scrub = Scrub::of(&[SIGNED.into()]);
+        for known in 1..SIGNED.len() - SHORTEST {
+            let (right, wrong) = (&SIGNED[..known], format!("{}~", &SIGNED[..known - 1]));
+            for (right, wrong) in
+                [(right.to_owned(), wrong.clone()), (format!("{right}…yz"), format!("{wrong}…yz"))]
+            {
+                assert_eq!(scrub.text(right.as_bytes()), None, "{right}");
+                assert_eq!(scrub.text(wrong.as_bytes()), None, "{wrong}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn pieces_are_scrubbed_as_the_whole(
@@ -335,7 +399,7 @@ mod tests {
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(text.len())).collect();
             cuts.extend([0, text.len()]);
             cuts.sort_unstable();
-            let scrub = Scrub::new(SECRET.as_bytes());
+            let scrub = Scrub::of(&[SECRET.into()]);
             let mut scrubbing = Scrubbing::new(vec![scrub.clone()]);
             let mut clean: Vec<u8> =
                 cuts.windows(2).flat_map(|cut| scrubbing.next(&text.as_bytes()[cut[0]..cut[1]])).collect();

@@ -1,5 +1,10 @@
 //! Secrets that the host puts on requests: to which origin, in which header. A plugin learns only that one is there.
 
+use base64::{
+    Engine as _,
+    alphabet::{STANDARD, URL_SAFE},
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use http::{HeaderName, HeaderValue, header};
 
 use crate::{
@@ -50,7 +55,8 @@ impl Bound {
         }
         let audience = said.audience.origin().ok_or_else(|| place("its audience is one origin".into()))?;
         let (header, value) = header(&said.header, &secret).map_err(place)?;
-        Ok(Self { name: name.into(), audience, header, value, scrub: Scrub::new(secret.as_bytes()) })
+        let scrub = Scrub::of(&forms(&secret, &value).map_err(place)?);
+        Ok(Self { name: name.into(), audience, header, value, scrub })
     }
 }
 
@@ -127,9 +133,73 @@ pub fn header(template: &str, secret: &str) -> Result<(HeaderName, HeaderValue),
     Ok((name, value))
 }
 
+/// What a server may write in the place of a secret: itself, and where it is somebody's name and password, these as the
+/// server decodes them (RFC 7617), together and each by itself.
+///
+/// # Errors
+/// One line, without the secret: its password is too short to be found.
+fn forms(secret: &str, header: &HeaderValue) -> Result<Vec<Vec<u8>>, String> {
+    let mut forms = vec![secret.as_bytes().to_vec()];
+    let text = header.to_str().unwrap_or_default();
+    let credentials = match text.split_once(' ') {
+        Some((scheme, rest)) if scheme.eq_ignore_ascii_case("basic") => Some(rest.trim()),
+        _ => None,
+    };
+    let plain = |text: &Vec<u8>| text.iter().all(|byte| *byte == b' ' || byte.is_ascii_graphic());
+    let decoded = match credentials {
+        Some(credentials) => decoded(credentials),
+        // Whoever writes it elsewhere in the same way.
+        None => decoded(secret).filter(plain),
+    };
+    let Some(decoded) = decoded else { return Ok(forms) };
+    let Some(colon) = decoded.iter().position(|byte| *byte == b':') else { return Ok(forms) };
+    let (user, password) = (decoded[..colon].to_vec(), decoded[colon + 1..].to_vec());
+    // Many servers take a key for the name, and want nothing, or some letter, for the password.
+    if credentials.is_some() && password.len() < SHORTEST && (password.len() > 2 || user.len() < SHORTEST) {
+        return Err(format!("its password has at least {SHORTEST} bytes"));
+    }
+    forms.extend([user, password].into_iter().filter(|part| part.len() >= SHORTEST));
+    forms.push(decoded);
+    Ok(forms)
+}
+
+/// Base64 of either alphabet, padded or not.
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let config = GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let engines = [STANDARD, URL_SAFE].map(|alphabet| GeneralPurpose::new(&alphabet, config));
+    engines.iter().find_map(|engine| engine.decode(text).ok())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_decodes_of_credentials_is_looked_for() {
+        let forms = |template, secret: &str| {
+            let (_, value) = header(template, secret).unwrap();
+            let forms = forms(secret, &value)?.into_iter().map(|form| String::from_utf8(form).unwrap());
+            Ok::<Vec<String>, String>(forms.collect())
+        };
+        let basic = "Authorization: Basic {}";
+        // "somebody:opensesame", with and without what fills it up.
+        for secret in ["c29tZWJvZHk6b3BlbnNlc2FtZQ==", "c29tZWJvZHk6b3BlbnNlc2FtZQ"] {
+            for template in [basic, "Authorization: basic {}", "X-Auth: {}"] {
+                let expected = [secret, "somebody", "opensesame", "somebody:opensesame"];
+                assert_eq!(forms(template, secret).unwrap(), expected, "{template}");
+            }
+        }
+        // "longest-of-keys:" and "longest-of-keys:x"
+        let expected = ["bG9uZ2VzdC1vZi1rZXlzOg==", "longest-of-keys", "longest-of-keys:"];
+        assert_eq!(forms(basic, expected[0]).unwrap(), expected);
+        assert!(forms(basic, "bG9uZ2VzdC1vZi1rZXlzOng=").is_ok());
+        // "somebody:short" stands everywhere by chance, half of it.
+        let error = forms(basic, "c29tZWJvZHk6c2hvcnQ=").unwrap_err();
+        assert!(error.contains("password") && !error.contains("short"), "{error}");
+        for (template, secret) in [("Authorization: Bearer {}", "abcdefgh"), (basic, "no base64 at all")] {
+            assert_eq!(forms(template, secret).unwrap(), [secret]);
+        }
+    }
 
     #[test]
     fn a_header_is_made_of_its_template() {

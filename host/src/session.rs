@@ -13,6 +13,8 @@ pub fn of(event: &Event, behaviour: &Behaviour) -> SessionId {
     // Ids have no white space in them, so that two sessions never have one name.
     let text = match &event.kind {
         Kind::Member(_) => format!("{room} members"),
+        // That in which it was set, whatever the settings say by now.
+        Kind::Timer(fired) => return fired.timer.session.clone(),
         Kind::Message(message) => match &message.thread {
             Some(root) => format!("{room} {root}"),
             None if !event.room.direct && behaviour.session_per_user => format!("{room} {}", event.sender.id),

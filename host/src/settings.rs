@@ -3,11 +3,13 @@
 //! Unknown keys are errors that name the place and the nearest key ([`parse`]). Nothing here reads the
 //! environment or a file except [`parse`]'s caller and [`SecretText::reveal`].
 
+mod backlog;
 pub(crate) mod homeserver;
 mod keep;
 mod media;
 mod parse;
 mod secret;
+mod switch;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,6 +20,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use backlog::{Backlog, Horizon};
 pub use parse::{SettingsError, load, parse};
 pub use secret::{Secret, SecretText};
 
@@ -221,7 +224,6 @@ impl Access {
 
 /// What the settings say of a person.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// On no list.
     Guest,
@@ -263,11 +265,45 @@ pub struct Behaviour {
     pub free_response_rooms: BTreeSet<RoomId>,
     /// In a room, each person has a session of their own.
     pub session_per_user: bool,
+    /// What is answered of that which came while the agent was away.
+    pub backlog: Backlog,
+    /// The same for single rooms.
+    pub backlog_rooms: BTreeMap<RoomId, Backlog>,
+    /// What is older is never answered.
+    pub horizon: Horizon,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self { require_mention: true, free_response_rooms: BTreeSet::new(), session_per_user: true }
+        Self {
+            require_mention: true,
+            free_response_rooms: BTreeSet::new(),
+            session_per_user: true,
+            backlog: Backlog::default(),
+            backlog_rooms: BTreeMap::new(),
+            horizon: Horizon::default(),
+        }
+    }
+}
+
+impl Behaviour {
+    /// What is answered in a room of that which came while the agent was away.
+    #[must_use]
+    pub fn backlog_in(&self, room: &RoomId) -> Backlog {
+        self.backlog_rooms.get(room).copied().unwrap_or(self.backlog)
+    }
+
+    /// What of it is of no use, if anything is.
+    fn nonsense(&self) -> Option<String> {
+        let mut windows = self.backlog_rooms.values().chain([&self.backlog]);
+        let longer = windows.find_map(|backlog| match backlog {
+            Backlog::Within(window) if *window > self.horizon.get() => Some(*window),
+            _ => None,
+        })?;
+        let (longer, horizon) = (backlog::words(longer), self.horizon);
+        Some(format!(
+            "backlog: {longer} is longer than the horizon of {horizon}, before which nothing is answered"
+        ))
     }
 }
 
@@ -336,6 +372,9 @@ pub struct Grants {
     /// Read the files of messages that it handles: `true`, or a table.
     #[serde(deserialize_with = "media::granted")]
     pub media: Option<Media>,
+    /// Set timers: `true`, or a table.
+    #[serde(deserialize_with = "switch::timers")]
+    pub timers: Option<Timers>,
     /// Carry out of encrypted rooms what is said there: by whatever else is granted here.
     pub encrypted: bool,
     /// Call these tools of other plugins: `weather.forecast`, `weather.*`, or `"*"`.
@@ -365,6 +404,14 @@ pub struct Files {
 pub struct Media {
     /// Bytes of one file, where larger ones are not for it.
     pub bytes: Option<u64>,
+}
+
+/// Which timers a plugin may set.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timers {
+    /// How many, for each agent, where that is not the usual.
+    pub count: Option<u64>,
 }
 
 /// How much a plugin may remember for each agent.

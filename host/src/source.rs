@@ -50,7 +50,8 @@ impl Source {
     }
 
     /// The plugin in a folder: a `plugin.toml`, and a component that has the folder's name or is the only one. None
-    /// where it is no such folder, or nothing was built yet.
+    /// where it is no such folder, or nothing was built yet. Of several with other names none is taken, which is said
+    /// when it is read.
     #[must_use]
     pub fn folder(folder: &Path) -> Option<Self> {
         let manifest = folder.join("plugin.toml");
@@ -63,7 +64,12 @@ impl Source {
             .filter(|path| path.extension().is_some_and(|extension| extension == "wasm"))
             .collect();
         if components.len() > 1 {
-            components.retain(|path| path.file_stem() == folder.file_name());
+            let folder = folder.canonicalize().ok()?;
+            let name = folder.file_name()?.to_os_string();
+            components.retain(|path| path.file_stem() == Some(&name));
+            if components.is_empty() {
+                components.push(manifest.with_file_name(name).with_added_extension("wasm"));
+            }
         }
         let component = components.pop()?;
         Some(Self { component, manifest: Some(manifest) })
@@ -82,7 +88,12 @@ impl Source {
 
     /// Reads the files if they are others than before. Each is opened once, and what was read is what counts.
     pub(crate) fn read(&self, before: Option<&Whole>, largest: usize) -> std::io::Result<Option<New>> {
-        let (seen, component) = open(&self.component)?;
+        let (seen, component) = open(&self.component).map_err(|error| match (error.kind(), &self.manifest) {
+            (std::io::ErrorKind::NotFound, Some(_)) => std::io::Error::other(
+                "there is no such component, and several others: the one that is meant has the name of its folder",
+            ),
+            _ => error,
+        })?;
         let manifest = self.manifest.as_deref().map(open).transpose()?;
         let (seen_manifest, manifest) =
             manifest.map_or((None, None), |(seen, file)| (Some(seen), Some(file)));

@@ -75,9 +75,57 @@ pub fn visible(text: &str) -> String {
     seen
 }
 
+/// Bytes of a file's name: what file systems take.
+const FILE_NAME: usize = 255;
+
+/// A name under which somebody else's file can be shown and saved: without folders, without what nobody sees, not
+/// hidden, and no longer than file systems take, its ending kept.
+#[must_use]
+pub fn file_name(name: &str) -> String {
+    let last = name.rsplit(['/', '\\']).next().unwrap_or_default();
+    let (stem, ending) = match last.rsplit_once('.') {
+        // An ending is short; of anything else the beginning is kept.
+        Some((stem, ending)) if ending.len() <= 16 => (stem, format!(".{ending}")),
+        _ => (last, String::new()),
+    };
+    let stem = &stem[..stem.floor_char_boundary(FILE_NAME - ending.len())];
+    let seen = visible(&format!("{stem}{ending}"));
+    let seen: String = seen.chars().map(|c| if c.is_whitespace() { ' ' } else { c }).collect();
+    let seen = seen.trim_start_matches(['.', ' ']).trim_end_matches(['.', ' ']);
+    if seen.is_empty() { "file".into() } else { seen.into() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_files_name_is_one() {
+        for (name, expected) in [
+            ("report.pdf", "report.pdf"),
+            ("../../etc/passwd", "passwd"),
+            ("C:\\Windows\\win.ini", "win.ini"),
+            ("a\r\n\u{1b}[2J\u{0}b.txt", "a [2Jb.txt"),
+            ("invoice\u{202e}fdp.exe", "invoicefdp.exe"),
+            ("a\u{200b}\u{feff}b", "ab"),
+            (".bashrc", "bashrc"),
+            ("..", "file"),
+            ("folder/", "file"),
+            ("", "file"),
+            (" a . ", "a"),
+            ("an\u{e9}e 👩\u{200d}🚀.txt", "an\u{e9}e 👩\u{200d}🚀.txt"),
+        ] {
+            assert_eq!(file_name(name), expected, "{name:?}");
+        }
+        for (long, ending) in [
+            (format!("{}.tar.gz", "\u{e9}".repeat(1000)), "\u{e9}.gz"),
+            ("x".repeat(1000), "x"),
+            (format!("a.{}", "y".repeat(1000)), "y"),
+        ] {
+            let short = file_name(&long);
+            assert!(short.len() <= FILE_NAME && short.len() > 200 && short.ends_with(ending), "{short}");
+        }
+    }
 
     #[test]
     fn what_nobody_sees_is_taken_out() {

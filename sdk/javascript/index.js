@@ -9,5 +9,6 @@ export * as log from "./log.js";
 export * as media from "./media.js";
 export * as outbox from "./outbox.js";
 export * as progress from "parlour:plugin/progress@0.1.0";
+export * as schedule from "./schedule.js";
 export * as toolbox from "./toolbox.js";
 export { error } from "./error.js";

@@ -143,6 +143,10 @@ fn unused<T>() -> wasmtime::Result<T> {
 impl types::Host for State {}
 
 impl outbox::Host for State {
+    async fn send_file(&mut self, _: outbox::Target, _: String, _: Option<types::Body>) -> Answer<u32> {
+        unused()
+    }
+
     async fn send(&mut self, _: outbox::Target, body: types::Body) -> Answer<u32> {
         self.said = match body {
             types::Body::Plain(text) | types::Body::Markdown(text) | types::Body::Notice(text) => text,

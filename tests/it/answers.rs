@@ -210,7 +210,7 @@ async fn what_was_answered_before_a_crash_is_not_sent_again() {
     let scene = Scene::new().await;
     let first = scene.usual().await;
     let asked = scene.begun("get URL/a | post URL/b | tell URL/c | post-drawn URL/d | get URL/hold").await;
-    first.crash().await;
+    first.kill().await;
     scene.web.let_go();
     let second = scene.usual().await;
     let answer = second.answer_to(&scene.room, &asked).await.text;
@@ -234,7 +234,7 @@ async fn what_was_in_flight_is_told_or_sent_again_with_the_same_key() {
         let guests = [("errand", guest("errand"))];
         let first = scene.host(&guests, in_flight, |builder| builder).await;
         let asked = scene.begun("post URL/hold").await;
-        first.crash().await;
+        first.kill().await;
         scene.web.let_go();
         let second = scene.host(&guests, in_flight, |builder| builder).await;
         let answer = second.answer_to(&scene.room, &asked).await.text;
@@ -287,7 +287,7 @@ async fn the_model_is_not_asked_twice_and_nor_is_who_a_tool_asks() {
     let steps = "model hello | tool helper.errand post URL/a & model hello & count n | \
                  tool helper.errand post URL/a & get URL/hold";
     let event = scene.begun(steps).await;
-    first.crash().await;
+    first.kill().await;
     scene.web.let_go();
     let second = scene.host(&guests, InFlight::Fail, |builder| builder.llm(Model(asked.clone()))).await;
     let answer = second.answer_to(&scene.room, &event).await.text;
@@ -325,7 +325,7 @@ async fn a_version_that_is_gone_leaves_the_next_one_to_begin_anew_unless_somethi
         let scene = Scene::new().await;
         let first = scene.usual().await;
         let asked = scene.begun(&format!("{step} URL/a | get URL/hold")).await;
-        first.crash().await;
+        first.kill().await;
         scene.web.let_go();
         let second = scene.host(&[("errand", newer.clone())], InFlight::Fail, |builder| builder).await;
         let answer = second.answer_to(&scene.room, &asked).await.text;
@@ -361,7 +361,7 @@ async fn the_version_that_began_finishes() {
     fs::rename(scene.path().join("newer"), &file).unwrap();
     // It takes over while a handler of the old one runs.
     first.noticed("plugin errand: new version took over").await;
-    first.crash().await;
+    first.kill().await;
     scene.web.let_go();
     let second = host().await;
     assert_eq!(second.answer_to(&scene.room, &asked).await.text, "version-1 200 1; 200 3");

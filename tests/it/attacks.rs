@@ -4,14 +4,31 @@
 use std::{
     net::TcpListener,
     num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
-use parlour::{engine::limits::Limits, settings::Grants};
+use async_trait::async_trait;
+use parlour::{
+    Agent,
+    chat::{
+        Chat, Ended, Identity, SendError, StartError,
+        memory::{Memory, Rooms},
+    },
+    clock::Clock,
+    effect::Outgoing,
+    engine::limits::Limits,
+    event::{Batch, Position},
+    id::{EventId, RoomId, UserId},
+    settings::{Grants, Timers},
+};
 
 use crate::{
     guests::{component, example, guest, host, patched},
-    stage::{AGENT, ALICE, BOB, MALLORY, PATIENCE, Stage, granted},
+    stage::{AGENT, ALICE, BOB, MALLORY, PATIENCE, Stage, access, granted},
 };
 
 async fn stage(limits: Limits) -> Stage {
@@ -136,6 +153,65 @@ async fn a_plugin_says_so_much_a_minute_and_the_rest_comes_later() {
     }
 }
 
+/// A chat in which somebody has always said something more.
+struct Talkative {
+    account: Memory,
+    rooms: Rooms,
+    room: RoomId,
+    said: Arc<AtomicU32>,
+}
+
+const MUCH: u32 = 20_000;
+
+#[async_trait]
+impl Chat for Talkative {
+    async fn start(&self, from: Option<Position>) -> Result<Identity, StartError> {
+        self.account.start(from).await
+    }
+
+    async fn next(&self) -> Result<Batch, Ended> {
+        if self.said.fetch_add(2, Relaxed) < MUCH {
+            self.rooms.say(ALICE, &self.room, "/echo again");
+            self.rooms.say(ALICE, &self.room, "/echo and again");
+        }
+        self.account.next().await
+    }
+
+    async fn send(&self, outgoing: &Outgoing) -> Result<EventId, SendError> {
+        self.account.send(outgoing).await
+    }
+
+    fn typing(&self, room: &RoomId, on: bool) {
+        self.account.typing(room, on);
+    }
+
+    fn read(&self, room: &RoomId, event: &EventId, thread: Option<&EventId>) {
+        self.account.read(room, event, thread);
+    }
+
+    async fn answer(&self, room: &RoomId, accept: bool) -> Result<(), SendError> {
+        self.account.answer(room, accept).await
+    }
+
+    async fn direct(&self, user: &UserId) -> Result<RoomId, SendError> {
+        self.account.direct(user).await
+    }
+}
+
+/// 11: a flood from outside. What came first is answered while it goes on.
+#[tokio::test]
+async fn who_never_stops_talking_is_answered_meanwhile() {
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let said = Arc::<AtomicU32>::default();
+    let (account, within) = (rooms.account(AGENT), room.clone());
+    let chat = Talkative { account, rooms: rooms.clone(), room: within, said: said.clone() };
+    let agent = Agent::new("agent".parse().unwrap(), chat).access(access());
+    let stage = Stage::start_with(rooms, room, agent, &[("echo", example("echo"))], |builder| builder).await;
+    stage.until(&stage.room, |lines| lines.iter().any(|line| line.sender.as_str() == AGENT)).await;
+    assert!(said.load(Relaxed) < MUCH, "the first answer comes behind all questions");
+}
+
 /// 37: a clock by which the work of others on the same machine can be measured.
 #[tokio::test]
 async fn clocks_are_coarse_and_sleeping_works() {
@@ -258,4 +334,47 @@ async fn a_plugin_that_always_crashes_is_suspended_and_the_others_serve() {
 async fn no_text_is_turned_around() {
     let stage = stage(usual()).await;
     assert_eq!(stage.ask("/echo good\u{202e}live\u{202c} שלום").await, "goodlive\u{202c} שלום");
+}
+
+/// 43: a million timers, all of them at once, and as many as there may be each minute.
+#[tokio::test]
+async fn a_plugin_has_so_many_timers_and_they_hold_up_nobody() {
+    const NOON: u64 = 1_767_614_400_000;
+    let clock = Clock::by_hand(NOON);
+    let grants = Grants { timers: Some(Timers { count: Some(250) }), ..Grants::default() };
+    let guests = [("timers", guest("timers")), ("echo", example("echo"))];
+    let stage = Stage::start(&guests, |builder| {
+        let messages = NonZeroU32::MAX;
+        let limits = Limits { messages, ..usual() };
+        builder
+            .limits(limits)
+            .clock(clock.clone())
+            .plugin_settings("timers".parse().unwrap(), granted(grants))
+    })
+    .await;
+    assert_eq!(stage.ask("/many 99").await, "99");
+    assert_eq!(stage.ask("/many 99").await, "99");
+    // The answer is an effect, too, so that there is no room for it.
+    assert_eq!(stage.ask("/many 1000000").await, "52, and then: this plugin has at most 250 timers");
+    assert_eq!(stage.ask("/many 1").await, "0, and then: this plugin has at most 250 timers");
+    let room = stage.rooms.create_direct(BOB, AGENT);
+    assert_eq!(
+        stage.ask_as(BOB, &room, "/many 1").await,
+        "0, and then: this plugin has at most 250 timers",
+        "wherever they are set"
+    );
+    // All at once: while they are handled one after the other, others are answered.
+    clock.set(NOON + 3_600_000);
+    for number in 0..5 {
+        assert_eq!(stage.ask_as(BOB, &room, &format!("/echo {number}")).await, number.to_string());
+    }
+    let said = |text: &str| text.contains(": due ");
+    stage.until(&stage.room, |lines| lines.iter().filter(|line| said(&line.text)).count() == 250).await;
+    assert_eq!(stage.ask("/list").await, "nothing");
+    // So many a minute, and no more: what is set anew waits for its share, and is not lost.
+    stage.ask("/at late 0 once").await;
+    assert_eq!(stage.ask("/list").await, format!("late {}", NOON + 3_600_000));
+    clock.set(NOON + 3_600_000 + 1000);
+    stage.until(&stage.room, |lines| lines.iter().any(|line| line.text.starts_with("late : due "))).await;
+    still_serves(&stage).await;
 }

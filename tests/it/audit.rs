@@ -150,6 +150,39 @@ async fn what_was_denied_is_over_once_it_is_granted_or_not_asked_for_any_more() 
     );
 }
 
+#[test]
+fn whether_a_secret_arrives_is_said_for_each_agent_with_grants_of_its_own() {
+    let agent = |name: &str| {
+        format!("[agents.{name}]\nuser = \"@{name}:example.org\"\npassword = \"x\"\nplugins = [\"*\"]\n")
+    };
+    let settings = format!(
+        "homeserver = \"https://matrix.example.org\"\n{}{}[agents.one.grants.deeds]\nhttp = [\"https://api.example\"]\n\
+         [plugins.deeds.secrets.key]\nvalue = \"never shown\"\naudience = \"https://api.example\"\n\
+         header = \"Authorization: Bearer {{}}\"\n",
+        agent("one"),
+        agent("two"),
+    );
+    let asks = "[asks.outbox]\n[asks.http]\nhosts = [\"https://api.example\"]\nreason = \"To be tried\"\n\
+                [asks.secrets.key]\naudience = \"https://api.example\"\nreason = \"To be tried\"\n";
+    let folder = folder(&settings, asks);
+    let check = || parlour(folder.path(), &["plugin", "check", "deeds"]);
+    let (arrives, lost) = (
+        "Its secret key would arrive for agent one: https://api.example gets authorization: Bearer …\n",
+        "Its secret key would NOT arrive: no request goes to https://api.example: the grant `http` is missing\n",
+    );
+    let said = check();
+    let shown = text(&said.stdout);
+    assert!(shown.contains(arrives) && shown.contains(lost), "{shown}{}", text(&said.stderr));
+    assert_eq!(said.status.code(), Some(1));
+    // What holds for no agent is not said.
+    let alone = settings.replace(&agent("two"), "");
+    fs::write(folder.path().join("parlour.toml"), alone).unwrap();
+    let said = check();
+    let shown = text(&said.stdout);
+    assert!(shown.contains(arrives) && !shown.contains("NOT"), "{shown}");
+    assert!(said.status.success(), "{}", text(&said.stderr));
+}
+
 #[tokio::test]
 async fn a_file_is_checked_before_it_is_added() {
     let folder = tempfile::tempdir().unwrap();

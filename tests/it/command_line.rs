@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::Write as _,
+    io::{BufRead as _, BufReader, Write as _},
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, Output, Stdio},
@@ -199,14 +199,11 @@ fn bytes_that_are_no_text_end_nothing() {
     assert_eq!(text(&output.stdout), "one\n\u{fffd}\u{fffd}\nthree\n");
 }
 
-/// `yes | parlour chat | head -1`, and the like; of `yes` so much that it is soon read, since a chat keeps all that it was
-/// told and has not answered.
+/// `yes | parlour chat | head -1`, and the like.
 #[test]
 fn a_reader_who_has_seen_enough_ends_it_quietly() {
     let cache = crate::guests::target().join("test-tools");
-    for command in
-        ["yes '/echo more' | head -500 | $PARLOUR chat | head -1", "$PARLOUR plugin inspect $ECHO | head -1"]
-    {
+    for command in ["yes '/echo more' | $PARLOUR chat | head -1", "$PARLOUR plugin inspect $ECHO | head -1"] {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("echo.wasm");
         fs::write(&file, example("echo")).unwrap();
@@ -215,6 +212,56 @@ fn a_reader_who_has_seen_enough_ends_it_quietly() {
         let output = finish(shell.env("ECHO", &file).env("XDG_CACHE_HOME", &cache), "");
         assert_eq!((text(&output.stdout).lines().count(), text(&output.stderr)), (1, String::new()));
     }
+}
+
+/// What has not been answered waits outside, and what was answered is forgotten some day.
+#[test]
+fn a_flood_costs_no_memory() {
+    const KIB: u64 = 1024;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_parlour"));
+    command.arg("chat").env("XDG_CACHE_HOME", crate::guests::target().join("test-tools"));
+    let mut chat = command.stdin(Stdio::piped()).stdout(Stdio::piped()).process_group(0).spawn().unwrap();
+    let group = Pid::from_raw(chat.id().cast_signed());
+    let (ended, end) = mpsc::channel::<()>();
+    thread::spawn(move || end.recv_timeout(PATIENCE).is_err().then(|| killpg(group, Signal::SIGKILL)));
+    let mut says = chat.stdin.take().unwrap();
+    let line = format!("{}\n", "x".repeat(1000));
+    let flood = thread::spawn(move || while says.write_all(line.as_bytes()).is_ok() {});
+    let status = format!("/proc/{}/status", chat.id());
+    let mut answers = BufReader::new(chat.stdout.take().unwrap()).lines();
+    let mut after = |count| {
+        let expected = "I answer commands only. /help lists them.";
+        let answered = answers.by_ref().take(count).filter(|answer| answer.as_deref().ok() == Some(expected));
+        assert_eq!(answered.count(), count);
+        let status = fs::read_to_string(&status).unwrap();
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        resident.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / KIB
+    };
+    let (early, late) = (after(12_000), after(12_000));
+    chat.kill().unwrap();
+    chat.wait().unwrap();
+    flood.join().unwrap();
+    drop(ended);
+    assert!(late < early + 16, "{early} MiB after 12,000 lines, {late} MiB after as many again");
+}
+
+#[test]
+fn what_is_too_long_for_a_line_is_left_out() {
+    let longest = format!("/echo {}", "x".repeat(1000));
+    let input = format!("{}\n{longest}\n{}", "y".repeat(10_000_000), "z".repeat(100_000));
+    let output = parlour(&["chat"], &input);
+    assert_eq!(text(&output.stdout), format!("{}\n", "x".repeat(1000)));
+    assert_eq!(text(&output.stderr), "a line of more than 64 KiB is left out\n".repeat(2));
+}
+
+/// What waits for its turn does not wait for this.
+#[test]
+fn stop_on_a_pipe_overtakes_what_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("naughty.wasm"), guest("naughty")).unwrap();
+    let input = format!("/wait\n{}/stop\n", "/echo then\n".repeat(200));
+    let output = parlour(&["chat", "--plugins", folder.path().to_str().unwrap()], &input);
+    assert_eq!(text(&output.stdout), format!("Stopped.\n{}", "then\n".repeat(200)));
 }
 
 #[test]
@@ -250,7 +297,7 @@ fn only_plugins_are_built_and_where_one_wants_them() {
     let said = text(&refused.stderr);
     assert!(
         said.ends_with(
-            "makes no plugin: it exports none of parlour:plugin's commands, messages, members and tools\n"
+            "makes no plugin: it exports none of parlour:plugin's commands, messages, members, timers and tools\n"
         ),
         "{said}"
     );
@@ -441,7 +488,8 @@ fn where_requests_go_is_shown_and_granted() {
     let said = plugin(folder, &["add", "weather.wasm", "--grant", "http"]);
     let shown = text(&said.stdout);
     for line in [
-        "What is said in encrypted rooms does not leave them by http: --grant encrypted lets it.\n",
+        "What it hears in encrypted rooms does not leave them; --grant encrypted lets it, all of these ways: \
+         by HTTP requests, to the agent's home, by edits of what it wrote elsewhere.\n",
         "It needs the secret api-key. Bind it:\n\n    [plugins.weather.secrets.api-key]\n    value = { env = \"NAME\" }\n    audience = \"https://api.weather.example\"\n",
     ] {
         assert!(shown.contains(line), "{line}: {shown}");
@@ -462,4 +510,78 @@ fn where_requests_go_is_shown_and_granted() {
         "{said:?}"
     );
     assert!(text(&said.stderr).contains("it asks for http, which nobody has granted or denied"), "{said:?}");
+}
+
+#[test]
+fn what_is_granted_is_written_down_as_it_was_meant() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let manifest = "name = \"notes\"\nversion = \"1.0.0\"\ndescription = \"\"\n[asks.outbox]\n[asks.kv]\n\
+                    [asks.files]\nwrite = true\nreason = \"Keeps notes\"\n";
+    let notes = parlour::package::embed(component("files"), manifest).unwrap();
+    fs::write(folder.join("notes.wasm"), &notes).unwrap();
+    fs::create_dir(folder.join("settings")).unwrap();
+    fs::write(folder.join("settings/parlour.toml"), "").unwrap();
+    let config = ["-c", "settings/parlour.toml"];
+    let add = |more: &[&str]| plugin(folder, &[&["add", "notes.wasm"], &config[..], more].concat());
+
+    let said = add(&["--deny", "llm"]);
+    assert_eq!(text(&said.stderr), "parlour: --deny: it does not ask for llm\n");
+    let said = add(&["--grant", "files=mine"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    // All ways out, those that need no grant as well.
+    let ways = "all of these ways: into files, to the agent's home, by edits of what it wrote elsewhere, \
+                in its memory, which it has in every room.\n";
+    assert!(text(&said.stdout).contains(ways), "{}", text(&said.stdout));
+    let settings = parlour::settings::load(&folder.join("settings/parlour.toml")).unwrap();
+    let granted = settings.plugins["notes"].grants.files.as_ref().unwrap();
+    assert_eq!(granted.folder, folder.canonicalize().unwrap().join("mine"));
+    // Where the settings are it stays as it was written.
+    fs::write(folder.join("parlour.toml"), "").unwrap();
+    assert!(plugin(folder, &["add", "notes.wasm", "--grant", "files=mine"]).status.success());
+    let written = fs::read_to_string(folder.join("parlour.toml")).unwrap();
+    assert!(written.contains("folder = \"mine\""), "{written}");
+}
+
+#[test]
+fn which_of_several_components_is_meant_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::create_dir_all(folder.join("plugins/notes")).unwrap();
+    fs::write(folder.join("parlour.toml"), "").unwrap();
+    let manifest = "name = \"notes\"\nversion = \"1.0.0\"\ndescription = \"\"\n[asks.outbox]\n";
+    fs::write(folder.join("plugins/notes/plugin.toml"), manifest).unwrap();
+    for name in ["one.wasm", "other.wasm"] {
+        fs::write(folder.join("plugins/notes").join(name), component("files")).unwrap();
+    }
+    let which = "plugins/notes/notes.wasm: there is no such component, and several others: the one that is meant has \
+                 the name of its folder\n";
+    for arguments in [["check", "notes"], ["add", "plugins/notes"], ["inspect", "plugins/notes"]] {
+        let said = plugin(folder, &arguments);
+        assert_eq!(said.status.code(), Some(2), "{said:?}");
+        assert!(text(&said.stderr).ends_with(which), "{}", text(&said.stderr));
+    }
+    fs::rename(folder.join("plugins/notes/one.wasm"), folder.join("plugins/notes/notes.wasm")).unwrap();
+    assert!(plugin(folder, &["check", "notes"]).status.success());
+}
+
+#[test]
+fn what_root_adds_belongs_to_whom_the_folder_belongs_to() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    const SOMEBODY: u32 = 12_345;
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    fs::write(folder.join("parlour.toml"), "").unwrap();
+    fs::write(folder.join("deeds.wasm"), guest("deeds")).unwrap();
+    for path in [folder, &folder.join("parlour.toml")] {
+        if chown(path, Some(SOMEBODY), Some(SOMEBODY)).is_err() {
+            // Only root can give anything away, and so can only root write what is somebody else's.
+            return;
+        }
+    }
+    let said = plugin(folder, &["add", "deeds.wasm", "--grant", "llm", "--audit-only"]);
+    assert!(said.status.success(), "{}", text(&said.stderr));
+    for path in ["parlour.toml", "parlour.lock", "plugins", "plugins/deeds.wasm"] {
+        assert_eq!(fs::metadata(folder.join(path)).unwrap().uid(), SOMEBODY, "{path}");
+    }
 }

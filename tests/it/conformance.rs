@@ -133,7 +133,7 @@ async fn collected(chat: &dyn Chat, last: &str) -> Vec<String> {
 fn words(event: &Event) -> Option<&str> {
     match &event.kind {
         Kind::Message(message) => Some(&message.text),
-        Kind::Member(_) => None,
+        Kind::Member(_) | Kind::Timer(_) => None,
     }
 }
 

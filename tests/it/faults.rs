@@ -6,6 +6,7 @@ use parlour::{engine::limits::Limits, notice::Notice};
 
 use crate::{
     guests::{example, guest, host},
+    hanging::Hanging,
     stage::{AGENT, ALICE, BOB, Stage},
 };
 
@@ -135,7 +136,7 @@ async fn what_is_no_plugin_is_refused_with_a_reason() {
         (b"hello".to_vec(), "it is no WebAssembly component"),
         (wat::parse_str("(module)").unwrap(), "it is a core WebAssembly module, not a component"),
         (echo[..echo.len() / 2].to_vec(), "the file ends in the middle"),
-        (interface(""), "it exports none of parlour:plugin's commands, messages, members and tools"),
+        (interface(""), "it exports none of parlour:plugin's commands, messages, members, timers and tools"),
         (interface(empty), "it does not fit the contract"),
         (
             interface(&format!("{memories} {empty}")),
@@ -154,4 +155,23 @@ async fn what_is_no_plugin_is_refused_with_a_reason() {
 async fn load(bytes: Arc<[u8]>) -> Result<(), String> {
     let built = host().plugin("guest".parse().unwrap(), bytes).build().await;
     built.map(drop).map_err(|error| error.to_string())
+}
+
+/// 3: what the host itself keeps does not answer.
+#[tokio::test]
+async fn a_storage_that_hangs_ends_a_call_and_is_asked_again() {
+    for (command, answer) in
+        [("/count", "1"), ("/answer $some-event", "/answer: the agent knows no such event")]
+    {
+        let (journal, hangs) = Hanging::new();
+        let limits = Limits { lookup: Duration::from_millis(200), ..Limits::default() };
+        let guests = [("deeds", guest("deeds")), ("echo", example("echo"))];
+        let stage = Stage::start(&guests, |builder| builder.journal(journal).limits(limits)).await;
+        let room = stage.rooms.create_direct(ALICE, AGENT);
+        let asked = stage.rooms.say(ALICE, &room, command);
+        stage.noticed("plugin deeds waits for agent agent: the storage failed").await;
+        assert_eq!(stage.ask("/echo still here").await, "still here");
+        hangs.send_replace(false);
+        assert_eq!(stage.answer_to(&room, &asked).await.text, answer);
+    }
 }

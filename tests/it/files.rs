@@ -160,6 +160,23 @@ async fn a_folder_is_not_filled() {
     }
 }
 
+/// 26: a file without a name takes room as long as it is open.
+#[tokio::test]
+async fn a_file_without_a_name_is_counted_while_it_is_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = stage(folder.path(), true, Some(1_000_000)).await;
+    for how in ["remove", "rename", "read"] {
+        assert_eq!(stage.ask(&format!("/hide 300000 {how}")).await, "3", "{how}");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+    // Nobody has them open any more.
+    assert_eq!(stage.ask("/fill 900000 /files/one").await, "done");
+    still_serves(&stage).await;
+    // The twin.
+    let more = self::stage(folder.path(), true, Some(10_000_000)).await;
+    assert_eq!(more.ask("/hide 300000 remove").await, "10");
+}
+
 /// 37: a file that is touched now says what time it is.
 #[tokio::test]
 async fn when_a_file_was_changed_is_rounded_as_the_clocks_are() {

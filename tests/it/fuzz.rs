@@ -42,7 +42,9 @@ fn everything(folder: &std::path::Path) -> Plugin {
         people: all.into(),
         http: http.into_iter().flat_map(|plugin| plugin.grants.http).collect(),
         files: Some(settings::Files { folder: folder.to_owned(), write: true, bytes: None }),
+        media: Some(settings::Media::default()),
         encrypted: true,
+        timers: Some(settings::Timers::default()),
         ..Grants::default()
     };
     let config = toml::from_str("city = \"Rome\"").unwrap();

@@ -93,6 +93,18 @@ pub fn assistant() -> Arc<[u8]> {
     BUILT.get_or_init(|| built(&checkout().join("plugins/assistant"))).clone()
 }
 
+/// The attacks in `tests/guests/python`.
+pub fn hostile_python() -> Arc<[u8]> {
+    static BUILT: OnceLock<Arc<[u8]>> = OnceLock::new();
+    BUILT.get_or_init(|| built(&checkout().join("tests/guests/python"))).clone()
+}
+
+/// The attacks in `tests/guests/javascript`.
+pub fn hostile_javascript() -> Arc<[u8]> {
+    static BUILT: OnceLock<Arc<[u8]>> = OnceLock::new();
+    BUILT.get_or_init(|| built(&checkout().join("tests/guests/javascript"))).clone()
+}
+
 /// What `parlour build` makes of a folder; of the same sources, once for all runs.
 pub fn built(folder: &Path) -> Arc<[u8]> {
     let mut sources = DefaultHasher::new();

@@ -7,20 +7,23 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering::Relaxed},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use parlour::{
-    HostBuilder,
+    Agent, HostBuilder,
+    chat::memory::{Line, Rooms},
     engine::limits::Limits,
     http::Resolver,
+    id::RoomId,
     settings::{Grants, Plugin, Secret, SecretText},
 };
 
 use crate::{
     guests::{example, guest},
-    stage::{AGENT, ALICE, Stage},
+    stage::{AGENT, ALICE, Stage, access},
     web::Web,
 };
 
@@ -268,6 +271,125 @@ async fn a_silent_server_holds_up_nobody() {
     still_serves(&stage).await;
 }
 
+/// 3: so long as the plugin says, and no longer than the host does.
+#[tokio::test]
+async fn a_plugin_says_how_long_a_connection_may_take() {
+    // It is connected to, and never says anything: there is no TLS.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://{}", silent.local_addr().unwrap());
+    let stage = granted(&[&url]).await;
+    let began = Instant::now();
+    let said = stage.ask(&format!("/patience 300 GET {url}/x")).await;
+    assert_eq!(said, "error: ErrorCode::ConnectionTimeout");
+    assert!(began.elapsed() < Duration::from_secs(8), "it took {:?}", began.elapsed());
+    // The twin, and one that wants more than it gets.
+    let began = Instant::now();
+    let said = stage.ask(&format!("/patience 3600000 GET {url}/x")).await;
+    assert_eq!(said, "error: ErrorCode::ConnectionTimeout");
+    assert!((9..60).contains(&began.elapsed().as_secs()), "it took {:?}", began.elapsed());
+    still_serves(&stage).await;
+}
+
+/// Two agents with a plugin each, of the same component.
+async fn two(plugins: [Plugin; 2], also: impl FnOnce(HostBuilder) -> HostBuilder) -> (Stage, RoomId) {
+    const SECOND: &str = "@second:memory";
+    let rooms = Rooms::new();
+    let (room, theirs) = (rooms.create_direct(ALICE, AGENT), rooms.create_direct(ALICE, SECOND));
+    let agent = |name: &str, account, plugins: [&str; 2]| {
+        Agent::new(name.parse().unwrap(), rooms.account(account)).access(access()).plugins(plugins)
+    };
+    let first = agent("agent", AGENT, ["web", "echo"]);
+    let second = agent("second", SECOND, ["other", "echo"]);
+    let guests = [("web", guest("web")), ("other", guest("web")), ("echo", example("echo"))];
+    let stage = Stage::start_with(rooms.clone(), room, first, &guests, |builder| {
+        let [one, other] = plugins;
+        let builder = builder.plugin_settings("web".parse().unwrap(), one);
+        also(builder.plugin_settings("other".parse().unwrap(), other).agent(second))
+    });
+    (stage.await, theirs)
+}
+
+/// What the second agent answers.
+async fn ask_the_second(stage: &Stage, room: &RoomId, text: &str) -> String {
+    let asked = stage.rooms.say(ALICE, room, text);
+    let answer = |lines: &[Line]| lines.iter().skip_while(|line| line.id != asked).nth(1).cloned();
+    let lines = stage.until(room, |lines| answer(lines).is_some()).await;
+    answer(&lines).unwrap().text
+}
+
+/// 22: what a server ties to a connection, it may tie to whoever signed in there.
+#[tokio::test]
+async fn no_plugin_goes_on_in_another_ones_connection() {
+    let web = Web::start().await;
+    let plain = Plugin { grants: grants(&[&web.origin()]), ..Plugin::default() };
+    let (stage, theirs) = two([with_secret(&web, &web.origin()), plain], |builder| builder).await;
+    let fetch = format!("/fetch GET {}/count", web.origin());
+    for _ in 0..3 {
+        assert!(stage.ask(&fetch).await.starts_with("200"));
+        assert_eq!(web.connections(), 1, "its own is used again");
+    }
+    assert!(ask_the_second(&stage, &theirs, &fetch).await.starts_with("200"));
+    assert_eq!(web.connections(), 2);
+}
+
+/// Looks names up as slowly as their owner likes.
+#[derive(Clone, Default)]
+struct Slow {
+    now: Arc<AtomicUsize>,
+    most: Arc<AtomicUsize>,
+}
+
+#[async_trait]
+impl Resolver for Slow {
+    async fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        if host.starts_with("slow") {
+            self.most.fetch_max(self.now.fetch_add(1, Relaxed) + 1, Relaxed);
+            return std::future::pending().await;
+        }
+        Ok(vec!["127.0.0.1".parse().unwrap()])
+    }
+}
+
+/// 3: names that are never found, and servers that never answer, to which a plugin holds on in every conversation.
+#[tokio::test]
+async fn what_a_plugin_waits_for_at_once_is_bounded_and_others_do_not_wait() {
+    let web = Web::start().await;
+    let port = web.address.port();
+    let grants =
+        || -> Grants { toml::from_str("http = [{ url = \"http://*:*\", private = true }]").unwrap() };
+    let plugins = [(); 2].map(|()| Plugin { grants: grants(), ..Plugin::default() });
+    let slow = Slow::default();
+    let (stage, theirs) = two(plugins, |builder| builder.resolver(slow.clone())).await;
+    let fetch = format!("/fetch GET http://quick.example:{port}/count");
+    let ask = |count: usize, text: &str| -> Vec<_> {
+        let rooms = (0..count).map(|_| stage.rooms.create_direct(ALICE, AGENT));
+        let said = rooms.map(|room| (stage.rooms.say(ALICE, &room, text), room));
+        said.map(|(asked, room)| (room, asked)).collect()
+    };
+    for (room, asked) in ask(12, &format!("/patience 1000 GET http://slow.example:{port}/x")) {
+        assert_eq!(stage.answer_to(&room, &asked).await.text, "error: ErrorCode::ConnectionTimeout");
+    }
+    // A lookup goes on in its thread, though nobody waits for it.
+    assert_eq!(slow.most.load(Relaxed), 4);
+    assert_eq!(stage.ask(&fetch).await, "error: ErrorCode::ConnectionTimeout");
+    assert!(ask_the_second(&stage, &theirs, &fetch).await.starts_with("200"));
+
+    let asked = ask(40, &format!("/patience 3000 GET http://127.0.0.1:{port}/silent"));
+    let refused = "error: ErrorCode::ConnectionLimitReached";
+    let limited = async {
+        loop {
+            let said = asked.iter().map(|(room, _)| stage.rooms.transcript(room));
+            if said.filter(|lines| lines.iter().any(|line| line.text == refused)).count() == 8 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(crate::stage::PATIENCE, limited).await.expect("eight are refused");
+    assert_eq!(web.heard().iter().filter(|heard| heard.contains("/silent")).count(), 32);
+    assert!(ask_the_second(&stage, &theirs, &fetch).await.starts_with("200"));
+}
+
 /// As long as a report may take, if `PARLOUR_TEST_WAIT` says so many seconds.
 #[tokio::test]
 async fn waiting_for_an_answer_is_not_charged() {
@@ -344,6 +466,28 @@ async fn a_secret_arrives_and_never_comes_back() {
     assert!(!own.contains("mine") && own.contains("Bearer [secret]"), "{own}");
     assert!(!format!("{:?}", stage.notices()).contains(SECRET));
     still_serves(&stage).await;
+}
+
+/// 22: a server that decodes what it was sent, before it echoes it.
+#[tokio::test]
+async fn credentials_do_not_come_back_decoded() {
+    let web = Web::start().await;
+    let (user, password) = ("somebody", "open/sesame");
+    let mut plugin = with_secret(&web, &web.origin());
+    let secret = plugin.secrets.get_mut("api-key").unwrap();
+    secret.value = SecretText::Literal(STANDARD.encode(format!("{user}:{password}")));
+    secret.header = "Authorization: Basic {}".into();
+    let stage = stage(plugin, |builder| builder).await;
+    for path in ["basic", "echo", "base64"] {
+        let said = stage.ask(&format!("/fetch GET {}/{path}", web.origin())).await;
+        assert!(said.starts_with("200") && said.contains("[secret]"), "{path}: {said}");
+        let again = STANDARD.encode(format!("x{user}:{password}"));
+        for part in [user, password, &again[4..12], &STANDARD.encode(user)[..10]] {
+            assert!(!said.contains(part), "{path}, {part}: {said}");
+        }
+        let searched = stage.ask(&format!("/search emases/nepo GET {}/{path}", web.origin())).await;
+        assert!(searched.starts_with("0 in memory"), "{path}: {searched}");
+    }
 }
 
 /// 22: whoever can have a text reflected could find a secret by guessing, if a right guess looked otherwise than a wrong one.

@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use parlour::{
     Agent,
-    chat::memory::{Line, Rooms},
+    chat::memory::{Line, Rooms, message},
+    event::{Attachment, AttachmentKind, Message},
     id::RoomId,
     llm,
     notice::Notice,
-    settings::{Grants, Plugin},
+    settings::{Grants, Media, Plugin},
 };
 
 use crate::{
@@ -181,6 +182,55 @@ async fn a_name_that_was_given_in_an_encrypted_room_is_known_there() {
             let unknown = "/rename: this plugin gave no message that name";
             assert_eq!(scene.stage.ask("/rename from elsewhere").await, unknown);
         }
+    }
+}
+
+/// One that was made, and one that came.
+#[tokio::test]
+async fn a_file_leaves_by_consent() {
+    for encrypted in [false, true] {
+        let all = || ["*".to_owned()].into();
+        let grants = Grants {
+            media: Some(Media::default()),
+            rooms: all(),
+            people: all(),
+            encrypted,
+            ..Grants::default()
+        };
+        let stage = Stage::start(&[("media", guest("media"))], |builder| {
+            builder.plugin_settings("media".parse().unwrap(), Plugin { grants, ..Plugin::default() })
+        })
+        .await;
+        let sealed = stage.rooms.create_direct(ALICE, AGENT);
+        stage.rooms.encrypt(&sealed);
+        let bobs = stage.rooms.create_direct(BOB, AGENT);
+        let note = Attachment {
+            kind: AttachmentKind::File,
+            name: "note.txt".into(),
+            mime: None,
+            size: None,
+            duration: None,
+            source: Some(stage.rooms.keep("words")),
+        };
+        let mut arrived = 0;
+        for (to, room) in [(stage.room.as_str(), &stage.room), (BOB, &bobs)] {
+            for attachments in [vec![], vec![note.clone()]] {
+                let text = format!("/send {to} words");
+                let asked = stage.rooms.post(ALICE, &sealed, Message { attachments, ..message(&text) });
+                let answer = stage.answer_to(&sealed, &asked).await.text;
+                assert_eq!(answer == "sent", encrypted, "{answer}");
+                assert_eq!(answer.contains(DENIED), !encrypted, "{answer}");
+                let files = |lines: &[Line]| lines.iter().filter(|line| line.file.is_some()).count();
+                if encrypted {
+                    arrived += 1;
+                    stage.until(room, |lines| files(lines) == 1 + (arrived - 1) % 2).await;
+                }
+            }
+        }
+        assert_eq!(stage.rooms.files(), 1 + arrived);
+        // Where it was said it stays.
+        let asked = stage.rooms.say(ALICE, &sealed, "/send here words");
+        assert!(stage.answer_to(&sealed, &asked).await.file.is_some());
     }
 }
 

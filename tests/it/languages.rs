@@ -1,6 +1,10 @@
 //! Plugins in other languages than Rust.
 
-use parlour::{event::Membership, settings::Grants};
+use parlour::{
+    clock::Clock,
+    event::Membership,
+    settings::{Grants, Media, Timers},
+};
 
 use crate::{
     guests::{assistant, example, greet, guest},
@@ -177,6 +181,59 @@ class Tools(exports.Tools):
         return ToolResult(text.upper(), None)
 "#;
 
+/// Each makes a file of a text and one of bytes, with pieces of a MiB.
+#[tokio::test]
+async fn every_language_sends_files() {
+    let asks = "[asks.media]\nreason = \"To be tried\"\n";
+    let javascript = plugin("javascript", "plugin.js", WRITES_JAVASCRIPT, "\"commands\"", asks);
+    let python = plugin("python", "plugin.py", WRITES_PYTHON, "\"commands\"", asks);
+    for (language, writes) in [("javascript", javascript), ("python", python)] {
+        let media = || granted(Grants { media: Some(Media::default()), ..Grants::default() });
+        let stage = Stage::start(&[("writes", writes)], |builder| {
+            builder.plugin_settings("writes".parse().unwrap(), media())
+        })
+        .await;
+        let asked = stage.rooms.say(ALICE, &stage.room, "/write");
+        let lines = stage.until(&stage.room, |lines| lines.len() == 3).await;
+        assert_eq!(lines[0].id, asked);
+        let [text, bytes] =
+            [1, 2].map(|at: usize| (lines[at].text.as_str(), lines[at].file.clone().unwrap()));
+        assert_eq!((text.0, text.1.mime.as_str()), ("h\u{e9}.csv", "text/csv"), "{language}");
+        assert_eq!(&text.1.bytes[..], "h\u{e9} \u{1f44d}\n".as_bytes(), "{language}");
+        assert_eq!((bytes.0, bytes.1.name.as_str()), ("*look*", "large"), "{language}");
+        assert_eq!(bytes.1.bytes.len(), (1 << 20) + 3, "{language}");
+        assert!(bytes.1.bytes.iter().enumerate().all(|(at, byte)| *byte == (at % 251) as u8), "{language}");
+    }
+}
+
+const WRITES_JAVASCRIPT: &str = r#"
+import { media, outbox } from "parlour-plugin";
+export const commands = {
+  listCommands: () => [{ name: "write", description: "Writes", parameters: [], role: "user" }],
+  run() {
+    outbox.file(media.make("h\u00e9.csv", "h\u00e9 \u{1f44d}\n", "text/csv"));
+    const bytes = new Uint8Array((1 << 20) + 3);
+    for (let at = 0; at < bytes.length; at += 1) bytes[at] = at % 251;
+    outbox.sendFile({ tag: "here" }, media.make("large", bytes), { tag: "markdown", val: "*look*" });
+  },
+};
+"#;
+
+const WRITES_PYTHON: &str = r#"
+from parlour_plugin import media, outbox
+from parlour_plugin.types import Markdown, command
+from wit_world import exports
+
+class Commands(exports.Commands):
+    def list_commands(self):
+        return [command("write", "Writes")]
+
+    def run(self, call) -> None:
+        outbox.file(media.make("h\u00e9.csv", "h\u00e9 \U0001f44d\n", "text/csv"))
+        content = bytes(at % 251 for at in range((1 << 20) + 3))
+        outbox.send_file(outbox.Target_Here(), media.make("large", content), Markdown("*look*"))
+"#;
+
 #[tokio::test]
 async fn assistant_in_python_says_that_there_is_no_model() {
     let stage = Stage::with(&[("assistant", assistant())]).await;
@@ -230,4 +287,82 @@ class Commands(exports.Commands):
             outbox.say(f"{answer.status} {answer.text()} {posted.text()}")
         except http.Failed as failed:
             outbox.say(f"failed: {failed}")
+"#;
+
+/// Each sets a timer for a time and one that comes again, lists both, is called, and cancels.
+#[tokio::test]
+async fn every_language_has_timers() {
+    // Noon of 5 January 2026, UTC.
+    const NOON: u64 = 1_767_614_400_000;
+    let asks = "[asks.timers]\nreason = \"To be tried\"\n";
+    let javascript = plugin("javascript", "plugin.js", LATER_JAVASCRIPT, "\"commands\", \"timers\"", asks);
+    let python = plugin("python", "plugin.py", LATER_PYTHON, "\"commands\", \"timers\"", asks);
+    for (language, later) in [("javascript", javascript), ("python", python)] {
+        let clock = Clock::by_hand(NOON);
+        let grants = Grants { timers: Some(Timers::default()), ..Grants::default() };
+        let stage = Stage::start(&[("later", later)], |builder| {
+            builder.clock(clock.clone()).plugin_settings("later".parse().unwrap(), granted(grants))
+        })
+        .await;
+        let (minute, morning) = (NOON + 60_000, NOON + 20 * 3_600_000);
+        assert_eq!(
+            stage.ask("/set").await,
+            format!("tea {minute} none none, up {morning} 0 9 * * * Europe/Berlin"),
+            "{language}"
+        );
+        clock.set(minute);
+        let fired = format!("tea \u{e9}: {minute} 0 {ALICE}");
+        stage.until(&stage.room, |lines| lines.iter().any(|line| line.text == fired)).await;
+        assert_eq!(stage.ask("/cancel").await, "true false", "{language}");
+    }
+}
+
+const LATER_JAVASCRIPT: &str = r#"
+import { outbox, schedule } from "parlour-plugin";
+
+const command = (name) => ({ name, description: name, parameters: [], role: "user" });
+
+export const commands = {
+  listCommands: () => [command("set"), command("cancel")],
+  run({ name }) {
+    if (name === "cancel") {
+      outbox.say(`${schedule.cancel("up")} ${schedule.cancel("tea")}`);
+    } else {
+      schedule.at(Date.now() + 60_000, "\u00e9", { key: "tea" });
+      schedule.every("0 9 * * *", "Europe/Berlin", "", { key: "up", catchUp: "skip" });
+      const told = ({ key, next, cron, zone }) => `${key} ${next} ${cron ?? "none"} ${zone ?? "none"}`;
+      outbox.say(schedule.list().map(told).join(", "));
+    }
+  },
+};
+
+export const timers = {
+  onTimer({ key, payload, due, missed, sender }) {
+    outbox.say(`${key} ${payload}: ${due} ${missed} ${sender.id}`);
+  },
+};
+"#;
+
+const LATER_PYTHON: &str = r#"
+import time
+from parlour_plugin import outbox, schedule
+from parlour_plugin.types import command
+from wit_world import exports
+
+class Commands(exports.Commands):
+    def list_commands(self):
+        return [command("set", "Sets"), command("cancel", "Cancels")]
+
+    def run(self, call) -> None:
+        if call.name == "cancel":
+            outbox.say(f"{schedule.cancel('up')} {schedule.cancel('tea')}".lower())
+            return
+        schedule.at(time.time() * 1000 + 60_000, "\u00e9", key="tea")
+        schedule.every("0 9 * * *", "Europe/Berlin", "", key="up", catch_up=schedule.CatchUp.SKIP)
+        told = lambda timer: f"{timer.key} {timer.next:.0f} {timer.cron or 'none'} {timer.zone or 'none'}"
+        outbox.say(", ".join(told(timer) for timer in schedule.list()))
+
+class Timers(exports.Timers):
+    def on_timer(self, firing) -> None:
+        outbox.say(f"{firing.key} {firing.payload}: {firing.due:.0f} {firing.missed} {firing.sender.id}")
 "#;

@@ -10,10 +10,13 @@
 
 // The harness.
 mod guests;
+mod hanging;
 mod host;
+mod inside;
 mod installed;
 mod model;
 mod person;
+mod proxy;
 mod registry;
 mod stage;
 mod synapse;
@@ -33,7 +36,12 @@ mod labels;
 mod files;
 // Which files of messages they read, and how much of them.
 mod media;
+// Which files they send, and where to.
+mod uploads;
+// What they do by themselves, later.
+mod timers;
 // Who made it, and whether that matters.
+mod power;
 mod publishers;
 // Where it was pulled from.
 mod oci;
@@ -45,6 +53,7 @@ mod audit;
 mod control;
 // Plugins that misbehave are contained.
 mod attacks;
+mod attacks_in_languages;
 // Plugins are compiled in a process apart.
 mod compiling;
 mod faults;
@@ -55,6 +64,10 @@ mod swap;
 mod languages;
 // What is promised after a crash.
 mod recovery;
+// What came while the agent was away.
+mod backlog;
+// What cannot be read when it comes.
+mod keys;
 // What a handler learnt from outside is paid for once.
 mod answers;
 // A past event again.

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
+use base64::Engine as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -33,7 +34,10 @@ use crate::installed;
 use crate::synapse::api::PASSWORD;
 use crate::synapse::{Api, NewRoom, Synapse, tail, temporary, unique};
 
+// By their places: another test has this file by its own.
+#[path = "person/say.rs"]
 mod say;
+#[path = "person/seen.rs"]
 pub mod seen;
 
 pub use say::Say;
@@ -185,6 +189,24 @@ impl Person {
     /// Uploads a file, and gives what stands in the content of a message for it.
     pub async fn upload(&self, text: &str, mime: &str, encrypt: bool) -> Result<Value> {
         self.ask(json!({ "do": "upload", "text": text, "mime": mime, "encrypt": encrypt })).await
+    }
+
+    /// What is said next in a room has a new key, of which nobody hears; answers its name.
+    pub async fn withhold(&self, room: &str) -> Result<String> {
+        let withheld = self.ask(json!({ "do": "withhold", "room": room })).await?;
+        withheld["key"].as_str().map(str::to_owned).context("a key has a name")
+    }
+
+    /// Gives a key that was withheld to somebody to whom another one was given before.
+    pub async fn give(&self, key: &str, user: &str) -> Result<()> {
+        self.ask(json!({ "do": "give", "key": key, "user": user })).await.map(drop)
+    }
+
+    /// What is in the file of a message, out of its encryption.
+    pub async fn download(&self, content: &Value) -> Result<Vec<u8>> {
+        let file = self.ask(json!({ "do": "download", "content": content })).await?;
+        Ok(base64::prelude::BASE64_STANDARD
+            .decode(file["base64"].as_str().context("a file is in base64")?)?)
     }
 
     /// What this person has seen so far.

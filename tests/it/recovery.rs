@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use parlour::{Agent, chat::memory::Rooms, journal::sqlite::Sqlite};
+use parlour::{
+    Agent,
+    chat::{SendError, memory::Rooms},
+    journal::sqlite::Sqlite,
+    settings::{Grants, Media},
+};
 
 use crate::{
     guests::{example, guest},
-    stage::{AGENT, ALICE, Stage, access},
+    stage::{AGENT, ALICE, Stage, access, granted},
 };
 
 fn agent(rooms: &Rooms) -> Agent {
@@ -116,4 +121,63 @@ async fn a_hundred_events_in_one_session_are_answered_in_order() {
         lines.iter().filter(|line| line.sender.as_str() == AGENT).map(|line| line.text.clone()).collect();
     assert_eq!(answers, (0..300).map(|number| number.to_string()).collect::<Vec<_>>());
     assert!(rooms.until(&room, Duration::from_millis(300), |lines| lines.len() > 600).await.is_err());
+}
+
+/// The host ends when a file is with the server and its message is not: what was uploaded goes with the message.
+#[tokio::test]
+async fn a_file_is_uploaded_once_though_the_host_ends_before_its_message() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("journal.db");
+    let guests = [("media", guest("media"))];
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let start = async || {
+        let grants = Grants { media: Some(Media::default()), ..Grants::default() };
+        Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| {
+            let builder = builder.plugin_settings("media".parse().unwrap(), granted(grants));
+            builder.journal(Sqlite::open(&file).unwrap())
+        })
+        .await
+    };
+    let staged = || {
+        let db = rusqlite::Connection::open(&file).unwrap();
+        let count = |sql| db.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        (count("SELECT count(*) FROM unsent WHERE staged IS NOT NULL"), count("SELECT count(*) FROM blob"))
+    };
+    let never = Some(Duration::from_secs(3600));
+    // Before the upload, and between it and the message.
+    rooms.refuse_file(SendError::Later { after: never, reason: "not now".into() });
+    let first = start().await;
+    rooms.say(ALICE, &room, "/send here remember me");
+    tokio::time::timeout(crate::stage::PATIENCE, async {
+        while staged() != (0, 1) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    first.stop().await;
+    assert_eq!((staged(), rooms.files()), ((0, 1), 0));
+
+    rooms.refuse(SendError::Later { after: never, reason: "not now".into() });
+    let second = start().await;
+    tokio::time::timeout(crate::stage::PATIENCE, async {
+        while staged() != (1, 1) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    })
+    .await
+    .unwrap();
+    second.stop().await;
+    assert_eq!((staged(), rooms.files()), ((1, 1), 1));
+    assert_eq!(rooms.transcript(&room).len(), 1, "nothing was said yet");
+
+    let third = start().await;
+    let lines = third.until(&room, |lines| lines.len() == 2).await;
+    assert_eq!(&lines[1].file.as_ref().unwrap().bytes[..], b"remember me");
+    third.stop().await;
+    assert_eq!((staged(), rooms.files()), ((0, 0), 1), "uploaded once, and nothing of it is kept");
+    let fourth = start().await;
+    assert_eq!(fourth.ask("/text").await, "ErrorKind::NotFound: no file");
+    assert_eq!(rooms.transcript(&room).iter().filter(|line| line.file.is_some()).count(), 1);
 }

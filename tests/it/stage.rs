@@ -166,7 +166,7 @@ impl Stage {
     }
 
     /// Ends the host in the middle of whatever it does, and drops what it had in mind.
-    pub async fn crash(mut self) -> Rooms {
+    pub async fn kill(mut self) -> Rooms {
         self.serving.abort();
         drop((&mut self.serving).await);
         self.rooms

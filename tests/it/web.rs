@@ -122,6 +122,16 @@ async fn answer(stream: &mut TcpStream, path: &str, head: &str, came: usize) -> 
         "/echo" => text(head.to_owned()),
         "/count" => text(format!("{came} bytes came")),
         "/base64" => text(STANDARD.encode(format!("you: {secret} said so"))),
+        "/basic" => {
+            let decoded = STANDARD.decode(secret.trim_start_matches("Basic ")).unwrap_or_default();
+            let decoded = String::from_utf8_lossy(&decoded).into_owned();
+            let (user, password) = decoded.split_once(':').unwrap_or_default();
+            let again = STANDARD.encode(format!("x{decoded}"));
+            text(
+                serde_json::json!({ "all": decoded, "user": user, "pass": password, "again": again })
+                    .to_string(),
+            )
+        }
         "/percent" => text(
             secret.bytes().flat_map(|byte| format!("%{byte:02x}").into_bytes()).map(char::from).collect(),
         ),

@@ -3,7 +3,7 @@
 mod editor;
 
 use std::{
-    io::{BufRead, ErrorKind, IsTerminal, Write},
+    io::{BufRead, ErrorKind, IsTerminal, Read, Write},
     num::NonZeroU32,
     path::PathBuf,
     sync::{
@@ -24,8 +24,8 @@ use parlour::{
     id::{PluginName, UserId},
     notice::{Level, Notice, Notices},
     package,
-    settings::{Access, Grants, Plugin, Role},
-    text::hidden,
+    settings::{Access, Grants, Plugin, Role, Timers},
+    text::{escaped, hidden},
 };
 use tokio::sync::{SetOnce, mpsc, oneshot};
 
@@ -35,6 +35,9 @@ mod examples {
 
 /// How long what was said last may take to appear, once the line editor has ended.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// The longest line from a pipe, in bytes: all that an event of Matrix holds.
+const LINE: usize = 64 * 1024;
 
 /// The account of the agent, and the server of everybody at the terminal.
 const AGENT: &str = "@parlour:terminal";
@@ -94,6 +97,8 @@ async fn serve(options: Options) -> anyhow::Result<()> {
     }
     let grants = Grants { home: true, ..Grants::default() };
     builder = builder.plugin_settings(PluginName::parse("sethome")?, Plugin { grants, ..Plugin::default() });
+    let grants = Grants { timers: Some(Timers::default()), ..Grants::default() };
+    builder = builder.plugin_settings(PluginName::parse("remind")?, Plugin { grants, ..Plugin::default() });
     if let Some(folder) = options.plugins {
         anyhow::ensure!(folder.is_dir(), "--plugins: there is no folder {}", folder.display());
         builder = builder.plugin_folder(folder);
@@ -169,15 +174,22 @@ fn cache() -> Option<PathBuf> {
     cache.map(|cache| cache.join("parlour").join("compiled"))
 }
 
-/// Lines from a pipe or a file. Bytes that are no text are shown as such.
+/// Lines from a pipe or a file, each when there is room for it. Bytes that are no text are shown as such.
 fn pipe(screen: &Screen, say: &mpsc::Sender<String>) {
     let mut input = std::io::stdin().lock();
     let mut line = Vec::new();
-    while input.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+    let most = LINE as u64 + 1;
+    while input.by_ref().take(most).read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
         // Nobody reads any more: there is nobody to ask for.
-        if screen.failed.initialized()
-            || say.blocking_send(String::from_utf8_lossy(&line).into_owned()).is_err()
-        {
+        if screen.failed.initialized() {
+            return;
+        }
+        if line.len() > LINE && line.last() != Some(&b'\n') {
+            screen.note(&format!("a line of more than {} KiB is left out", LINE / 1024));
+            if input.skip_until(b'\n').is_err() {
+                return;
+            }
+        } else if say.blocking_send(String::from_utf8_lossy(&line).into_owned()).is_err() {
             return;
         }
         line.clear();
@@ -229,6 +241,10 @@ impl Screen {
     fn print(&self, printed: &Printed) {
         let text = match printed {
             Printed::Message(text) | Printed::Edit(text) => text.clone(),
+            Printed::File { name, size, caption } => {
+                let caption = caption.as_ref().map_or_else(String::new, |caption| format!("{caption}\n"));
+                format!("{caption}({}, {size} bytes)", escaped(name, 300))
+            }
             Printed::Reaction(key) => format!("({key})"),
             Printed::Redaction => "(removed a message)".into(),
         };

@@ -69,7 +69,8 @@ fn shown(status: &Status) -> String {
 }
 
 fn agent(agent: &AgentStatus) -> String {
-    let AgentStatus { name, serves_since, said, said_at, events_waiting, effects_unsent } = agent;
+    let AgentStatus { name, serves_since, said, said_at, events_waiting, events_locked, effects_unsent } =
+        agent;
     let serves = match serves_since {
         Some(since) => format!("serves since {}", time(*since)),
         None => "does not serve".into(),
@@ -78,8 +79,12 @@ fn agent(agent: &AgentStatus) -> String {
         (Some(said), Some(at)) => format!("; {}: {said}", time(*at)),
         _ => String::new(),
     };
+    let locked = match events_locked {
+        0 => String::new(),
+        locked => format!(", {locked} for their keys"),
+    };
     format!(
-        "agent {name}: {serves}; {events_waiting} events wait, {effects_unsent} effects are not sent{said}"
+        "agent {name}: {serves}; {events_waiting} events wait{locked}, {effects_unsent} effects are not sent{said}"
     )
 }
 

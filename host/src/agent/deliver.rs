@@ -14,6 +14,7 @@ use super::{
     learnt::Learning,
     ledger::FromJournal,
     lock,
+    timers::sets_timers,
 };
 use crate::{
     answers::Again,
@@ -83,7 +84,7 @@ impl Running {
             }
             let (conclusion, did) = self.conclude(&delivery, end, work, &shown).await;
             let (passed, said) = (conclusion.passed, conclusion.says());
-            let learnt = learning.ending(self.shared.keeps, conclusion.own.outcome, did);
+            let learnt = learning.ending(conclusion.own.outcome, did).await;
             match self.commit(delivery.commit(conclusion, learnt)).await {
                 Ok(()) if passed => return Asked::Passed { said },
                 Ok(()) => return Asked::Handled,
@@ -97,7 +98,7 @@ impl Running {
                     self.shared.notices.say(Notice::PluginFaulted { plugin, agent, fault, said: None });
                     let line = "too much is going on here; please try again".into();
                     let conclusion = delivery.badly(Outcome::Faulted, line, &shown);
-                    let learnt = learning.record.is_written().then_some(Learnt::Goes);
+                    let learnt = learning.record.is_written().await.then_some(Learnt::Goes);
                     return match self.commit(delivery.commit(conclusion, learnt)).await {
                         Ok(()) if delivery.goes_on() => Asked::Passed { said: true },
                         Ok(()) => Asked::Handled,
@@ -153,14 +154,14 @@ impl Running {
         Some(ended.map_or_else(|| (None, Work::default()), |(end, work)| (Some(end), work)))
     }
 
-    /// What is to be committed.
+    /// What is to be committed, and, where that is kept, what the handler did.
     async fn conclude(
         &self,
         delivery: &Delivery<'_>,
         end: Option<End>,
         work: Work,
         shown: &Shown,
-    ) -> (Conclusion, Did) {
+    ) -> (Conclusion, Option<Did>) {
         let conclusion = match &end {
             Some(End::Handled | End::Pass | End::Answer(_)) => {
                 let passed = matches!(end, Some(End::Pass));
@@ -183,7 +184,8 @@ impl Running {
             Some(End::Fault(fault)) => delivery.badly(Outcome::Faulted, format!("stopped: {fault}"), shown),
             None => delivery.badly(Outcome::Cancelled, STOPPED.into(), shown),
         };
-        let did = Did::new(end.as_ref(), &conclusion.own, &conclusion.tools);
+        let keeps = self.shared.keeps;
+        let did = keeps.then(|| Did::new(end.as_ref(), &conclusion.own, &conclusion.tools));
         (conclusion, did)
     }
 
@@ -193,6 +195,9 @@ impl Running {
             match self.shared.journal.commit(commit.clone()).await {
                 Ok(queued) => {
                     self.outbox.push(queued);
+                    if sets_timers(&commit) {
+                        self.timers_set.notify_one();
+                    }
                     return Ok(());
                 }
                 Err(Error::Conflict) => return Err(Error::Conflict),
@@ -216,7 +221,10 @@ impl Running {
     ) -> Handling {
         let name = &self.agent.name;
         let Learning { began, event, spent, record } = learning;
-        let journal = Arc::new(FromJournal(self.shared.journal.clone()));
+        let journal = Arc::new(FromJournal {
+            journal: self.shared.journal.clone(),
+            within: self.shared.engine.lookup(),
+        });
         Handling {
             agent: name.clone(),
             agent_id: began.agent_id.clone(),
@@ -233,7 +241,8 @@ impl Running {
             commands: delivery.serving.catalogue.commands(delivery.role).cloned().collect(),
             permissions: self.toolbox.permissions(plugin),
             kv: journal.clone(),
-            messages: journal,
+            messages: journal.clone(),
+            timers: journal,
             llm: self.shared.llm.clone(),
             drafts: Some(drafts),
             media: Arc::new(Files::new(Arc::new(FromChat(self.agent.chat.clone())))),

@@ -12,7 +12,7 @@ use crate::{
     capability::outbox,
     effect::{Body, Effect, Place, Target},
     engine::{Call, Plugin},
-    event::{Event, Kind},
+    event::Event,
     id::{AgentName, DeliveryId, PluginName},
     journal::{Commit, Contribution, Learnt, Outcome},
     lane::Waiting,
@@ -107,7 +107,7 @@ impl Delivery<'_> {
         let effects = (0..).zip(self.lines(line, shown)).collect();
         let plugin = Some(self.plugin.clone());
         // It has read nothing, so that nothing can have changed.
-        let own = Contribution { plugin, outcome, effects, writes: vec![], reads: vec![] };
+        let own = Contribution { plugin, outcome, effects, files: vec![], writes: vec![], reads: vec![] };
         Conclusion { own, tools: vec![], passed }
     }
 
@@ -127,7 +127,8 @@ impl Delivery<'_> {
             {
                 capitalised(&line)
             }
-            Call::Message | Call::Member | Call::Tool { .. } => return vec![],
+            Call::Timer if line == STOPPED || shown.drafted || event.room.direct => capitalised(&line),
+            Call::Message | Call::Member | Call::Timer | Call::Tool { .. } => return vec![],
         };
         let text = match &shown.text {
             Some(partial) => below(partial, &line),
@@ -151,11 +152,7 @@ pub fn answer(event: &Event, line: String, takes_draft: bool) -> Effect {
 
 /// The conversation of an event.
 pub fn place(event: &Event) -> Place {
-    let thread = match &event.kind {
-        Kind::Message(message) => message.thread.clone(),
-        Kind::Member(_) => None,
-    };
-    Place { room: event.room.id.clone(), thread }
+    Place { room: event.room.id.clone(), thread: event.thread().cloned() }
 }
 
 /// The same for the same agent, event and plugin, whatever happens in between; short, because servers keep it.

@@ -5,12 +5,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Running,
     delivery::{Asked, Delivery, answer, delivery_id},
-    learnt::Resumed,
+    timers::has_grant,
 };
 use crate::{
     effect::Effect,
     engine::Call,
     event::Kind,
+    gate::Denial,
     id::PluginName,
     journal::{Commit, Contribution, Outcome},
     lane::Waiting,
@@ -22,53 +23,41 @@ impl Running {
     /// Handles one event to its end.
     pub(super) async fn handle(&self, waiting: &Waiting, stopped: &CancellationToken) {
         let subject = match &waiting.event.kind {
-            Kind::Message(_) => &waiting.event.sender.id,
+            Kind::Message(_) | Kind::Timer(_) => &waiting.event.sender.id,
             Kind::Member(member) => &member.user,
         };
         let role = |user| self.agent.access.role(user);
         let Some(subject_role) = role(subject) else { return self.end(waiting).await };
         // Who invites an admin is none.
         let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
+        let role = match &waiting.event.kind {
+            // No more than they had when they set it.
+            Kind::Timer(fired) => role.min(fired.timer.role),
+            Kind::Message(_) | Kind::Member(_) => role,
+        };
         let addressed = self.addressed(&waiting.event);
         let serving = self.servings.now();
+        let delivery = |plugin: PluginName, call, last, before| Delivery {
+            agent: &self.agent.name,
+            waiting,
+            addressed: &addressed,
+            role,
+            subject_role,
+            serving: &serving,
+            id: delivery_id(&self.agent.name, &waiting.event, Some(&plugin)),
+            plugin,
+            call,
+            last,
+            stopped,
+            before,
+        };
         let mut finished = Vec::new();
         // Who has ended with it before may have said something.
         let mut silent = waiting.ended.is_empty();
         if waiting.resumed {
-            for record in self.begun(waiting).await {
-                let plugin = record.opening.plugin.clone();
-                let (before, call, lost) = match self.resumed(record, &serving, role).await {
-                    Resumed::GoesOn(before) => {
-                        let call = before.began.call.clone();
-                        (Some(*before), call, false)
-                    }
-                    Resumed::Lost { call } => (None, call, true),
-                    Resumed::Anew => continue,
-                };
-                let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
-                let (agent, addressed, serving) = (&self.agent.name, &addressed, &*serving);
-                let last = matches!(call, Call::Command { .. });
-                finished.push(plugin.clone());
-                let delivery = Delivery {
-                    agent,
-                    waiting,
-                    addressed,
-                    role,
-                    subject_role,
-                    serving,
-                    id,
-                    plugin,
-                    call,
-                    last,
-                    stopped,
-                    before,
-                };
-                let asked = if lost { self.give_up(&delivery).await } else { self.deliver(delivery).await };
-                match asked {
-                    Asked::Handled | Asked::Interrupted => return,
-                    Asked::Passed { said } => silent &= !said,
-                }
-            }
+            let Some(passed) = self.finish(waiting, &serving, role, &delivery).await else { return };
+            silent &= passed.iter().all(|(_, said)| !said);
+            finished.extend(passed.into_iter().map(|(plugin, _)| plugin));
         }
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
         let (plugins, call) = match route {
@@ -79,6 +68,18 @@ impl Running {
             }
             Route::Message(plugins) => (plugins, Call::Message),
             Route::Member(plugins) => (plugins, Call::Member),
+            Route::Timer(fired) => {
+                let plugin = &fired.timer.plugin;
+                let Some(loaded) = serving.plugins.get(plugin) else {
+                    return self.put_back(waiting, fired).await;
+                };
+                if !has_grant(&self.toolbox.permissions(loaded)) {
+                    self.denied_timer(&fired.timer, Denial::Grant.of_a_timer());
+                    return self.end(waiting).await;
+                }
+                (vec![plugin.clone()], Call::Timer)
+            }
+            Route::Wait(fired) => return self.put_back(waiting, fired).await,
         };
         let ended = |plugin: &PluginName| waiting.ended.contains(plugin) || finished.contains(plugin);
         let left: Vec<_> = plugins.into_iter().filter(|plugin| !ended(plugin)).collect();
@@ -86,24 +87,7 @@ impl Running {
         for (index, plugin) in left.into_iter().enumerate() {
             // A message that all plugins pass on is answered by the host.
             let last = index + 1 == count && !matches!(call, Call::Message);
-            let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
-            let agent = &self.agent.name;
-            let (addressed, serving, call) = (&addressed, &*serving, call.clone());
-            let delivery = Delivery {
-                agent,
-                waiting,
-                addressed,
-                role,
-                subject_role,
-                serving,
-                id,
-                plugin,
-                call,
-                last,
-                stopped,
-                before: None,
-            };
-            match self.deliver(delivery).await {
+            match self.deliver(delivery(plugin, call.clone(), last, None)).await {
                 Asked::Handled | Asked::Interrupted => return,
                 Asked::Passed { said } => silent &= !said,
             }
@@ -120,13 +104,13 @@ impl Running {
     }
 
     /// The answer to a `/stop`: what it has stopped says so itself.
-    pub(super) async fn answer_stop(&self, waiting: Waiting, stopped: bool) {
+    pub(super) async fn answer_stop(&self, waiting: &Waiting, stopped: bool) {
         // In a room of many, nobody can know who was meant.
         let asked = waiting.event.room.direct || self.addressed(&waiting.event).mentioned;
         if stopped || waiting.resumed || !asked {
-            self.end(&waiting).await;
+            self.end(waiting).await;
         } else {
-            self.tell(&waiting, "Nothing is running.".into()).await;
+            self.tell(waiting, "Nothing is running.".into()).await;
         }
     }
 
@@ -140,12 +124,13 @@ impl Running {
         self.commit_own(waiting, vec![answer(&waiting.event, line, false)]).await;
     }
 
-    async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>) {
+    pub(super) async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>) {
         let delivery = delivery_id(&self.agent.name, &waiting.event, None);
         let contribution = Contribution {
             plugin: None,
             outcome: Outcome::Done,
             effects: (0..).zip(effects).collect(),
+            files: vec![],
             writes: vec![],
             reads: vec![],
         };

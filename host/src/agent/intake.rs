@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{PENDING, Running, lock};
+use super::{PENDING, Running, lock, past::now};
 use crate::{
+    backlog::{self, Came},
     begin,
-    event::{Batch, Event, Kind, Position},
-    gate::{self, Verdict},
+    event::{Batch, Event, Kind, Position, Reading},
+    gate::{self, Denial, Verdict},
     id::SessionId,
     journal::{Arrival, Pending, Sequence},
     lane::{Lanes, Next, Waiting},
@@ -40,19 +41,38 @@ impl Running {
 
     /// Stores a batch, and hands on what may pass.
     pub(super) async fn take_in(self: &Arc<Self>, batch: Batch) {
-        let Batch { events, invites, position } = batch;
-        let arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event)).collect();
+        let Batch { events, invites, position, missed, history, .. } = batch;
+        if !history.is_empty() {
+            // Before the position, with which it would be taken for known.
+            self.journalled(|| self.shared.journal.remember(&self.agent.name, &history)).await;
+        }
+        let came = Came { at: now(), missed };
+        let arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event, came)).collect();
+        self.say_what_is_late(&arrivals);
+        let entering = self.entering.lock().await;
         let sequences = self.receive(&arrivals, &position).await;
         let alone = arrivals.len() == 1;
         for (arrival, sequence) in arrivals.into_iter().zip(sequences) {
             if arrival.event.room.encrypted {
                 self.outbox.is_encrypted(&arrival.event.room.id);
             }
-            let Some(sequence) = sequence else { continue };
+            let Some(sequence) = sequence else {
+                if matches!(arrival.verdict, Verdict::Deny(_)) {
+                    self.agent.chat.ended(&arrival.event.id);
+                }
+                continue;
+            };
             let Arrival { event, session, .. } = arrival;
+            if matches!(event.reading, Reading::Locked(_)) {
+                self.wait_for_key(sequence, event, session);
+                continue;
+            }
+            // It may have come before, and not have been readable then.
+            self.waits_no_more(sequence);
             let event = Arc::new(event);
             self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, alone);
         }
+        drop(entering);
         for invite in invites {
             let running = self.clone();
             self.tasks.spawn(async move { running.answer(invite).await });
@@ -64,27 +84,65 @@ impl Running {
         self.journalled(|| self.shared.journal.receive(&self.agent.name, arrivals, position)).await
     }
 
-    fn judge(&self, event: Event) -> Arrival {
+    pub(super) fn judge(&self, mut event: Event, came: Came) -> Arrival {
+        if let Reading::Locked(locked) = &mut event.reading {
+            (locked.at, locked.missed) = (came.at, came.missed);
+        }
         let addressed = self.addressed(&event);
         let known =
             addressed.command.as_ref().is_some_and(|typed| self.servings.now().catalogue.knows(&typed.name));
-        let verdict = gate::authorize(self.policy(&lock(&self.shared.accounts)), &event, &addressed, known);
+        let accounts = lock(&self.shared.accounts);
+        let mut verdict = match &event.reading {
+            Reading::Locked(_) if !self.may_wait() => Verdict::Deny(Denial::Undecryptable),
+            Reading::Locked(_) => gate::waits(self.policy(&accounts), &event),
+            _ => gate::authorize(self.policy(&accounts), &event, &addressed, known),
+        };
+        drop(accounts);
+        if verdict == Verdict::Allow
+            && let Some(denial) = backlog::late(&self.agent.behaviour, &event, &addressed, known, came)
+        {
+            verdict = Verdict::Deny(denial);
+        }
         let session = session::of(&event, &self.agent.behaviour);
         Arrival { event, verdict, session }
     }
 
+    /// Whoever wonders why there is no answer finds it in the log.
+    fn say_what_is_late(&self, arrivals: &[Arrival]) {
+        let count =
+            |denial| arrivals.iter().filter(|arrival| arrival.verdict == Verdict::Deny(denial)).count();
+        let (missed, old) = (count(Denial::Missed), count(Denial::TooOld));
+        if missed > 0 {
+            self.say(format!(
+                "{missed} events that came while the agent was away are not answered: behaviour.backlog"
+            ));
+        }
+        if old > 0 {
+            let horizon = self.agent.behaviour.horizon;
+            self.say(format!(
+                "{old} events are not answered: they say that they are further away than {horizon}, or this machine's clock is wrong"
+            ));
+        }
+    }
+
     /// Puts an event into its lane. From here on people may see that it was read. What is `alone` is begun here,
     /// because nothing else waits for this task.
-    fn dispatch(self: &Arc<Self>, waiting: Waiting, alone: bool) {
+    pub(super) fn dispatch(self: &Arc<Self>, waiting: Waiting, alone: bool) {
         let addressed = self.addressed(&waiting.event);
         if waiting.resumed {
             let accounts = lock(&self.shared.accounts);
             let verdict = gate::authorize(self.policy(&accounts), &waiting.event, &addressed, true);
             drop(accounts);
-            if matches!(verdict, Verdict::Deny(_)) {
+            if let Verdict::Deny(denial) = verdict {
                 // The settings have changed while it waited.
+                if let Kind::Timer(fired) = &waiting.event.kind {
+                    self.denied_timer(&fired.timer, denial.of_a_timer());
+                }
                 let running = self.clone();
-                self.tasks.spawn(async move { running.end(&waiting).await });
+                self.tasks.spawn(async move {
+                    running.end(&waiting).await;
+                    running.agent.chat.ended(&waiting.event.id);
+                });
                 return;
             }
         }
@@ -94,7 +152,10 @@ impl Running {
                 // At once, and in the order in which events came: only the answer takes its time.
                 let stopped = self.lanes.stop(&waiting.session);
                 let running = self.clone();
-                self.tasks.spawn(async move { running.answer_stop(waiting, stopped).await });
+                self.tasks.spawn(async move {
+                    running.answer_stop(&waiting, stopped).await;
+                    running.agent.chat.ended(&waiting.event.id);
+                });
                 return;
             }
         }
@@ -109,7 +170,7 @@ impl Running {
         }
     }
 
-    async fn run_lane(self: Arc<Self>, session: SessionId) {
+    pub(super) async fn run_lane(self: Arc<Self>, session: SessionId) {
         loop {
             if self.draining.is_cancelled() {
                 return;
@@ -120,10 +181,13 @@ impl Running {
                     let types =
                         matches!(waiting.event.kind, Kind::Message(_)).then(|| self.typing.start(room));
                     self.handle(&waiting, &stopped).await;
+                    self.agent.chat.ended(&waiting.event.id);
                     // An answer is on its way: the agent types until it is there.
                     if let Some(types) = types {
                         self.outbox.hold(room, Box::new(types));
                     }
+                    // Where nothing has to wait, others have their turn.
+                    tokio::task::consume_budget().await;
                 }
                 Next::Refill(after) => {
                     let (name, limit) = (&self.agent.name, Lanes::refill_limit());
@@ -132,6 +196,17 @@ impl Running {
                         .await;
                     let pending = pending.into_iter().map(|pending| self.waiting(pending));
                     self.lanes.refill(&session, pending.collect());
+                }
+                Next::Wait(until) => {
+                    let mut changed = self.lanes.changed();
+                    // It may have changed before it was waited for.
+                    if self.lanes.is_held(&session) {
+                        tokio::select! {
+                            () = tokio::time::sleep_until(until) => {}
+                            _ = changed.changed() => {}
+                            () = self.draining.cancelled() => return,
+                        }
+                    }
                 }
                 Next::Nothing => return,
             }

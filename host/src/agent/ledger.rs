@@ -1,16 +1,17 @@
 //! The journal as capabilities read it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
 use super::AGAIN;
 use crate::{
     answers::{Opening, Writing},
-    capability::{answers::Keeper, kv, outbox},
-    id::{AgentName, EventId, PluginName},
+    capability::{answers::Keeper, kv, outbox, schedule},
+    id::{AgentName, EventId, PluginName, SessionId},
     journal::{self, Journal, KeyQuery, Known, Named, Namespace, Stored, Usage},
     notice::{Notice, Notices},
+    timer::Timer,
 };
 
 /// The journal as what is learnt is written to it.
@@ -34,27 +35,41 @@ impl Keeper for ToJournal {
 }
 
 /// Asked while a handler runs; what it wrote itself is not in here yet.
-pub struct FromJournal(pub Arc<dyn Journal>);
+pub struct FromJournal {
+    pub journal: Arc<dyn Journal>,
+    /// A guest that waits longer is told that the storage failed.
+    pub within: Duration,
+}
+
+impl FromJournal {
+    async fn soon<T>(
+        &self,
+        answer: impl Future<Output = Result<T, journal::Error>>,
+    ) -> Result<T, journal::Error> {
+        let late = |_| journal::Error::Storage(format!("no answer within {:?}", self.within));
+        tokio::time::timeout(self.within, answer).await.map_err(late)?
+    }
+}
 
 #[async_trait::async_trait]
 impl kv::Source for FromJournal {
     async fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Stored>, journal::Error> {
-        self.0.get(namespace, key).await
+        self.soon(self.journal.get(namespace, key)).await
     }
 
     async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, journal::Error> {
-        self.0.keys(namespace, query).await
+        self.soon(self.journal.keys(namespace, query)).await
     }
 
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, journal::Error> {
-        self.0.usage(agent, plugin).await
+        self.soon(self.journal.usage(agent, plugin)).await
     }
 }
 
 #[async_trait::async_trait]
 impl outbox::Messages for FromJournal {
     async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, journal::Error> {
-        self.0.known(agent, event).await
+        self.soon(self.journal.known(agent, event)).await
     }
 
     async fn named(
@@ -63,6 +78,26 @@ impl outbox::Messages for FromJournal {
         plugin: &PluginName,
         name: &str,
     ) -> Result<Option<Named>, journal::Error> {
-        self.0.named(agent, plugin, name).await
+        self.soon(self.journal.named(agent, plugin, name)).await
+    }
+
+    async fn waiting(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, journal::Error> {
+        self.soon(self.journal.blobs(agent, plugin)).await
+    }
+}
+
+#[async_trait::async_trait]
+impl schedule::Source for FromJournal {
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, journal::Error> {
+        self.soon(self.journal.timers(agent, plugin, session)).await
+    }
+
+    async fn count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, journal::Error> {
+        self.soon(self.journal.timer_count(agent, plugin)).await
     }
 }

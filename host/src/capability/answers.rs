@@ -1,17 +1,17 @@
 //! What handlers are told from outside is written down before they are told, so that one that runs again after a crash is
 //! told the same and goes on where it was. What is recorded, and what is found again, [`crate::answers`] decides.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
-    },
-    time::{SystemTime, UNIX_EPOCH},
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicI64, Ordering::Relaxed},
 };
 
 use async_trait::async_trait;
 
-use crate::answers::{Again, Book, Entry, Fact, Key, Opening, Record, Writing, digest};
+use crate::{
+    answers::{Again, Book, Entry, Fact, Key, Opening, Record, Writing, digest},
+    clock::Clock,
+};
 
 /// Where it is written down.
 #[async_trait]
@@ -30,6 +30,9 @@ pub struct Recorder {
     writing: tokio::sync::Mutex<()>,
     /// Something of it is in the journal.
     written: AtomicBool,
+    /// What time it is.
+    now: Clock,
+    /// What time it is for handlers.
     clock: Arc<AtomicI64>,
     /// What was asked, and is in no record.
     unknown: Mutex<Vec<String>>,
@@ -42,31 +45,32 @@ fn short(digest: &[u8; 32]) -> String {
 }
 
 /// Milliseconds since 1970.
-pub fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    i64::try_from(now).unwrap_or(i64::MAX)
+pub fn now(clock: &Clock) -> i64 {
+    i64::try_from(clock.now()).unwrap_or(i64::MAX)
 }
 
 impl Recorder {
     /// For a delivery, and what it learnt before a crash. `opening` says how it began, given when.
     pub fn new(
         keeper: Arc<dyn Keeper>,
+        clock: Clock,
         before: Option<&Record>,
         opening: impl Fn(i64) -> Opening + Send + Sync + 'static,
     ) -> Arc<Self> {
-        let book = before.map_or_else(|| Book::new(now()), Book::of);
-        Self::with(Some(keeper), book, before.is_some(), Box::new(opening))
+        let book = before.map_or_else(|| Book::new(now(&clock)), Book::of);
+        Self::with(Some(keeper), clock, book, before.is_some(), Box::new(opening))
     }
 
     /// To look at a delivery of the past.
     pub fn past(record: Record) -> Arc<Self> {
         let book = Book::of(&record);
         let opening = record.opening;
-        Self::with(None, book, true, Box::new(move |_| opening.clone()))
+        Self::with(None, Clock::default(), book, true, Box::new(move |_| opening.clone()))
     }
 
     fn with(
         keeper: Option<Arc<dyn Keeper>>,
+        now: Clock,
         book: Book,
         written: bool,
         opening: Box<dyn Fn(i64) -> Opening + Send + Sync>,
@@ -78,6 +82,7 @@ impl Recorder {
             book: Mutex::new(book),
             writing: tokio::sync::Mutex::default(),
             written: AtomicBool::new(written),
+            now,
             clock,
             unknown: Mutex::default(),
         })
@@ -90,8 +95,13 @@ impl Recorder {
     /// The handler runs again.
     pub fn again(&self, why: Again) {
         let mut book = self.book();
-        book.again(why, now());
+        book.again(why, self.now());
         self.clock.store(book.begun(), Relaxed);
+    }
+
+    /// What time it is, in milliseconds since 1970.
+    pub fn now(&self) -> i64 {
+        now(&self.now)
     }
 
     /// The time that handlers see, in milliseconds since 1970: it stands still between two answers.
@@ -149,24 +159,36 @@ impl Recorder {
         let key = Book::same(call, what);
         if book.found(&key).is_none() {
             let order = book.place();
-            let entry = Entry { key, order, at: now(), fact, body: body() };
+            let entry = Entry { key, order, at: self.now(), fact, body: body() };
             let _written_later = book.learn(entry);
         }
     }
 
-    fn entry(&self, key: Key, at: i64, fact: Fact, body: Vec<u8>) -> Option<Writing> {
+    /// Answers whether something is to be written now.
+    fn note(&self, key: Key, at: i64, fact: Fact, body: Vec<u8>) -> bool {
         let mut book = self.book();
         let order = book.place();
         book.learn(Entry { key, order, at, fact, body })
     }
 
+    /// Writes what is not written yet.
+    async fn write(&self, keeper: &dyn Keeper) {
+        let _one = self.writing.lock().await;
+        let (writing, begun) = {
+            let mut book = self.book();
+            (book.take(), book.begun())
+        };
+        if !writing.is_empty() {
+            self.written.store(true, Relaxed);
+            keeper.learn((self.opening)(begun), writing).await;
+        }
+    }
+
     /// Notes what was answered; it is durable when this returns.
     pub async fn learn(&self, key: Key, at: i64, fact: Fact, body: Vec<u8>) {
         let Some(keeper) = &self.keeper else { return };
-        let _one = self.writing.lock().await;
-        if let Some(writing) = self.entry(key, at, fact, body) {
-            self.written.store(true, Relaxed);
-            keeper.learn(self.opened(), writing).await;
+        if self.note(key, at, fact, body) {
+            self.write(&**keeper).await;
         }
     }
 
@@ -175,30 +197,23 @@ impl Recorder {
         let (Some(keeper), Ok(runtime)) = (self.keeper.clone(), tokio::runtime::Handle::try_current()) else {
             return;
         };
-        if let Some(writing) = self.entry(key, at, fact, body) {
+        if self.note(key, at, fact, body) {
             let recorder = self.clone();
-            recorder.written.store(true, Relaxed);
-            runtime.spawn(async move {
-                let _one = recorder.writing.lock().await;
-                keeper.learn(recorder.opened(), writing).await;
-            });
+            runtime.spawn(async move { recorder.write(&*keeper).await });
         }
     }
 
-    fn opened(&self) -> Opening {
-        let begun = self.book().begun();
-        (self.opening)(begun)
-    }
-
-    /// How it began, what it has learnt and was not written yet, and whether there was no room for something.
-    pub fn rest(&self) -> (Opening, Vec<Entry>, bool) {
+    /// How it began, and what it has learnt and was not written yet. What is being written is waited for.
+    pub async fn rest(&self) -> (Opening, Writing) {
+        let _one = self.writing.lock().await;
         let mut book = self.book();
         let begun = book.begun();
-        ((self.opening)(begun), book.take(), book.is_full())
+        ((self.opening)(begun), book.take())
     }
 
-    /// Whether something of it is in the journal.
-    pub fn is_written(&self) -> bool {
+    /// Whether something of it is in the journal. What is being written is waited for.
+    pub async fn is_written(&self) -> bool {
+        let _one = self.writing.lock().await;
         self.written.load(Relaxed)
     }
 

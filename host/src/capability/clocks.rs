@@ -8,28 +8,44 @@ use std::{
         Arc,
         atomic::{AtomicI64, Ordering::Relaxed},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use wasmtime_wasi::{
     HostMonotonicClock, HostWallClock, WasiCtxBuilder, p2::bindings::clocks::wall_clock::Datetime,
 };
 
+use crate::clock::Clock;
+
 /// The clocks of one instance.
 #[derive(Debug, Clone)]
 pub struct Clocks {
+    /// What time it is.
+    wall: Clock,
+    /// That of what is being handled, in milliseconds since 1970.
+    handled: Option<Arc<AtomicI64>>,
     born: Instant,
-    /// The time of what is being handled, in milliseconds since 1970.
-    wall: Option<Arc<AtomicI64>>,
     /// Nanoseconds, more than none and at most a second.
     step: u64,
 }
 
 impl Clocks {
-    /// Clocks that are rounded down to this. Without a time of what is being handled, the wall clock is the machine's.
-    pub fn new(step: Duration, wall: Option<Arc<AtomicI64>>) -> Self {
+    /// Clocks that are rounded down to this. Without a time of what is being handled, `wall` says what time it is.
+    pub fn new(step: Duration, wall: Clock, handled: Option<Arc<AtomicI64>>) -> Self {
         let step = step.clamp(Duration::from_nanos(1), Duration::from_secs(1));
-        Self { born: Instant::now(), wall, step: u64::try_from(step.as_nanos()).unwrap_or(1) }
+        Self { wall, handled, born: Instant::now(), step: u64::try_from(step.as_nanos()).unwrap_or(1) }
+    }
+
+    /// What time it is for a handler, in milliseconds since 1970.
+    pub fn now(&self) -> u64 {
+        u64::try_from(self.since_epoch().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn since_epoch(&self) -> Duration {
+        match &self.handled {
+            Some(time) => Duration::from_millis(u64::try_from(time.load(Relaxed)).unwrap_or(0)),
+            None => self.wall.since_epoch(),
+        }
     }
 
     /// What a guest reads the time by.
@@ -62,11 +78,7 @@ impl HostWallClock for Clocks {
     }
 
     fn now(&self) -> Duration {
-        // A clock that is set to before 1970 stands still.
-        let now = match &self.wall {
-            Some(wall) => Duration::from_millis(u64::try_from(wall.load(Relaxed)).unwrap_or(0)),
-            None => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default(),
-        };
+        let now = self.since_epoch();
         let beyond = u64::from(now.subsec_nanos()) % self.step;
         now.saturating_sub(Duration::from_nanos(beyond))
     }
@@ -78,25 +90,26 @@ mod tests {
 
     #[test]
     fn time_is_rounded_down() {
-        let clocks = Clocks::new(Duration::from_millis(1), None);
+        let clocks = Clocks::new(Duration::from_millis(1), Clock::default(), None);
         for _ in 0..100 {
             assert_eq!(HostMonotonicClock::now(&clocks) % 1_000_000, 0);
             assert_eq!(HostWallClock::now(&clocks).subsec_nanos() % 1_000_000, 0);
         }
         let time = Datetime { seconds: 7, nanoseconds: 123_456_789 };
         assert_eq!(clocks.round(time).nanoseconds, 123_000_000);
-        assert_eq!(Clocks::new(Duration::ZERO, None).round(time).nanoseconds, 123_456_789);
+        let exact = Clocks::new(Duration::ZERO, Clock::default(), None);
+        assert_eq!(exact.round(time).nanoseconds, 123_456_789);
     }
 
     #[test]
     fn the_time_of_a_handler_stands() {
-        let wall = Arc::new(AtomicI64::new(1_700_000_000_123));
-        let clocks = Clocks::new(Duration::from_millis(1), Some(wall.clone()));
-        let now = || HostWallClock::now(&clocks);
-        assert_eq!(now(), Duration::from_millis(1_700_000_000_123));
+        let handled = Arc::new(AtomicI64::new(1_700_000_000_123));
+        let clocks = Clocks::new(Duration::from_millis(1), Clock::default(), Some(handled.clone()));
+        let now = || (HostWallClock::now(&clocks), clocks.now());
+        assert_eq!(now(), (Duration::from_millis(1_700_000_000_123), 1_700_000_000_123));
         std::thread::sleep(Duration::from_millis(3));
-        assert_eq!(now(), Duration::from_millis(1_700_000_000_123));
-        wall.store(1_700_000_000_456, Relaxed);
-        assert_eq!(now(), Duration::from_millis(1_700_000_000_456));
+        assert_eq!(now(), (Duration::from_millis(1_700_000_000_123), 1_700_000_000_123));
+        handled.store(1_700_000_000_456, Relaxed);
+        assert_eq!(now(), (Duration::from_millis(1_700_000_000_456), 1_700_000_000_456));
     }
 }

@@ -18,6 +18,7 @@ use std::{
 };
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, header};
+use tokio::sync::OwnedSemaphorePermit;
 use wasmtime_wasi_http::{
     Error, RequestOptions, WasiBody, WasiHttpCtx, WasiHttpCtxView, WasiHttpHooks, WasiHttpView,
 };
@@ -25,7 +26,7 @@ use wasmtime_wasi_http::{
 pub use self::client::{Resolver, System};
 use self::{
     body::{Allowance, Incoming},
-    client::Clients,
+    client::{CONNECT, Outlet},
     recorded::{Asking, Way},
 };
 use super::{
@@ -72,10 +73,10 @@ pub struct Http {
 
 impl Http {
     /// With nothing allowed.
-    pub fn new(clients: Arc<Clients>, secrets: Arc<Secrets>) -> Self {
+    pub fn new(outlet: Arc<Outlet>, secrets: Arc<Secrets>) -> Self {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(HEADERS);
-        let hooks = Outgoing { clients, secrets, caller: None, open: Arc::default() };
+        let hooks = Outgoing { outlet, secrets, caller: None, open: Arc::default() };
         Self { ctx, hooks }
     }
 
@@ -155,7 +156,7 @@ impl Caller {
 
 /// Sends what a guest wants sent.
 struct Outgoing {
-    clients: Arc<Clients>,
+    outlet: Arc<Outlet>,
     secrets: Arc<Secrets>,
     /// None while the host only lists.
     caller: Option<Caller>,
@@ -183,7 +184,7 @@ impl WasiHttpHooks for Outgoing {
         _: Box<dyn Future<Output = Result<(), Error>> + Send>,
     ) -> Sending {
         match self.admitted(request) {
-            Ok(admitted) => Box::new(admitted.send(self.clients.clone(), options.unwrap_or_default())),
+            Ok(admitted) => Box::new(admitted.send(self.outlet.clone(), options.unwrap_or_default())),
             Err(refused) => Box::new(std::future::ready(Err(refused))),
         }
     }
@@ -194,8 +195,7 @@ impl Outgoing {
     fn admitted(&self, request: Request<WasiBody>) -> Result<Admitted, Error> {
         let caller = self.caller.as_ref().ok_or(Error::HttpRequestDenied)?;
         let target = Target::of(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
-        let (route, granted) =
-            caller.route(&target, request.method().as_str(), self.clients.homeservers())?;
+        let (route, granted) = caller.route(&target, request.method().as_str(), self.outlet.homeservers())?;
         let slot = Slot::take(&self.open).ok_or(Error::ConnectionLimitReached)?;
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
@@ -242,7 +242,7 @@ struct Admitted {
 impl Admitted {
     async fn send(
         self,
-        clients: Arc<Clients>,
+        outlet: Arc<Outlet>,
         options: RequestOptions,
     ) -> Result<(Response<WasiBody>, Io), Error> {
         let Self { target, route, method, mut headers, body, scrubs, slot, asking } = self;
@@ -250,24 +250,24 @@ impl Admitted {
         let nothing_more: Io = Box::new(std::future::ready(Ok(())));
         let looked_at = tokio::time::timeout(deadline(options.first_byte_timeout), recorded::looked_at(body));
         let (body, digest) = looked_at.await.map_err(|_| Error::HttpResponseTimeout)??;
-        let (question, slot) = match asking.way(digest, slot).await? {
+        let (question, mut slot) = match asking.way(digest, slot)? {
             Way::Answered(response) => return Ok((response, nothing_more)),
-            Way::Sent(question, more, slot) => {
-                for (name, value) in &more {
-                    // A guest that has one of its own knows better.
-                    headers.entry(name).or_insert_with(|| value.clone());
-                }
-                (question, slot)
-            }
+            Way::Open(question, slot) => (question, slot),
         };
+        let connect = options.connect_timeout.unwrap_or(CONNECT).min(CONNECT);
+        // Those that wait may hold what the others wait for: they give up.
+        let room = tokio::time::timeout(connect, outlet.room()).await;
+        slot.room = room.map_err(|_| Error::ConnectionLimitReached)?;
+        if let Some(address) = target.address() {
+            let vetted = tokio::time::timeout(connect, outlet.vet(&[address], route)).await;
+            vetted.map_err(|_| Error::ConnectionTimeout)??;
+        }
+        question.begins(&mut headers).await?;
         let mut request = reqwest::Request::new(method, target.url().clone());
         *request.headers_mut() = headers;
         let allowance = Allowance::new(body::REQUEST);
         *request.body_mut() = body::outgoing(body, &allowance);
-        if let Some(address) = target.address() {
-            clients.vet(&[address], route).await?;
-        }
-        let answer = clients.of(route)?.execute(request);
+        let answer = client::within(connect, outlet.client(&target, route)?.execute(request));
         let answer = tokio::time::timeout(deadline(options.first_byte_timeout), answer).await;
         let answer = answer.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| {
             if allowance.is_over() {
@@ -324,19 +324,23 @@ fn clean(headers: &HeaderMap, scrubs: &[crate::scrub::Scrub]) -> Result<HeaderMa
     Ok(headers)
 }
 
-/// One of the requests that an instance may have open; given back when it is dropped.
-struct Slot(Arc<AtomicUsize>);
+/// One of the requests that an instance may have open, with the room that it takes of its plugin's; given back when it is
+/// dropped.
+struct Slot {
+    open: Arc<AtomicUsize>,
+    room: [Option<OwnedSemaphorePermit>; 2],
+}
 
 impl Slot {
     fn take(open: &Arc<AtomicUsize>) -> Option<Self> {
-        let slot = Self(open.clone());
+        let slot = Self { open: open.clone(), room: [None, None] };
         (open.fetch_add(1, Relaxed) < OPEN).then_some(slot)
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
+        self.open.fetch_sub(1, Relaxed);
     }
 }
 

@@ -65,6 +65,11 @@ impl Reads {
         Ok(())
     }
 
+    /// Something else that was read.
+    pub fn push(&mut self, read: Read) {
+        self.lists.push(read);
+    }
+
     /// For the commit.
     pub fn into_journal(self) -> Vec<Read> {
         let keys =

@@ -3,7 +3,10 @@
 pub mod openai;
 mod recorded;
 
-use std::sync::{Arc, atomic::Ordering::Relaxed};
+use std::{
+    sync::{Arc, atomic::Ordering::Relaxed},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use wasmtime::component::Resource;
@@ -22,6 +25,10 @@ const REQUEST: usize = 1024 * 1024;
 const REQUESTS: u32 = 64;
 /// Answers of one delivery that are being written at once: each is a connection.
 const OPEN: usize = 8;
+
+/// How long an answer may be on its way, and each piece of it, where a backend has no shorter time of its own: half of what
+/// a call may take.
+const WITHIN: Duration = Duration::from_secs(15 * 60);
 
 /// Something that answers: an endpoint, or a script in a test.
 #[async_trait]
@@ -90,7 +97,7 @@ pub enum Failure {
     #[error("{0}")]
     Invalid(String),
     #[error("the model is asked too often")]
-    RateLimited { retry_after: Option<std::time::Duration> },
+    RateLimited { retry_after: Option<Duration> },
     #[error("{0}")]
     Unavailable(String),
     #[error("the model is silent")]
@@ -159,7 +166,7 @@ impl State {
 
 impl wit::HostAnswer for State {
     async fn next(&mut self, answer: Resource<Answering>) -> Reply<Option<wit::Piece>> {
-        let next = self.table.get_mut(&answer)?.0.next().await;
+        let next = soon(self.table.get_mut(&answer)?.0.next()).await;
         let piece = |piece: Piece| wit::Piece { text: piece.text, extra: extra(&piece.extra) };
         Ok(next.map(|next| next.map(piece)).map_err(|failure| told(&failure)))
     }
@@ -178,6 +185,10 @@ impl wit::HostAnswer for State {
         self.work.answering -= 1;
         Ok(())
     }
+}
+
+async fn soon<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    tokio::time::timeout(WITHIN, answer).await.unwrap_or(Err(Failure::Timeout))
 }
 
 fn read(request: wit::Request) -> Result<Request, Error> {
@@ -229,4 +240,15 @@ fn told(failure: &Failure) -> Error {
         _ => None,
     };
     Error { retry_after, ..error(kind, failure.to_string()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_ever_for_a_model() {
+        let silent = soon(std::future::pending::<Result<(), Failure>>());
+        assert_eq!(silent.await, Err(Failure::Timeout));
+    }
 }

@@ -12,10 +12,12 @@ use super::{
     State,
     bindings::parlour::plugin::outbox::{Host, MessageRef, Target},
     error,
+    media::Sending,
     types::{Body, Error, ErrorKind},
 };
 use crate::{
-    effect::{self, Effect, EffectId},
+    effect::{self, Effect, EffectId, File},
+    event::Kind,
     id::{AgentName, EventId, PluginName, RoomId, UserId},
     journal::{self, Known, Named},
     manifest::Permission,
@@ -30,6 +32,10 @@ const BODY_AS_JSON: usize = 44 * 1024;
 /// More than this from one message is a mistake or an attack.
 pub const EFFECTS: usize = 100;
 const NAME: usize = 128;
+/// Bytes of files of one plugin that wait to be sent: they are on the disk.
+const WAITING: u64 = 256 * 1024 * 1024;
+/// When to come again where there are too many.
+const LATER: u32 = 60_000;
 
 /// What the agent knows of messages.
 #[async_trait]
@@ -43,6 +49,8 @@ pub trait Messages: Send + Sync {
         plugin: &PluginName,
         name: &str,
     ) -> Result<Option<Named>, journal::Error>;
+    /// Bytes of files of a plugin that wait to be sent.
+    async fn waiting(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, journal::Error>;
 }
 
 /// What a plugin has said lately, by agent, and by room or person.
@@ -67,11 +75,17 @@ struct About {
     message: effect::MessageRef,
     /// This plugin sent it, or will.
     own: bool,
+    /// It is a file that it sent.
+    file: bool,
 }
 
 impl Host for State {
     async fn send(&mut self, to: Target, body: Body) -> Answer<u32> {
         Ok(self.queue_send(to, body))
+    }
+
+    async fn send_file(&mut self, to: Target, file: String, caption: Option<Body>) -> Answer<u32> {
+        Ok(self.queue_file(to, &file, caption).await)
     }
 
     async fn edit(&mut self, message: MessageRef, body: Body) -> Answer<u32> {
@@ -112,12 +126,40 @@ impl State {
         self.queue(Effect::Send { to, body, reply_to: None, name: None, takes_draft })
     }
 
+    async fn queue_file(&mut self, to: Target, handle: &str, caption: Option<Body>) -> Result<u32, Error> {
+        const CALL: &str = "outbox.send-file";
+        self.holds(Permission::Outbox, CALL)?;
+        self.holds(Permission::Media, CALL)?;
+        let caption = caption.map(checked).transpose()?;
+        let to = self.resolve(to)?;
+        if self.work.is_full(EFFECTS) {
+            return Err(many());
+        }
+        let Sending { name, mime, bytes } = self.sending(handle, CALL).await?;
+        let handling = self.handling()?;
+        let waiting = handling.messages.waiting(&handling.agent, &handling.plugin).await;
+        let size = bytes.len() as u64;
+        if waiting.map_err(|it| unavailable(&it))? + size > WAITING {
+            let full = error(ErrorKind::Unavailable, "too many files of this plugin wait to be sent");
+            return Err(Error { retry_after: Some(LATER), ..full });
+        }
+        let digest = blake3::hash(&bytes).to_hex().to_string();
+        let file = File { name, mime, size, digest: digest.clone() };
+        let queued = self.queue(Effect::File { to, file, caption, reply_to: None, name: None })?;
+        self.work.keep(digest, bytes);
+        Ok(queued)
+    }
+
     async fn queue_edit(&mut self, message: MessageRef, body: Body) -> Result<u32, Error> {
         self.holds(Permission::Outbox, "outbox.edit")?;
         let body = checked(body)?;
-        let About { to, message, own } = self.about(message).await?;
+        let About { to, message, own, file } = self.about(message).await?;
         if !own {
             return Err(not_ours());
+        }
+        if file {
+            let line = "a file and its caption are not edited: remove the message, and send another";
+            return Err(error(ErrorKind::Unsupported, line));
         }
         if !self.here(&to) {
             self.leaves(Permission::Outbox, "outbox.edit elsewhere")?;
@@ -147,7 +189,7 @@ impl State {
 
     async fn queue_redaction(&mut self, message: MessageRef, reason: Option<String>) -> Result<u32, Error> {
         self.holds(Permission::Outbox, "outbox.redact")?;
-        let About { to, message, own } = self.about(message).await?;
+        let About { to, message, own, .. } = self.about(message).await?;
         if !own {
             return Err(not_ours());
         }
@@ -167,25 +209,27 @@ impl State {
         {
             return Err(error(ErrorKind::Invalid, "a message answers one that was queued before it"));
         }
-        match self.sent(queued)? {
-            Effect::Send { to, reply_to, takes_draft, .. } => {
-                if !same_room(to, &about.to) {
-                    return Err(error(ErrorKind::Invalid, "a message answers one of the same room"));
-                }
-                *reply_to = Some(about.message);
-                // An edit cannot become a reply: it is a message of its own, and the draft goes.
-                *takes_draft = false;
-                Ok(())
-            }
-            _ => Err(not_a_message(queued)),
+        let effect = self.sent(queued)?;
+        match effect.message() {
+            Some((to, _)) if same_room(to, &about.to) => {}
+            Some(_) => return Err(error(ErrorKind::Invalid, "a message answers one of the same room")),
+            None => return Err(not_a_message(queued)),
         }
+        if let Effect::Send { reply_to, .. } | Effect::File { reply_to, .. } = effect {
+            *reply_to = Some(about.message);
+        }
+        // An edit cannot become a reply: it is a message of its own, and the draft goes.
+        if let Effect::Send { takes_draft, .. } = effect {
+            *takes_draft = false;
+        }
+        Ok(())
     }
 
     fn set_name(&mut self, queued: u32, key: String) -> Result<(), Error> {
         let key = named(key)?;
         let key = self.name_here(&key)?.unwrap_or(key);
         match self.sent(queued)? {
-            Effect::Send { name, .. } => *name = Some(key),
+            Effect::Send { name, .. } | Effect::File { name, .. } => *name = Some(key),
             _ => return Err(not_a_message(queued)),
         }
         Ok(())
@@ -204,9 +248,8 @@ impl State {
         }
     }
 
-    fn queue(&mut self, effect: Effect) -> Result<u32, Error> {
+    pub(super) fn queue(&mut self, effect: Effect) -> Result<u32, Error> {
         self.handling()?;
-        let many = || error(ErrorKind::TooLarge, "100 effects are the most for one delivery");
         if self.work.is_full(EFFECTS) {
             return Err(many());
         }
@@ -215,7 +258,7 @@ impl State {
     }
 
     /// Whether the plugin may say one more thing there within this minute. One answer where the event is is free: it is as
-    /// frequent as what people ask. What an earlier attempt of the same delivery was charged is not charged again: one that
+    /// frequent as what people ask; nobody asks when a timer is due. What an earlier attempt of the same delivery was charged is not charged again: one that
     /// comes back later gets on.
     fn charge_message(&self, effect: &Effect) -> Result<(), Error> {
         let Some(to) = place_of(effect) else { return Ok(()) };
@@ -223,7 +266,8 @@ impl State {
         let now = self.work.count(|effect| place_of(effect) == Some(to));
         let mut charged = handling.spent.messages.lock().unwrap_or_else(PoisonError::into_inner);
         let charged = charged.entry((handling.plugin.clone(), to.to_owned())).or_default();
-        let free = usize::from(to == handling.event.room.id.as_str());
+        let asked = !matches!(handling.event.kind, Kind::Timer(_));
+        let free = usize::from(asked && to == handling.event.room.id.as_str());
         if now < free.saturating_add(*charged as usize) {
             return Ok(());
         }
@@ -280,13 +324,13 @@ impl State {
     /// be meant: an id of the guest's own making would carry words out, since relations travel in clear.
     async fn about(&mut self, message: MessageRef) -> Result<About, Error> {
         match message {
-            MessageRef::Queued(ordinal) => match self.work.queued(ordinal) {
-                Some(Effect::Send { to, .. }) => {
-                    let to = to.clone();
-                    self.queued(ordinal, to)
-                }
-                _ => Err(not_a_message(ordinal)),
-            },
+            MessageRef::Queued(ordinal) => {
+                let effect = self.work.queued(ordinal);
+                let message =
+                    effect.and_then(|effect| Some((effect.message()?.0.clone(), effect.file().is_some())));
+                let (to, file) = message.ok_or_else(|| not_a_message(ordinal))?;
+                self.queued(ordinal, to, file)
+            }
             MessageRef::Event(id) => {
                 let id =
                     EventId::parse(id).map_err(|invalid| error(ErrorKind::Invalid, invalid.to_string()))?;
@@ -314,9 +358,9 @@ impl State {
         Ok(sealed.then(|| format!("{}\0{key}", room.id)))
     }
 
-    fn queued(&self, ordinal: u32, to: effect::Target) -> Result<About, Error> {
+    fn queued(&self, ordinal: u32, to: effect::Target, file: bool) -> Result<About, Error> {
         let id = EffectId { delivery: self.handling()?.delivery.clone(), ordinal: Some(ordinal) };
-        Ok(About { to, message: effect::MessageRef::Effect(id), own: true })
+        Ok(About { to, message: effect::MessageRef::Effect(id), own: true, file })
     }
 
     async fn event(&mut self, id: EventId) -> Result<About, Error> {
@@ -325,6 +369,7 @@ impl State {
         let here = handling.event.room.id.clone();
         let own = known.as_ref().is_some_and(|known| known.by.as_ref() == Some(&handling.plugin));
         let mentioned = handling.mentions(&id);
+        let file = known.as_ref().is_some_and(|known| known.file);
         let (room, own) = match known {
             Some(known) if own || known.room == here || self.refers(&known.room) => (known.room, own),
             None if mentioned => (here, false),
@@ -332,7 +377,7 @@ impl State {
             Some(_) | None => return Err(error(ErrorKind::NotFound, "the agent knows no such event")),
         };
         let to = effect::Target::Place(effect::Place { room, thread: None });
-        Ok(About { to, message: effect::MessageRef::Event(id), own })
+        Ok(About { to, message: effect::MessageRef::Event(id), own, file })
     }
 
     /// Whether a message of another room may be referred to.
@@ -342,23 +387,23 @@ impl State {
     }
 
     async fn key(&mut self, key: String) -> Result<About, Error> {
-        let ours = self
-            .work
-            .newest(|effect| matches!(effect, Effect::Send { name: Some(name), .. } if *name == key));
-        if let Some((ordinal, Effect::Send { to, .. })) = ours {
-            return self.queued(ordinal, to.clone());
+        let is_named = |effect: &Effect| effect.message().is_some_and(|(_, name)| name == Some(&key));
+        let ours = self.work.newest(is_named);
+        let ours = ours.and_then(|(ordinal, effect)| Some((ordinal, effect.message()?.0.clone(), effect)));
+        if let Some((ordinal, to, effect)) = ours {
+            return self.queued(ordinal, to, effect.file().is_some());
         }
         let handling = self.handling()?;
         let named = handling.messages.named(&handling.agent, &handling.plugin, &key).await;
-        let (to, message) = match named.map_err(|failed| unavailable(&failed))? {
+        let (to, message, file) = match named.map_err(|failed| unavailable(&failed))? {
             None => return Err(error(ErrorKind::NotFound, "this plugin gave no message that name")),
-            Some(Named::Waiting { id, to }) => (to, effect::MessageRef::Effect(id)),
-            Some(Named::Sent { event, room }) => {
+            Some(Named::Waiting { id, to, file }) => (to, effect::MessageRef::Effect(id), file),
+            Some(Named::Sent { event, room, file }) => {
                 let to = effect::Target::Place(effect::Place { room, thread: None });
-                (to, effect::MessageRef::Event(event))
+                (to, effect::MessageRef::Event(event), file)
             }
         };
-        Ok(About { to, message, own: true })
+        Ok(About { to, message, own: true, file })
     }
 
     fn here(&self, to: &effect::Target) -> bool {
@@ -369,14 +414,7 @@ impl State {
 
 /// The room or the person that an effect is seen by, if it is by anybody.
 fn place_of(effect: &Effect) -> Option<&str> {
-    let to = match effect {
-        Effect::Send { to, .. }
-        | Effect::Edit { to, .. }
-        | Effect::React { to, .. }
-        | Effect::Redact { to, .. } => to,
-        Effect::SetHome(_) => return None,
-    };
-    Some(match to {
+    Some(match effect.to()? {
         effect::Target::Place(place) => place.room.as_str(),
         effect::Target::Direct(user) => user.as_str(),
     })
@@ -443,6 +481,10 @@ pub fn readable(text: String) -> String {
 /// Whether a text fits into a message, as far as its length goes.
 pub fn fits(text: &str) -> bool {
     text.len() <= BODY && as_json(text) <= BODY_AS_JSON
+}
+
+fn many() -> Error {
+    error(ErrorKind::TooLarge, "100 effects are the most for one delivery")
 }
 
 fn not_a_message(ordinal: u32) -> Error {

@@ -1,13 +1,15 @@
 //! What a handler has done so far, and what was done by the tools that it called: committed together if it returns ok,
 //! dropped otherwise.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::kv;
+use bytes::Bytes;
+
+use super::{kv, schedule};
 use crate::{
     effect::Effect,
     id::PluginName,
-    journal::{Contribution, Namespace, Outcome, Write},
+    journal::{Blob, Contribution, Namespace, Outcome, Write},
 };
 
 /// A value that was set, or deleted.
@@ -26,10 +28,14 @@ pub struct Work {
     pub reads: kv::Reads,
     /// How much their plugins remembered.
     pub before: kv::Before,
+    /// Timers that their plugins had in this session, and in all.
+    pub timers_before: schedule::Before,
     /// Answers of the language model that are open.
     pub answering: usize,
     /// Bytes that are written.
     pub written: usize,
+    /// Files that are to be sent, by digest.
+    files: BTreeMap<String, Bytes>,
     /// A tool was not well: an error that only passes this on is not its caller's fault.
     pub tool_failed: bool,
 }
@@ -85,6 +91,11 @@ impl Work {
         u32::try_from(ordinal).ok()
     }
 
+    /// Keeps a file that an effect sends.
+    pub fn keep(&mut self, digest: String, bytes: Bytes) {
+        self.files.insert(digest, bytes);
+    }
+
     /// An effect that this very call has queued.
     pub fn queued(&mut self, ordinal: u32) -> Option<&mut Effect> {
         let running = self.running()?;
@@ -98,9 +109,19 @@ impl Work {
         Some((u32::try_from(at).ok()?, &self.effects[at].1))
     }
 
+    /// The ordinal of the effect that is queued next.
+    pub fn next(&self) -> Option<u32> {
+        u32::try_from(self.effects.len()).ok()
+    }
+
+    /// The running plugin's effects, in their order.
+    pub fn own(&self) -> impl Iterator<Item = &Effect> {
+        self.effects.iter().filter(|(call, _)| self.is_own(*call)).map(|(_, effect)| effect)
+    }
+
     /// How many effects of the running plugin's fit.
     pub fn count(&self, fits: impl Fn(&Effect) -> bool) -> usize {
-        self.effects.iter().filter(|(call, effect)| self.is_own(*call) && fits(effect)).count()
+        self.own().filter(|effect| fits(effect)).count()
     }
 
     /// Whether a call is of the plugin that runs.
@@ -145,11 +166,20 @@ impl Work {
                 plugin: Some(call.plugin),
                 outcome: Outcome::Done,
                 effects: vec![],
+                files: vec![],
                 writes: call.writes.into_iter().map(write).collect(),
                 reads: vec![],
             })
             .collect();
+        let mut kept = BTreeSet::new();
         for (ordinal, (call, effect)) in (0..).zip(self.effects) {
+            if let Some(file) = effect.file()
+                && kept.insert((call, file.digest.clone()))
+                && let Some(bytes) = self.files.get(&file.digest)
+            {
+                let blob = Blob { digest: file.digest.clone(), bytes: bytes.clone() };
+                contributions[call].files.push(blob);
+            }
             contributions[call].effects.push((ordinal, effect));
         }
         let tools = contributions.split_off(1.min(contributions.len()));

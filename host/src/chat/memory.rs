@@ -1,7 +1,8 @@
 //! Rooms in memory: a chat for tests, benchmarks and embedders, and what the terminal stands on.
 //!
 //! [`Rooms`] plays the homeserver: it outlives a host, remembers transaction ids, and shows what another person
-//! in the room would see. It has no network to fail; [`Rooms::refuse`] makes it say no.
+//! in the room would see. It has no network to fail; [`Rooms::refuse`] makes it say no, and [`Rooms::lose_answer`] say
+//! nothing.
 //!
 //! ```
 //! # tokio_test(async {
@@ -21,6 +22,7 @@ mod account;
 mod world;
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -32,7 +34,7 @@ pub use self::account::Memory;
 use self::world::{RoomState, World};
 use super::SendError;
 use crate::{
-    event::{Class, Invite, MediaSource, Membership, Message},
+    event::{AttachmentKind, Class, Invite, MediaSource, Membership, Message},
     id::{EventId, RoomId, UserId},
 };
 
@@ -64,6 +66,29 @@ pub struct Line {
     pub reactions: Vec<(UserId, String)>,
     /// It was removed; its text is empty.
     pub redacted: bool,
+    /// The file that it is, whose name is its text where nothing is said to it.
+    pub file: Option<File>,
+}
+
+/// A file that somebody sent.
+#[derive(Clone, PartialEq, Eq)]
+pub struct File {
+    /// Its name.
+    pub name: String,
+    /// Its media type, as it was declared.
+    pub mime: String,
+    /// As what clients show it.
+    pub kind: AttachmentKind,
+    /// What is in it.
+    pub bytes: Bytes,
+}
+
+/// Its bytes are too many to be looked at.
+impl fmt::Debug for File {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { name, mime, kind, bytes } = self;
+        write!(f, "File({name:?}, {mime}, {kind:?}, {} bytes)", bytes.len())
+    }
 }
 
 impl Default for Rooms {
@@ -79,6 +104,14 @@ impl Rooms {
         let born = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
         let world = World { born, ..World::default() };
         Self { world: Arc::new(Mutex::new(world)), changed: watch::Sender::new(()) }
+    }
+
+    /// No rooms yet, with one account to come, and nobody who looks back: only the newest is remembered of what was said, read
+    /// and sent, and of what was handed over nothing.
+    pub(in crate::chat) fn of_newest(newest: usize) -> Self {
+        let rooms = Self::new();
+        rooms.lock().newest = Some(newest);
+        rooms
     }
 
     /// An agent's account. What was said before is history to it.
@@ -158,12 +191,47 @@ impl Rooms {
         id
     }
 
+    /// Somebody has written at another time, as their server says: milliseconds since 1970.
+    ///
+    /// # Panics
+    /// Where `user` is no user id.
+    pub fn say_at(&self, user: &str, room: &RoomId, text: &str, sent: u64) -> EventId {
+        let mut world = self.lock();
+        let id = world.write(&user_id(user), room, message(text), None, None);
+        world.antedate(sent);
+        drop(world);
+        self.tell();
+        id
+    }
+
+    /// Somebody writes, and the key to what they write does not come with it.
+    ///
+    /// # Panics
+    /// Where `user` is no user id.
+    pub fn say_locked(&self, user: &str, room: &RoomId, text: &str) -> EventId {
+        let mut world = self.lock();
+        let id = world.write(&user_id(user), room, message(text), None, None);
+        world.lock_newest();
+        drop(world);
+        self.tell();
+        id
+    }
+
+    /// The key to an event comes.
+    pub fn give_key(&self, event: &EventId) {
+        self.lock().keys.push(event.clone());
+        self.tell();
+    }
+
     /// Keeps a file, for attachments to be found by.
     pub fn keep(&self, bytes: impl Into<Bytes>) -> MediaSource {
-        let mut world = self.lock();
-        let name = format!("file{}", world.files.len());
-        world.files.insert(name.clone(), bytes.into());
-        MediaSource::new(name)
+        self.lock().keep(bytes.into())
+    }
+
+    /// How many files were kept and uploaded so far.
+    #[must_use]
+    pub fn files(&self) -> usize {
+        self.lock().kept
     }
 
     /// Removes a file, as a homeserver does some day.
@@ -197,6 +265,29 @@ impl Rooms {
     /// The next send is answered with this error.
     pub fn refuse(&self, error: SendError) {
         self.lock().refusals.insert(0, error);
+    }
+
+    /// What is sent is taken again, whatever [`Self::refuse`] has left.
+    pub fn accept(&self) {
+        self.lock().refusals.clear();
+    }
+
+    /// What is sent next arrives, and whoever sent it does not hear so.
+    pub fn lose_answer(&self) {
+        self.lock().lost_answers += 1;
+    }
+
+    /// Forgets which transaction ids were used, as servers do after a day: what comes with one of them again is sent
+    /// again.
+    pub fn forget_transactions(&self) {
+        let mut world = self.lock();
+        world.transactions.clear();
+        world.sent.clear();
+    }
+
+    /// The next upload is answered with this error.
+    pub fn refuse_file(&self, error: SendError) {
+        self.lock().refused_files.insert(0, error);
     }
 
     /// Nobody will write any more.

@@ -188,6 +188,7 @@ impl Server {
                 said_at: chatting.said.as_ref().map(|(at, _)| *at),
                 said: chatting.said.map(|(_, text)| text),
                 events_waiting: backlog.events,
+                events_locked: backlog.locked,
                 effects_unsent: backlog.effects,
             });
         }

@@ -21,10 +21,10 @@ pub const CONTRACT: &str = "parlour:plugin";
 pub const VERSION: &str = "0.1.0";
 
 /// What of the contract a plugin exports.
-const HANDLES: [&str; 4] = ["commands", "messages", "members", "tools"];
+const HANDLES: [&str; 5] = ["commands", "messages", "members", "timers", "tools"];
 /// What of the contract a plugin imports.
-const IMPORTS: [&str; 9] =
-    ["types", "outbox", "kv", "progress", "llm", "directory", "secrets", "toolbox", "media"];
+const IMPORTS: [&str; 10] =
+    ["types", "outbox", "kv", "progress", "llm", "directory", "secrets", "toolbox", "media", "schedule"];
 /// The standard packages that are linked; what is behind them is what was granted.
 const WASI: [&str; 9] = [
     "wasi:cli",
@@ -93,7 +93,7 @@ pub enum Refused {
     #[error("it was made for {CONTRACT}@{0}; this host speaks {VERSION}")]
     Version(String),
     /// It exports nothing that this host calls.
-    #[error("it exports none of {CONTRACT}'s commands, messages, members and tools")]
+    #[error("it exports none of {CONTRACT}'s commands, messages, members, timers and tools")]
     NothingHandled,
     /// It wants what this host does not have.
     #[error("it imports what this host does not have: {}", listed(.0))]

@@ -5,20 +5,22 @@ use std::{sync::Arc, time::Duration};
 use super::{GuestError, GuestErrorKind, Handling};
 use crate::{
     capability::{
-        bindings::exports::parlour::plugin::{commands, members, tools},
+        bindings::exports::parlour::plugin::{commands, members, timers, tools},
         directory::role,
         media::handle,
         outbox::readable,
         types,
     },
     command::{Argument, Command, Parameter},
-    event::{AttachmentKind, DeviceTrust, Kind, Membership, Message},
+    event::{AttachmentKind, DeviceTrust, Kind, Membership, Message, Reading},
     id::UserId,
     settings::Role,
     text,
     tool::Tool,
 };
 
+/// In a message's `extra`: what was said after it was handled before it.
+const LATE: &str = r#"{"late":true}"#;
 /// What a guest's error may say to a person or a log.
 const MESSAGE: usize = 4 * 1024;
 /// Most commands that one plugin has, and most tools.
@@ -53,7 +55,7 @@ pub fn message(handling: &Handling) -> types::Message {
     let event = &handling.event;
     let said = match &event.kind {
         Kind::Message(message) => Some(message),
-        Kind::Member(_) => None,
+        Kind::Member(_) | Kind::Timer(_) => None,
     };
     types::Message {
         id: event.id.to_string(),
@@ -71,7 +73,7 @@ pub fn message(handling: &Handling) -> types::Message {
         attachments: said.map_or_else(Vec::new, |message| attachments(handling, message)),
         addressed: handling.addressed,
         sent: timestamp(event.sent),
-        extra: None,
+        extra: (event.reading == Reading::Late).then(|| LATE.to_owned()),
     }
 }
 
@@ -80,7 +82,7 @@ pub fn member_change(handling: &Handling) -> members::MemberChange {
     let event = &handling.event;
     let (user, display_name, membership) = match &event.kind {
         Kind::Member(member) => (&member.user, member.display_name.clone(), member.membership),
-        Kind::Message(_) => (&event.sender.id, None, Membership::Joined),
+        Kind::Message(_) | Kind::Timer(_) => (&event.sender.id, None, Membership::Joined),
     };
     members::MemberChange {
         id: event.id.to_string(),
@@ -97,6 +99,20 @@ pub fn member_change(handling: &Handling) -> members::MemberChange {
         sent: timestamp(event.sent),
         extra: None,
     }
+}
+
+/// The timer that is due, where one is.
+pub fn firing(handling: &Handling) -> Option<timers::Firing> {
+    let Kind::Timer(fired) = &handling.event.kind else { return None };
+    Some(timers::Firing {
+        key: fired.timer.key.clone(),
+        payload: fired.timer.payload.clone(),
+        due: timestamp(fired.due),
+        missed: fired.missed,
+        conversation: conversation(handling),
+        sender: sender(handling),
+        extra: None,
+    })
 }
 
 /// What a tool is called with.

@@ -50,6 +50,9 @@ pub struct Limits {
     /// Messages, edits and reactions of one plugin in one room, within a minute, where its grants say nothing else; an answer to each event is free: more
     /// than anybody reads, and more than a homeserver takes for long.
     pub messages: NonZeroU32,
+    /// How long a host call waits for the journal: thousands of times what it takes, and shorter than a person waits. It
+    /// is called again later then.
+    pub lookup: Duration,
     /// What clocks of guests are rounded down to: waiting is not more exact, and what others do on the same machine is
     /// not to be measured.
     pub clock: Duration,
@@ -71,6 +74,7 @@ impl Default for Limits {
             instances_per_plugin: 64,
             tools: 128,
             messages: const { NonZeroU32::new(60).expect("it is not zero") },
+            lookup: Duration::from_secs(30),
             clock: Duration::from_millis(1),
         }
     }

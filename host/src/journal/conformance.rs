@@ -3,21 +3,23 @@
 
 mod audit;
 mod commits;
+mod files;
 mod inbox;
 mod kv;
 mod model;
 mod outbox;
 mod record;
+mod timers;
 
 use std::sync::Arc;
 
 use super::{
-    Arrival, Commit, Contribution, Journal, Namespace, Outcome, Queued, Read, Scope, Sequence, Write,
+    Arrival, Blob, Commit, Contribution, Journal, Namespace, Outcome, Queued, Read, Scope, Sequence, Write,
     memory::Memory, sqlite::Sqlite,
 };
 use crate::{
-    effect::{Body, Effect, Place, Target},
-    event::{Class, DeviceTrust, Event, Kind, Message, Position, Room, Sender},
+    effect::{Body, Effect, File, Place, Target},
+    event::{Class, DeviceTrust, Event, Kind, Locked, Message, Position, Reading, Room, Sender},
     gate::{Denial, Verdict},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
 };
@@ -52,6 +54,11 @@ mod keeps {
             each_lane_has_its_own_events
             a_room_that_was_encrypted_stays_so
             agents_know_nothing_of_each_other
+            what_is_over_is_forgotten_when_it_is_old
+            what_waits_is_not_forgotten
+            what_cannot_be_read_waits_apart_and_keeps_its_place
+            what_is_read_after_all_is_handed_out_once
+            the_newest_event_of_a_room_is_known_for_ever
         }
         commits {
             a_plugin_that_ended_is_not_asked_again
@@ -85,6 +92,13 @@ mod keeps {
             what_the_host_says_by_itself_is_queued_once
             what_waits_is_counted
         }
+        files {
+            a_file_is_kept_until_no_effect_needs_it
+            a_file_is_its_deliverys_and_counts_as_its_plugins
+            where_a_file_was_uploaded_to_is_kept_until_it_is_sent
+            a_message_is_known_as_a_file
+            an_event_whose_file_waits_is_not_forgotten
+        }
         kv {
             what_is_remembered_is_counted
             a_value_is_set_and_deleted
@@ -105,6 +119,15 @@ mod keeps {
             what_is_too_much_is_forgotten_the_oldest_first
             what_an_event_ended_without_is_forgotten
             components_are_known_as_long_as_they_are_needed
+        }
+        timers {
+            a_timer_is_set_and_cancelled_with_the_commit
+            a_commit_that_fails_sets_no_timer
+            a_changed_list_of_timers_is_a_conflict
+            a_timer_that_is_due_becomes_an_event_once
+            a_timer_that_may_not_pass_moves_on_all_the_same
+            a_timer_that_nobody_could_handle_is_put_back
+            a_timer_is_forgotten_as_an_event_and_is_none_of_its_room
         }
         audit {
             the_record_is_one_chain
@@ -178,6 +201,7 @@ pub(super) fn said(id: &str, text: &str) -> Arrival {
         sent: 1_700_000_000_000,
         mark: None,
         kind: Kind::Message(message),
+        reading: Reading::AtOnce,
     };
     Arrival { event, verdict: Verdict::Allow, session: session("lane") }
 }
@@ -211,6 +235,7 @@ pub(super) fn ends(sequence: Sequence, id: &str) -> Commit {
         plugin: Some(plugin("echo")),
         outcome: Outcome::Done,
         effects: Vec::new(),
+        files: Vec::new(),
         writes: Vec::new(),
         reads: Vec::new(),
     };
@@ -239,6 +264,7 @@ fn helps(mut commit: Commit, of: &str, effects: impl IntoIterator<Item = Effect>
         plugin: Some(plugin(of)),
         outcome: Outcome::Done,
         effects: (next..).zip(effects).collect(),
+        files: Vec::new(),
         writes: Vec::new(),
         reads: Vec::new(),
     });
@@ -279,6 +305,23 @@ fn send(text: &str, name: Option<&str>, takes_draft: bool) -> Effect {
         name: name.map(Into::into),
         takes_draft,
     }
+}
+
+/// A message that is a file, under this name.
+fn file(bytes: &[u8], name: Option<&str>) -> Effect {
+    let Blob { digest, bytes } = blob(bytes);
+    let (size, mime) = (bytes.len() as u64, "text/plain".into());
+    Effect::File {
+        to: Target::Place(home("!room", None)),
+        file: File { name: "a.txt".into(), mime, size, digest },
+        caption: None,
+        reply_to: None,
+        name: name.map(Into::into),
+    }
+}
+
+fn blob(bytes: &[u8]) -> Blob {
+    Blob { digest: blake3::hash(bytes).to_hex().to_string(), bytes: bytes.to_vec().into() }
 }
 
 /// The plugin's own memory.

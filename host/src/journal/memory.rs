@@ -2,14 +2,19 @@
 //! [`super::sqlite`] answers; only, when it is dropped, everything is gone.
 //!
 //! Every call takes one lock for a few map operations, and copies what it hands out and nothing else.
+//!
+//! Nobody keeps it, so it keeps little: of what has ended and of what was sent, the newest, which is what a chat repeats and a
+//! plugin refers to. What has not ended stays.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
+    fmt,
     ops::Bound,
     sync::{Mutex, MutexGuard},
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::{
     Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Learnt, Named, Namespace, Pending,
@@ -19,10 +24,14 @@ use crate::{
     answers::{self, Opening, Record, Writing},
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::{Event, Position},
+    event::{Event, Kind, MediaSource, Position},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
+    timer::Timer,
 };
+
+/// So many events that have ended, and messages that were sent, are remembered of each agent: some kilobytes for each.
+const REMEMBERED: usize = 10_000;
 
 /// A ledger that nobody keeps.
 #[derive(Debug, Default)]
@@ -49,19 +58,47 @@ struct Agent {
     home: Option<Place>,
     encrypted: HashSet<RoomId>,
     known: HashMap<EventId, RoomId>,
-    /// Every number of this agent's events, rising.
-    received: Vec<Sequence>,
+    newest: HashMap<RoomId, EventId>,
+    /// Every number of this agent's events that is remembered.
+    received: HashMap<Sequence, Received>,
+    /// Events in the order in which they ended.
+    ended: VecDeque<Sequence>,
     pending: BTreeMap<Sequence, Waiting>,
     lanes: BTreeSet<(SessionId, Sequence)>,
+    /// What cannot be read.
+    locked: BTreeMap<Sequence, (SessionId, Event)>,
     committed: HashSet<DeliveryId>,
     unsent: BTreeMap<i64, Queued>,
     accepted: HashMap<EffectId, EventId>,
     named: HashMap<PluginName, HashMap<String, Newest>>,
     /// What plugins have sent, and where.
     messages: HashMap<EventId, Known>,
+    /// What was accepted, in its order.
+    sent: VecDeque<Delivered>,
     drafts: HashMap<DeliveryId, Draft>,
     /// What deliveries have learnt, by when they wrote of it first.
     records: BTreeMap<i64, Record>,
+    /// Files of effects that wait.
+    blobs: HashMap<(DeliveryId, String), Kept>,
+    staged: HashMap<i64, MediaSource>,
+    timers: BTreeMap<TimerKey, Timer>,
+    /// Events that timers became.
+    fired: HashSet<EventId>,
+}
+
+/// Whose, in which session, and its name there.
+type TimerKey = (PluginName, SessionId, String);
+
+/// What is remembered of an event.
+#[derive(Debug)]
+struct Received {
+    event: EventId,
+    /// It is a timer's.
+    own: bool,
+    /// Until when it is told from a new one.
+    at: i64,
+    /// What was committed for it.
+    deliveries: Vec<DeliveryId>,
 }
 
 /// An event that has not ended.
@@ -72,11 +109,32 @@ struct Waiting {
     ended: Vec<PluginName>,
 }
 
+/// A message that was sent.
+#[derive(Debug)]
+struct Delivered {
+    id: EffectId,
+    event: EventId,
+    name: Option<(PluginName, String)>,
+}
+
 #[derive(Debug)]
 struct Newest {
     row: i64,
     event: EventId,
     room: RoomId,
+    file: bool,
+}
+
+/// A file, and which plugin sends it.
+struct Kept {
+    plugin: Option<PluginName>,
+    bytes: Bytes,
+}
+
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Kept({} bytes)", self.bytes.len())
+    }
 }
 
 impl Memory {
@@ -100,6 +158,9 @@ impl Ledger {
                 self.get(namespace, key).map(|it| it.version) == *version
             }
             Read::Keys { namespace, query, found } => self.keys(namespace, query).eq(found),
+            Read::Timers { agent, plugin, session, found } => {
+                self.agents.get(agent).map_or_else(Vec::new, |agent| agent.timers(plugin, session)) == *found
+            }
         }
     }
 
@@ -144,12 +205,17 @@ impl Ledger {
 
 impl Ledger {
     fn commit(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
-        let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
+        let Commit { agent: name, sequence, delivery, .. } = commit;
         match self.agents.get(name) {
             Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
-            Some(agent) if agent.received.binary_search(sequence).is_ok() => {}
+            Some(agent) if agent.received.contains_key(sequence) => {}
             _ => return Err(super::never_received(name, *sequence)),
         }
+        self.carry_out(commit)
+    }
+
+    fn carry_out(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
+        let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
         let mut reads = commit.contributions().flat_map(|contribution| &contribution.reads);
         if !reads.all(|read| self.unchanged(read)) {
             return Err(Error::Conflict);
@@ -160,12 +226,20 @@ impl Ledger {
         for write in commit.contributions().flat_map(|contribution| &contribution.writes) {
             self.write(write.clone(), version);
         }
-        let agent = self.agents.get_mut(name).expect("its event was found above");
+        let agent = self.agents.get_mut(name).expect("the ledger has this agent");
+        for contribution in commit.contributions() {
+            for blob in &contribution.files {
+                // A copy: what a plugin holds is counted, and this is not held by it any more.
+                let bytes = Bytes::copy_from_slice(&blob.bytes);
+                let kept = Kept { plugin: contribution.plugin.clone(), bytes };
+                agent.blobs.entry((delivery.clone(), blob.digest.clone())).or_insert(kept);
+            }
+        }
         let mut queued = Vec::new();
         let mut takes_draft = false;
         for (ordinal, plugin, effect) in commit.effects() {
-            if let Effect::SetHome(place) = effect {
-                agent.home = Some(place.clone());
+            if effect.is_inward() {
+                agent.do_inward(plugin, effect);
                 continue;
             }
             takes_draft |= super::takes_draft(effect);
@@ -178,6 +252,10 @@ impl Ledger {
         if !takes_draft {
             agent.drafts.remove(delivery);
         }
+        agent.committed.insert(delivery.clone());
+        if let Some(received) = agent.received.get_mut(sequence) {
+            received.deliveries.push(delivery.clone());
+        }
         if *ends_event {
             agent.end(*sequence);
         } else if let Some(plugin) = &commit.contribution.plugin
@@ -186,7 +264,6 @@ impl Ledger {
         {
             waiting.ended.push(plugin.clone());
         }
-        agent.committed.insert(delivery.clone());
         match &commit.learnt {
             None => {}
             Some(Learnt::Goes) => agent.records.retain(|_, of| of.opening.delivery != *delivery),
@@ -209,27 +286,165 @@ impl Agent {
         if event.room.encrypted && !self.encrypted.contains(&event.room.id) {
             self.encrypted.insert(event.room.id.clone());
         }
-        if self.known.contains_key(&event.id) {
+        // A timer's is the host's own, and nothing that anybody could refer to.
+        let own = matches!(event.kind, Kind::Timer(_));
+        if own && !self.fired.insert(event.id.clone()) {
             return None;
         }
-        self.known.insert(event.id.clone(), event.room.id.clone());
+        if !own {
+            if self.known.contains_key(&event.id) {
+                let locked = self.locked.iter().find(|(_, (_, of))| of.id == event.id).map(|(at, _)| *at);
+                return locked.filter(|sequence| !super::is_locked(event) && self.unlock(*sequence, arrival));
+            }
+            self.known.insert(event.id.clone(), event.room.id.clone());
+            self.newest.insert(event.room.id.clone(), event.id.clone());
+        }
         *last += 1;
         let sequence = Sequence(*last);
-        self.received.push(sequence);
+        let (at, deliveries) = (super::time_of(event), Vec::new());
+        self.received.insert(sequence, Received { event: event.id.clone(), own, at, deliveries });
         if arrival.verdict != Verdict::Allow {
+            self.ended(sequence);
             return None;
         }
+        if super::is_locked(event) {
+            self.locked.insert(sequence, (arrival.session.clone(), event.clone()));
+        } else {
+            self.wait(sequence, arrival);
+        }
+        Some(sequence)
+    }
+
+    fn wait(&mut self, sequence: Sequence, arrival: &Arrival) {
         let session = arrival.session.clone();
         self.lanes.insert((session.clone(), sequence));
-        self.pending.insert(sequence, Waiting { event: event.clone(), session, ended: Vec::new() });
-        Some(sequence)
+        self.pending.insert(sequence, Waiting { event: arrival.event.clone(), session, ended: Vec::new() });
+    }
+
+    /// Nothing, where it did not wait for its key.
+    fn unlock(&mut self, sequence: Sequence, arrival: &Arrival) -> bool {
+        if self.locked.remove(&sequence).is_none() {
+            return false;
+        }
+        if arrival.verdict != Verdict::Allow {
+            self.ended(sequence);
+            return false;
+        }
+        self.wait(sequence, arrival);
+        true
+    }
+
+    /// Forgets what is too old, the oldest first.
+    fn forget(&mut self, before: i64, limit: u32) -> u32 {
+        let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
+        let over = self.ended.iter().filter_map(|sequence| {
+            let Received { at, deliveries, .. } = self.received.get(sequence)?;
+            let waits = deliveries.iter().any(|delivery| unsent.contains(delivery));
+            (*at < before && !waits).then_some((*at, *sequence))
+        });
+        let mut over: Vec<(i64, Sequence)> = over.collect();
+        over.sort_unstable();
+        over.truncate(limit as usize);
+        for (_, sequence) in &over {
+            self.forget_one(*sequence);
+        }
+        self.ended.retain(|sequence| self.received.contains_key(sequence));
+        u32::try_from(over.len()).unwrap_or(limit)
+    }
+
+    fn forget_one(&mut self, sequence: Sequence) {
+        let Some(received) = self.received.remove(&sequence) else { return };
+        if received.own {
+            self.fired.remove(&received.event);
+        } else {
+            self.known.remove(&received.event);
+        }
+        for delivery in &received.deliveries {
+            self.committed.remove(delivery);
+        }
+    }
+
+    /// A file that no effect needs any more goes.
+    fn release(&mut self, delivery: &DeliveryId, digest: &str) {
+        let needs = |queued: &Queued| {
+            queued.id.delivery == *delivery && queued.effect.file().is_some_and(|file| file.digest == digest)
+        };
+        if !self.unsent.values().any(needs) {
+            self.blobs.remove(&(delivery.clone(), digest.to_owned()));
+        }
+    }
+
+    /// What is done with the commit.
+    fn do_inward(&mut self, plugin: Option<&PluginName>, effect: &Effect) {
+        match effect {
+            Effect::SetHome(place) => self.home = Some(place.clone()),
+            Effect::SetTimer(timer) => self.set(Timer::clone(timer)),
+            Effect::PutBack(timer) => {
+                if timer.goes_back_over(self.timers.get(&key(timer))) {
+                    self.set(Timer::clone(timer));
+                }
+            }
+            Effect::CancelTimer { session, key } => {
+                if let Some(plugin) = plugin {
+                    self.timers.remove(&(plugin.clone(), session.clone(), key.clone()));
+                }
+            }
+            Effect::Send { .. }
+            | Effect::File { .. }
+            | Effect::Edit { .. }
+            | Effect::React { .. }
+            | Effect::Redact { .. } => {}
+        }
+    }
+
+    fn set(&mut self, timer: Timer) {
+        self.timers.insert(key(&timer), timer);
+    }
+
+    fn timers(&self, plugin: &PluginName, session: &SessionId) -> Vec<Timer> {
+        let of = |timer: &&Timer| timer.plugin == *plugin && timer.session == *session;
+        let mut timers: Vec<Timer> = self.timers.values().filter(of).cloned().collect();
+        // They are in the order of their keys.
+        timers.sort_by_key(|timer| timer.next);
+        timers
     }
 
     fn end(&mut self, sequence: Sequence) {
         if let Some(waiting) = self.pending.remove(&sequence) {
             self.lanes.remove(&(waiting.session, sequence));
+            self.ended(sequence);
         }
     }
+
+    fn ended(&mut self, sequence: Sequence) {
+        self.ended.push_back(sequence);
+        if self.ended.len() > REMEMBERED
+            && let Some(sequence) = self.ended.pop_front()
+        {
+            self.forget_one(sequence);
+        }
+    }
+
+    fn accepted(&mut self, delivered: Delivered) {
+        self.accepted.insert(delivered.id.clone(), delivered.event.clone());
+        self.sent.push_back(delivered);
+        if self.sent.len() > REMEMBERED
+            && let Some(Delivered { id, event, name }) = self.sent.pop_front()
+        {
+            self.accepted.remove(&id);
+            self.messages.remove(&event);
+            if let Some((plugin, name)) = name
+                && let Some(names) = self.named.get_mut(&plugin)
+                && names.get(&name).is_some_and(|newest| newest.event == event)
+            {
+                names.remove(&name);
+            }
+        }
+    }
+}
+
+fn key(timer: &Timer) -> TimerKey {
+    (timer.plugin.clone(), timer.session.clone(), timer.key.clone())
 }
 
 impl Agent {
@@ -285,6 +500,30 @@ impl Journal for Memory {
         Ok(sequences)
     }
 
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let locked = agent.locked.iter();
+        Ok(locked.map(|(at, (session, event))| (*at, session.clone(), event.clone())).collect())
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        Ok(self.ledger().agent(agent).unlock(sequence, arrival))
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        self.ledger().agent(agent).newest.extend(newest.iter().cloned());
+        Ok(())
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.newest.get(room).cloned()))
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        Ok(self.ledger().agent(agent).forget(i64::try_from(before).unwrap_or(i64::MAX), limit))
+    }
+
     async fn pending(
         &self,
         agent: &AgentName,
@@ -323,18 +562,57 @@ impl Journal for Memory {
         if super::takes_draft(&queued.effect) {
             agent.drafts.remove(&queued.id.delivery);
         }
+        agent.staged.remove(&row);
+        if let Some(file) = queued.effect.file() {
+            agent.release(&queued.id.delivery, &file.digest);
+        }
         let Sent::Accepted { event, room } = sent else { return Ok(()) };
-        agent.accepted.insert(queued.id, event.clone());
-        let (Some(plugin), Effect::Send { name, .. }) = (queued.plugin, queued.effect) else { return Ok(()) };
-        let known = Known { room: room.clone(), by: Some(plugin.clone()) };
+        let Queued { id, plugin, effect, .. } = queued;
+        let file = effect.file().is_some();
+        let name = effect.message().map(|(_, name)| name.map(str::to_owned));
+        let named = plugin.clone().zip(name.clone().flatten());
+        agent.accepted(Delivered { id, event: event.clone(), name: named });
+        let (Some(plugin), Some(name)) = (plugin, name) else { return Ok(()) };
+        let known = Known { room: room.clone(), by: Some(plugin.clone()), file };
         agent.messages.entry(event.clone()).or_insert(known);
         if let Some(name) = name {
             let names = agent.named.entry(plugin).or_default();
             if names.get(&name).is_none_or(|newest| newest.row < row) {
-                names.insert(name, Newest { row, event: event.clone(), room: room.clone() });
+                names.insert(name, Newest { row, event: event.clone(), room: room.clone(), file });
             }
         }
         Ok(())
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
+        let kept = agent.blobs.get(&(delivery.clone(), digest.to_owned()));
+        Ok(kept.map(|kept| kept.bytes.clone()))
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let ledger = self.ledger();
+        let kept = ledger.agents.get(agent).into_iter().flat_map(|agent| agent.blobs.values());
+        let theirs = kept.filter(|kept| kept.plugin.as_ref() == Some(plugin));
+        Ok(theirs.map(|kept| kept.bytes.len() as u64).sum())
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        let mut ledger = self.ledger();
+        if let Some(agent) = ledger.agents.get_mut(agent).filter(|agent| agent.unsent.contains_key(&row)) {
+            agent.staged.insert(row, source.clone());
+        }
+        Ok(())
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.staged.get(&row).cloned()))
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
@@ -356,22 +634,23 @@ impl Journal for Memory {
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
         let sent = agent.named.get(plugin).and_then(|names| names.get(name));
         let later = (Bound::Excluded(sent.map_or(i64::MIN, |newest| newest.row)), Bound::Unbounded);
-        let waiting = agent.unsent.range(later).rev().find_map(|(_, queued)| match &queued.effect {
-            Effect::Send { to, name: Some(of), .. }
-                if of == name && queued.plugin.as_ref() == Some(plugin) =>
-            {
-                Some(Named::Waiting { id: queued.id.clone(), to: to.clone() })
+        let waiting = agent.unsent.range(later).rev().find_map(|(_, queued)| match queued.effect.message() {
+            Some((to, Some(of))) if of == name && queued.plugin.as_ref() == Some(plugin) => {
+                let file = queued.effect.file().is_some();
+                Some(Named::Waiting { id: queued.id.clone(), to: to.clone(), file })
             }
             _ => None,
         });
-        let sent = || sent.map(|it| Named::Sent { event: it.event.clone(), room: it.room.clone() });
+        let sent =
+            || sent.map(|it| Named::Sent { event: it.event.clone(), room: it.room.clone(), file: it.file });
         Ok(waiting.or_else(sent))
     }
 
     async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Error> {
         let ledger = self.ledger();
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
-        let received = || agent.known.get(event).map(|room| Known { room: room.clone(), by: None });
+        let received =
+            || agent.known.get(event).map(|room| Known { room: room.clone(), by: None, file: false });
         Ok(agent.messages.get(event).cloned().or_else(received))
     }
 
@@ -461,7 +740,7 @@ impl Journal for Memory {
         Ok(components.into_iter().collect())
     }
 
-    async fn forget(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
         let mut ledger = self.ledger();
         let records = ledger.agents.values().flat_map(|agent| agent.records.values());
         let mut bytes: u64 = records.filter(|of| of.ended.is_some()).map(size).sum();
@@ -490,11 +769,77 @@ impl Journal for Memory {
         Ok(u32::try_from(gone.len()).unwrap_or(u32::MAX))
     }
 
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error> {
+        let ledger = self.ledger();
+        Ok(ledger.agents.get(agent).map_or_else(Vec::new, |agent| agent.timers(plugin, session)))
+    }
+
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(0) };
+        Ok(agent.timers.keys().filter(|(of, ..)| of == plugin).count() as u64)
+    }
+
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let mut next: BTreeMap<&PluginName, u64> = BTreeMap::new();
+        for timer in agent.timers.values() {
+            let first = next.entry(&timer.plugin).or_insert(timer.next);
+            *first = timer.next.min(*first);
+        }
+        Ok(next.into_iter().map(|(plugin, next)| (plugin.clone(), next)).collect())
+    }
+
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let due = |timer: &&Timer| timer.plugin == *plugin && timer.next <= now;
+        let mut due: Vec<&Timer> = agent.timers.values().filter(due).collect();
+        // They are in the order of their sessions and keys.
+        due.sort_by_key(|timer| timer.next);
+        Ok(due.into_iter().take(limit as usize).cloned().collect())
+    }
+
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error> {
+        let mut ledger = self.ledger();
+        let mut last = ledger.sequence;
+        let agent = ledger.agent(agent);
+        if agent.timers.get(&key(timer)) != Some(timer) {
+            return Ok(None);
+        }
+        match next {
+            Some(next) => agent.set(Timer { next, ..timer.clone() }),
+            None => drop(agent.timers.remove(&key(timer))),
+        }
+        let sequence = arrival.and_then(|arrival| agent.receive(arrival, &mut last));
+        ledger.sequence = last;
+        Ok(sequence)
+    }
+
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         let ledger = self.ledger();
-        let of = |agent: &Agent| (agent.pending.len() as u64, agent.unsent.len() as u64);
-        let (events, effects) = ledger.agents.get(agent).map(of).unwrap_or_default();
-        Ok(Backlog { events, effects })
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Backlog::default()) };
+        let [events, effects, locked] =
+            [agent.pending.len(), agent.unsent.len(), agent.locked.len()].map(|count| count as u64);
+        Ok(Backlog { events, effects, locked })
     }
 
     async fn announce(
@@ -509,8 +854,7 @@ impl Journal for Memory {
         }
         ledger.sequence += 1;
         let sequence = Sequence(ledger.sequence);
-        ledger.agent(agent).received.push(sequence);
-        ledger.commit(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
+        ledger.carry_out(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
@@ -530,5 +874,87 @@ impl Journal for Memory {
 
     async fn record_head(&self) -> Result<Head, Error> {
         Ok(self.ledger().head)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        chat::memory::message,
+        event::{DeviceTrust, Kind, Reading, Room, Sender},
+        gate::Denial,
+        id::UserId,
+    };
+
+    fn event(number: usize) -> EventId {
+        EventId::parse(format!("${number}")).unwrap()
+    }
+
+    fn arrival(number: usize, verdict: Verdict) -> Arrival {
+        let sender = UserId::parse("@alice:memory").unwrap();
+        let event = Event {
+            id: event(number),
+            room: Room { id: RoomId::parse("!r").unwrap(), direct: true, encrypted: false },
+            sender: Sender { id: sender, display_name: None, device: DeviceTrust::Cleartext },
+            sent: 0,
+            mark: None,
+            kind: Kind::Message(message("hello")),
+            reading: Reading::AtOnce,
+        };
+        Arrival { event, verdict, session: SessionId::parse("!r").unwrap() }
+    }
+
+    #[tokio::test]
+    async fn what_has_ended_is_forgotten_some_day_and_what_waits_is_not() {
+        let (journal, agent) = (Memory::default(), AgentName::parse("agent").unwrap());
+        let known = async |number| journal.known(&agent, &event(number)).await.unwrap().is_some();
+        let denied = |number| arrival(number, Verdict::Deny(Denial::NotListed));
+        let mut arrivals = vec![arrival(0, Verdict::Allow)];
+        arrivals.extend((1..=REMEMBERED + 1).map(denied));
+        let received = journal.receive(&agent, &arrivals, &Position("here".into())).await.unwrap();
+        let waits = received[0].unwrap();
+        assert_eq!([known(0).await, known(1).await, known(2).await], [true, false, true]);
+
+        let delivery = DeliveryId::parse("d").unwrap();
+        let end = Commit::own(agent.clone(), waits, delivery, vec![]);
+        for _ in 0..2 {
+            assert_eq!(journal.commit(end.clone()).await.unwrap(), []);
+            assert_eq!([known(0).await, known(2).await, known(3).await], [true, false, true]);
+        }
+        let later: Vec<_> = (0..=REMEMBERED).map(|number| denied(2 * REMEMBERED + number)).collect();
+        journal.receive(&agent, &later, &Position("there".into())).await.unwrap();
+        let ledger = journal.ledger();
+        let agent = &ledger.agents[&agent];
+        assert_eq!(
+            (agent.received.len(), agent.known.len(), agent.committed.len()),
+            (REMEMBERED, REMEMBERED, 0)
+        );
+    }
+
+    #[test]
+    fn what_was_sent_is_forgotten_some_day_and_its_name_with_it() {
+        let mut agent = Agent::default();
+        let (plugin, room) = (PluginName::parse("plugin").unwrap(), RoomId::parse("!r").unwrap());
+        for number in 0..=REMEMBERED {
+            let name = if number == 0 { "first" } else { "newest" }.to_owned();
+            let newest = Newest { row: 0, event: event(number), room: room.clone(), file: false };
+            agent.named.entry(plugin.clone()).or_default().insert(name.clone(), newest);
+            agent
+                .messages
+                .insert(event(number), Known { room: room.clone(), by: Some(plugin.clone()), file: false });
+            let delivery = DeliveryId::parse(format!("d{number}")).unwrap();
+            let id = EffectId { delivery, ordinal: Some(0) };
+            agent.accepted(Delivered { id, event: event(number), name: Some((plugin.clone(), name)) });
+        }
+        assert_eq!(
+            (agent.accepted.len(), agent.messages.len(), agent.sent.len()),
+            (REMEMBERED, REMEMBERED, REMEMBERED)
+        );
+        assert!(!agent.messages.contains_key(&event(0)));
+        assert_eq!(agent.named[&plugin].keys().collect::<Vec<_>>(), ["newest"]);
+        let id = EffectId { delivery: DeliveryId::parse("again").unwrap(), ordinal: Some(0) };
+        agent.accepted(Delivered { id, event: event(0), name: Some((plugin.clone(), "other".into())) });
+        assert_eq!(agent.named[&plugin].keys().collect::<Vec<_>>(), ["newest"], "it has a newer message");
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
 //! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
-//! few statements, in [`inbox`], [`commit`], [`outbox`], [`kv`], [`record`] and [`audit`].
+//! few statements, in [`inbox`], [`forget`], [`commit`], [`outbox`], [`kv`], [`timers`], [`record`] and
+//! [`audit`].
 //!
 //! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
 //! same agents is not seen to here.
@@ -10,6 +11,7 @@
 mod audit;
 mod commit;
 mod file;
+mod forget;
 mod inbox;
 mod kv;
 mod outbox;
@@ -17,10 +19,12 @@ mod record;
 #[cfg(test)]
 mod tests;
 mod thread;
+mod timers;
 
 use std::path::Path;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
@@ -31,8 +35,9 @@ use crate::{
     answers::{Opening, Record, Writing},
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::Position,
+    event::{Event, MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, InvalidId, PluginName, RoomId, SessionId},
+    timer::Timer,
 };
 
 /// A ledger in a file. Dropping it waits until what it was asked is done.
@@ -86,6 +91,32 @@ impl Journal for Sqlite {
         self.thread.write(move |db| inbox::receive(db, &agent, rows, &position)).await
     }
 
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| inbox::locked(db, &agent)).await
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        let agent = agent.clone();
+        let received = inbox::Received::of(arrival).map_err(|it| it.0)?;
+        self.thread.write(move |db| inbox::unlock(db, &agent, sequence, &received)).await
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        let (agent, newest) = (agent.clone(), newest.to_vec());
+        self.thread.write(move |db| forget::remember(db, &agent, &newest)).await
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        let (agent, room) = (agent.clone(), room.clone());
+        self.thread.read(move |db| forget::newest(db, &agent, &room)).await
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        let agent = agent.clone();
+        self.thread.write(move |db| forget::forget(db, &agent, before, limit)).await
+    }
+
     async fn pending(
         &self,
         agent: &AgentName,
@@ -113,6 +144,31 @@ impl Journal for Sqlite {
         let agent = agent.clone();
         let sent = sent.clone();
         self.thread.write(move |db| outbox::sent(db, &agent, row, &sent)).await
+    }
+
+    async fn blob(
+        &self,
+        agent: &AgentName,
+        delivery: &DeliveryId,
+        digest: &str,
+    ) -> Result<Option<Bytes>, Error> {
+        let (agent, delivery, digest) = (agent.clone(), delivery.clone(), digest.to_owned());
+        self.thread.read(move |db| outbox::blob(db, &agent, &delivery, &digest)).await
+    }
+
+    async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let (agent, plugin) = (agent.clone(), plugin.clone());
+        self.thread.read(move |db| outbox::blobs(db, &agent, &plugin)).await
+    }
+
+    async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
+        let (agent, source) = (agent.clone(), source.clone());
+        self.thread.write(move |db| outbox::stage(db, &agent, row, &source)).await
+    }
+
+    async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| outbox::staged(db, &agent, row)).await
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
@@ -210,8 +266,51 @@ impl Journal for Sqlite {
         self.thread.read(record::components).await
     }
 
-    async fn forget(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
         self.thread.write(move |db| record::forget(db, before, most, limit)).await
+    }
+
+    async fn timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        session: &SessionId,
+    ) -> Result<Vec<Timer>, Error> {
+        let (agent, plugin, session) = (agent.clone(), plugin.clone(), session.clone());
+        self.thread.read(move |db| timers::timers(db, &agent, &plugin, &session)).await
+    }
+
+    async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
+        let (agent, plugin) = (agent.clone(), plugin.clone());
+        self.thread.read(move |db| timers::count(db, &agent, &plugin)).await
+    }
+
+    async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| timers::next(db, &agent)).await
+    }
+
+    async fn due_timers(
+        &self,
+        agent: &AgentName,
+        plugin: &PluginName,
+        now: u64,
+        limit: u32,
+    ) -> Result<Vec<Timer>, Error> {
+        let (agent, plugin) = (agent.clone(), plugin.clone());
+        self.thread.read(move |db| timers::due(db, &agent, &plugin, now, limit)).await
+    }
+
+    async fn fire(
+        &self,
+        agent: &AgentName,
+        timer: &Timer,
+        next: Option<u64>,
+        arrival: Option<&Arrival>,
+    ) -> Result<Option<Sequence>, Error> {
+        let (agent, timer) = (agent.clone(), timer.clone());
+        let received = arrival.map(inbox::Received::of).transpose().map_err(|it| it.0)?;
+        self.thread.write(move |db| timers::fire(db, &agent, &timer, next, received.as_ref())).await
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {

@@ -5,8 +5,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// An address and the length of its prefix.
-type Net<T> = (T, u32);
+/// An address and the length of its prefix, in bits.
+pub type Net<T = IpAddr> = (T, u32);
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u32) -> Net<Ipv4Addr> {
     (Ipv4Addr::new(a, b, c, d), prefix)
@@ -17,7 +17,7 @@ const fn v6(a: u16, b: u16, c: u16, prefix: u32) -> Net<Ipv6Addr> {
 }
 
 /// What is not the public internet.
-const NOT_PUBLIC_V4: [Net<Ipv4Addr>; 15] = [
+const NOT_PUBLIC_V4: [Net<Ipv4Addr>; 16] = [
     // "This network" (RFC 791).
     v4(0, 0, 0, 0, 8),
     // Private (RFC 1918).
@@ -30,6 +30,9 @@ const NOT_PUBLIC_V4: [Net<Ipv4Addr>; 15] = [
     v4(127, 0, 0, 0, 8),
     // Link-local (RFC 3927), where clouds keep their metadata.
     v4(169, 254, 0, 0, 16),
+    // What Azure's machines are told their metadata and keys by, though it is a public address. Other clouds' lie in what
+    // is named above and below.
+    v4(168, 63, 129, 16, 32),
     // Protocol assignments (RFC 6890), the old 6to4 relays (RFC 7526).
     v4(192, 0, 0, 0, 24),
     v4(192, 88, 99, 0, 24),
@@ -67,6 +70,27 @@ pub fn is_public(address: IpAddr) -> bool {
             }
         },
     }
+}
+
+/// The shortest prefixes of a network that is somebody's own: what is shorter is a provider's, or a tunnel to everywhere.
+const SHORTEST: (u32, u32) = (16, 48);
+
+/// Whether an address belongs to this machine, of which these are the addresses, or to the network that it is in: whoever
+/// may be reached there only from here, without a firewall in between.
+#[must_use]
+pub fn is_near(address: IpAddr, ours: &[Net]) -> bool {
+    let address = canonical(address);
+    ours.iter().any(|(our, prefix)| match (address, canonical(*our)) {
+        (IpAddr::V4(address), IpAddr::V4(our)) => {
+            let prefix = if *prefix < SHORTEST.0 { 32 } else { (*prefix).min(32) };
+            within_v4(address, (our, prefix))
+        }
+        (IpAddr::V6(address), IpAddr::V6(our)) => {
+            let prefix = if *prefix < SHORTEST.1 { 128 } else { (*prefix).min(128) };
+            within_v6(address, (our, prefix))
+        }
+        _ => false,
+    })
 }
 
 /// The IPv4 address in one that is mapped, or translated by NAT64 with the well-known prefix.
@@ -110,6 +134,12 @@ mod tests {
             "100.64.0.1",
             "100.127.255.255",
             "169.254.169.254",
+            "168.63.129.16",
+            "::ffff:168.63.129.16",
+            "100.100.100.200",
+            "192.0.0.192",
+            "fd00:ec2::254",
+            "fd20:ce::254",
             "192.0.0.170",
             "198.18.0.1",
             "203.0.113.9",
@@ -144,12 +174,47 @@ mod tests {
             "100.63.0.1",
             "100.128.0.1",
             "169.253.0.1",
+            "168.63.129.15",
+            "168.63.129.17",
             "2606:4700::1111",
             "2a00:1450::1",
             "::ffff:8.8.8.8",
             "64:ff9b::8.8.8.8",
         ] {
             assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn this_machine_and_its_network_are_near() {
+        let net = |(address, prefix): (&str, u32)| (address.parse().unwrap(), prefix);
+        let ours = [
+            ("8.8.4.4", 24),
+            ("9.9.9.9", 32),
+            ("11.1.1.1", 8),
+            ("2a00:1450:1:2::5", 64),
+            ("2606:4700::5", 128),
+            ("2a03::5", 16),
+        ];
+        let ours = ours.map(net);
+        for address in [
+            "8.8.4.4",
+            "8.8.4.200",
+            "::ffff:8.8.4.4",
+            "64:ff9b::8.8.4.4",
+            "9.9.9.9",
+            "11.1.1.1",
+            "2a00:1450:1:2::5",
+            "2a00:1450:1:2:ffff::1",
+            "2606:4700::5",
+            "2a03::5",
+        ] {
+            assert!(is_near(address.parse().unwrap(), &ours), "{address}");
+        }
+        for address in
+            ["8.8.5.1", "9.9.9.8", "11.1.1.2", "2a00:1450:1:3::5", "2606:4700::6", "2a03::6", "1.1.1.1"]
+        {
+            assert!(!is_near(address.parse().unwrap(), &ours), "{address}");
         }
     }
 

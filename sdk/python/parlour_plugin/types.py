@@ -7,11 +7,11 @@ from componentize_py_types import Err
 # Beside the types of `wasi:http`, the contract's have a longer name.
 try:
     from wit_world.imports.types import *
-    from wit_world.imports.types import Body_Markdown, Body_Notice, Body_Plain
+    from wit_world.imports.types import Body, Body_Markdown, Body_Notice, Body_Plain
     from wit_world.imports.types import Command, Error, ErrorKind, Parameter, Role, Tool
 except ImportError:
     from wit_world.imports.parlour_plugin_types import *
-    from wit_world.imports.parlour_plugin_types import Body_Markdown, Body_Notice, Body_Plain
+    from wit_world.imports.parlour_plugin_types import Body, Body_Markdown, Body_Notice, Body_Plain
     from wit_world.imports.parlour_plugin_types import Command, Error, ErrorKind, Parameter, Role, Tool
 
 TEXT = '{"type":"string"}'

@@ -44,5 +44,6 @@ exports!(
     "messages",
     "package parlour:sdk; world messages { export parlour:plugin/messages@0.1.0; }"
 );
+exports!(timers, "timers", "package parlour:sdk; world timers { export parlour:plugin/timers@0.1.0; }");
 exports!(tools, "tools", "package parlour:sdk; world tools { export parlour:plugin/tools@0.1.0; }");
 exports!(members, "members", "package parlour:sdk; world members { export parlour:plugin/members@0.1.0; }");

@@ -1,7 +1,7 @@
 //! Write plugins for [Parlour](https://crates.io/crates/parlour-cli) in Rust.
 //!
 //! A plugin is a type without state that implements one or more of [`Commands`], [`Messages`],
-//! [`Members`] and [`Tools`], and names them in [`export!`]. This one is complete:
+//! [`Members`], [`Timers`] and [`Tools`], and names them in [`export!`]. This one is complete:
 //!
 //! ```
 //! use parlour_plugin::prelude::*;
@@ -43,6 +43,7 @@ pub mod media;
 pub mod outbox;
 pub mod prelude;
 pub mod random;
+pub mod schedule;
 pub mod secrets;
 mod tool;
 pub mod toolbox;
@@ -57,6 +58,9 @@ pub use bindings::members::exports::parlour::plugin::members::{MemberChange, Mem
 pub use bindings::messages::exports::parlour::plugin::messages::Guest as Messages;
 pub use bindings::messages::exports::parlour::plugin::messages::Outcome;
 
+/// What a plugin that sets timers implements.
+pub use bindings::timers::exports::parlour::plugin::timers::Firing;
+pub use bindings::timers::exports::parlour::plugin::timers::Guest as Timers;
 /// What a plugin that has tools for other plugins implements.
 pub use bindings::tools::exports::parlour::plugin::tools::Guest as Tools;
 pub use bindings::tools::exports::parlour::plugin::tools::{ToolCall, ToolResult};
@@ -101,12 +105,15 @@ macro_rules! __export_one {
     (members $plugin:ident) => {
         $crate::bindings::members::members!($plugin with_types_in $crate::bindings::members);
     };
+    (timers $plugin:ident) => {
+        $crate::bindings::timers::timers!($plugin with_types_in $crate::bindings::timers);
+    };
     (tools $plugin:ident) => {
         $crate::bindings::tools::tools!($plugin with_types_in $crate::bindings::tools);
     };
     ($other:ident $plugin:ident) => {
         ::core::compile_error!(::core::concat!(
-            "a plugin exports `commands`, `messages`, `members` or `tools`, not `",
+            "a plugin exports `commands`, `messages`, `members`, `timers` or `tools`, not `",
             ::core::stringify!($other),
             "`"
         ));

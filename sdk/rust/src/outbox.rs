@@ -14,7 +14,7 @@
 use crate::{Body, Error};
 
 pub use crate::bindings::imports::parlour::plugin::outbox::{
-    MessageRef, Target, edit, name, react, redact, reply_to, send, set_home,
+    MessageRef, Target, edit, name, react, redact, reply_to, send, send_file, set_home,
 };
 
 /// Says something where the event happened, as it is.
@@ -30,4 +30,10 @@ pub fn markdown(text: impl Into<String>) -> Result<u32, Error> {
 /// Says something quietly where the event happened: a notice, which well-behaved bots don't answer.
 pub fn notice(text: impl Into<String>) -> Result<u32, Error> {
     send(&Target::Here, &Body::Notice(text.into()))
+}
+
+/// Sends a file where the event happened, by its handle: one that [`media::make`](crate::media::make) has made, or one
+/// that came with the message.
+pub fn file(handle: &str) -> Result<u32, Error> {
+    send_file(&Target::Here, handle, None)
 }

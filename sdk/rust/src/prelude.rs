@@ -2,7 +2,7 @@
 
 pub use crate::types::Attachment;
 pub use crate::{
-    Body, Command, Commands, Conversation, Error, ErrorKind, Invocation, MemberChange, Members, Membership,
-    Message, Messages, Outcome, Parameter, Role, Sender, Tool, ToolCall, ToolResult, Tools, config,
-    directory, kv, llm, log, media, outbox, progress, random, toolbox,
+    Body, Command, Commands, Conversation, Error, ErrorKind, Firing, Invocation, MemberChange, Members,
+    Membership, Message, Messages, Outcome, Parameter, Role, Sender, Timers, Tool, ToolCall, ToolResult,
+    Tools, config, directory, kv, llm, log, media, outbox, progress, random, schedule, toolbox,
 };

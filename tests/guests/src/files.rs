@@ -22,6 +22,10 @@ impl Commands for Files {
             rest("litter", "COUNT: makes so many files"),
             rest("list", "PATH"),
             rest("hold", "COUNT PATH: opens it so often, and says how often"),
+            rest(
+                "hide",
+                "BYTES HOW: so many into each of ten open files without a name, and how often it could",
+            ),
             rest("changed", "PATH: nanoseconds of the second in which it was"),
             rest("remove", "PATH"),
             rest("rename", "PATH PATH"),
@@ -79,6 +83,32 @@ fn done(name: &str, rest: &str) -> std::io::Result<String> {
         }
         "hold" => {
             let open: Vec<_> = (0..number()).map_while(|_| File::open(second).ok()).collect();
+            return Ok(open.len().to_string());
+        }
+        "hide" => {
+            let mut open = vec![];
+            for count in 0..10 {
+                let path = format!("/files/hidden-{count}");
+                let Ok(mut file) = File::create(&path) else { break };
+                let piece = vec![b'x'; number() as usize];
+                if file.write_all(&piece).is_err() {
+                    fs::remove_file(&path)?;
+                    break;
+                }
+                match second {
+                    "rename" => {
+                        fs::write("/files/over", "")?;
+                        fs::rename("/files/over", &path)?;
+                        fs::remove_file(&path)?;
+                    }
+                    "read" => {
+                        file = File::open(&path)?;
+                        fs::remove_file(&path)?;
+                    }
+                    _ => fs::remove_file(&path)?,
+                }
+                open.push(file);
+            }
             return Ok(open.len().to_string());
         }
         "changed" => {

@@ -29,6 +29,8 @@ struct Odd;
 
 /// Calls of one handler.
 const CALLS: u32 = 300;
+/// And calls of timers, behind them.
+const TIMERS: u32 = 30;
 /// A text that is larger than anything may be; once, because two in one call are more than a call may have.
 const HUGE: usize = 4 * 1024 * 1024;
 /// Lines of the log that are not this handler's own.
@@ -44,7 +46,16 @@ impl Commands for Odd {
         let state = seed.parse::<u64>().unwrap_or_default().wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let odd = Values { state: Cell::new(state), huge: Cell::new(1), lines: Cell::new(LINES), origin };
         let well = (0..CALLS).filter(|_| odd.call()).count();
+        for _ in 0..TIMERS {
+            odd.timers();
+        }
         log::info(format!("odd {seed}: {CALLS} calls, {well} of them well"));
+        Ok(())
+    }
+}
+
+impl Timers for Odd {
+    fn on_timer(_: Firing) -> Result<(), Error> {
         Ok(())
     }
 }
@@ -237,7 +248,7 @@ impl Values<'_> {
 
     /// One call or a few that belong together; whether it went well.
     fn call(&self) -> bool {
-        match self.below(34) {
+        match self.below(37) {
             0..=2 => outbox::send(&self.target(), &self.body()).is_ok(),
             3 => outbox::edit(&self.message(), &self.body()).is_ok(),
             4 => outbox::react(&self.message(), &self.text()).is_ok(),
@@ -265,7 +276,50 @@ impl Values<'_> {
             26 | 27 => self.http().is_some(),
             28..=31 => self.files(),
             32 => self.streams().is_some(),
+            33..=35 => self.media(),
             _ => self.sockets(),
+        }
+    }
+
+    fn media(&self) -> bool {
+        let sends =
+            |file: &str| outbox::send_file(&self.target(), file, self.some(|| self.body()).as_ref()).is_ok();
+        match self.below(4) {
+            0 => media::fetch(&self.text()).is_ok(),
+            1 => media::read(&self.text(), self.u32(), self.u32()).is_ok(),
+            2 => media::append(&self.text(), &self.bytes()).is_ok() || sends(&self.text()),
+            _ => {
+                let mime = self.some(|| self.text());
+                let Ok(file) = media::create(&self.text(), mime.as_deref()) else { return false };
+                (0..self.below(3)).all(|_| media::append(&file, &self.bytes()).is_ok()) && sends(&file)
+            }
+        }
+    }
+
+    fn timers(&self) -> bool {
+        let rule = self.one(&[schedule::CatchUp::Skip, schedule::CatchUp::Once, schedule::CatchUp::All]);
+        let key = self.some(|| self.text());
+        let crons = [
+            "* * * * *",
+            "0 0 31 2 *",
+            "*/1 */1 */1 */1 */1",
+            "59-0 23-0 * * L",
+            "0 0 * * 7#6",
+            "* * * * * *",
+        ];
+        match self.below(4) {
+            0 => {
+                let far = schedule::now() + f64::from(self.f32());
+                schedule::at(key.as_deref(), self.one(&[f64::NAN, -0.0, 1e300, far]), &self.text(), rule)
+                    .is_ok()
+            }
+            1 => {
+                let cron = self.some(|| self.text()).unwrap_or_else(|| self.one(&crons).to_owned());
+                let zone = self.some(|| self.text()).unwrap_or_else(|| "Europe/Berlin".into());
+                schedule::every(key.as_deref(), &cron, &zone, &self.text(), rule).is_ok()
+            }
+            2 => schedule::cancel(&self.text()).is_ok(),
+            _ => schedule::list().is_ok(),
         }
     }
 
@@ -529,4 +583,4 @@ fn short(mut text: String) -> String {
     text
 }
 
-parlour_plugin::export!(Odd: commands);
+parlour_plugin::export!(Odd: commands, timers);

@@ -26,6 +26,7 @@ impl Commands for Web {
                 "search",
                 "Looks for a text, given backwards, in all of its memory, after a request: TEXT METHOD URL",
             ),
+            rest("patience", "MILLISECONDS METHOD URL: connects within so long"),
             rest("secret", "Whether a secret is there"),
         ]
     }
@@ -33,6 +34,11 @@ impl Commands for Web {
     fn run(call: Invocation) -> Result<(), Error> {
         let said = match call.name.as_str() {
             "fetch" => fetch(&call.rest),
+            "patience" => {
+                let (patience, request) = call.rest.split_once(' ').unwrap_or_default();
+                let answer = sent(request, 0, patience.parse().ok()).and_then(read);
+                answer.map(|answer| answer.status.to_string())
+            }
             "size" => send(&call.rest, 0).and_then(read).map(|answer| format!("{} bytes", answer.body.len())),
             "post" => {
                 let (size, url) = call.rest.split_once(' ').unwrap_or_default();
@@ -79,6 +85,11 @@ fn fetch(request: &str) -> Result<String, String> {
 
 /// `METHOD URL NAME: VALUE | NAME: VALUE`, with so many bytes.
 fn send(request: &str, bytes: usize) -> Result<IncomingResponse, String> {
+    sent(request, bytes, None)
+}
+
+/// The same, where the connection comes about within so many milliseconds.
+fn sent(request: &str, bytes: usize, patience: Option<u64>) -> Result<IncomingResponse, String> {
     let mut words = request.splitn(3, ' ');
     let (method, url) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
     let (scheme, rest) = url.split_once("://").ok_or("no scheme")?;
@@ -107,6 +118,7 @@ fn send(request: &str, bytes: usize) -> Result<IncomingResponse, String> {
     request.set_path_with_query(Some(&rest[at..])).map_err(|()| "path")?;
     let body = request.body().map_err(|()| "body")?;
     let options = RequestOptions::new();
+    options.set_connect_timeout(patience.map(|patience| patience * 1_000_000)).map_err(|()| "patience")?;
     let coming = handle(request, Some(options)).map_err(|error| error.to_string())?;
     if bytes > 0 {
         let stream = body.write().map_err(|()| "write")?;

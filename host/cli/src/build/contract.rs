@@ -19,7 +19,7 @@ pub(super) use embedded;
 
 pub const WIT: Files = embedded!("../../../../wit/":
     "commands.wit", "directory.wit", "kv.wit", "llm.wit", "media.wit", "members.wit", "messages.wit", "outbox.wit",
-    "progress.wit", "secrets.wit", "toolbox.wit", "tools.wit", "types.wit", "worlds.wit", "deps/wasi-clocks/clocks.wit", "deps/wasi-http/http.wit", "deps/wasi-io/io.wit",
+    "progress.wit", "schedule.wit", "secrets.wit", "timers.wit", "toolbox.wit", "tools.wit", "types.wit", "worlds.wit", "deps/wasi-clocks/clocks.wit", "deps/wasi-http/http.wit", "deps/wasi-io/io.wit",
     "deps/wasi-config/store.wit", "deps/wasi-config/world.wit",
     "deps/wasi-logging/logging.wit", "deps/wasi-random/random.wit",
 );

@@ -18,7 +18,7 @@ const COMPONENTIZE_QJS: Tool = Tool {
 
 pub const LIBRARY: Files = embedded!("../../../../sdk/javascript/":
     "config.js", "error.js", "handlers.js", "index.js", "kv.js", "llm.js", "log.js", "media.js", "outbox.js",
-    "package.json", "random.js", "toolbox.js",
+    "package.json", "random.js", "schedule.js", "toolbox.js",
 );
 
 /// Builds the sources that were copied to `workshop`.

@@ -18,7 +18,7 @@ const COMPONENTIZE_PY: Tool = Tool {
 
 pub const LIBRARY: Files = embedded!("../../../../sdk/python/parlour_plugin/":
     "__init__.py", "config.py", "directory.py", "http.py", "kv.py", "llm.py", "log.py", "media.py", "outbox.py", "progress.py",
-    "secrets.py", "toolbox.py", "types.py",
+    "schedule.py", "secrets.py", "toolbox.py", "types.py",
 );
 
 /// Builds the sources that were copied to `workshop`.

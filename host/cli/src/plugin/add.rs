@@ -21,6 +21,7 @@ use parlour::{
     id::PluginName,
     lock::{Beyond, Locked},
     manifest::Asks,
+    owner,
     settings::{Grants, Settings},
     signature::{self, Publisher},
 };
@@ -115,7 +116,8 @@ pub fn add(options: &Options) -> anyhow::Result<()> {
     let before = settings.plugins.get(&name).map_or(&nothing, |plugin| &plugin.grants);
     let audit_only = settings.plugins.get(&name).is_some_and(|plugin| plugin.audit_only);
     replaces(options, &name, &from, agreed.as_ref(), &place, before, audit_only)?;
-    let decided = grants::decide(options, &offered.asks, before)?;
+    let mut decided = grants::decide(options, &offered.asks, before)?;
+    grants::absolute(&mut decided, &options.config.config)?;
     let granted = decided.len();
     if !decided.is_empty() {
         edit::grants(&options.config.config, &name, |table| grants::write(table, decided, &offered.asks))?;
@@ -243,12 +245,26 @@ fn put(bytes: &[u8], from: Option<&Path>, to: &Path) -> anyhow::Result<()> {
         return Ok(());
     }
     let place = || to.display().to_string();
-    let folder = to.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).with_context(place)?;
+    let folder = to.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    make(folder)?;
     let mut file = tempfile::NamedTempFile::new_in(folder).with_context(place)?;
     file.write_all(bytes).with_context(place)?;
+    owner::inherit(file.as_file(), folder).with_context(place)?;
     file.persist(to).with_context(place)?;
     Ok(())
+}
+
+/// Makes a folder, which belongs to whoever the one above it belongs to.
+fn make(folder: &Path) -> anyhow::Result<()> {
+    if folder == Path::new("") || folder.is_dir() {
+        return Ok(());
+    }
+    let above = folder.parent().unwrap_or(Path::new(""));
+    make(above)?;
+    let place = || folder.display().to_string();
+    fs::create_dir(folder).with_context(place)?;
+    let above = if above == Path::new("") { Path::new(".") } else { above };
+    owner::inherit(&fs::File::open(folder).with_context(place)?, above).with_context(place)
 }
 
 /// Whoever reads only the beginning has seen enough.

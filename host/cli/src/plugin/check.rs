@@ -68,6 +68,9 @@ struct Report {
 #[derive(Serialize)]
 struct Secret {
     name: String,
+    /// For this agent, which has grants of its own; for all others, where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    agent: Option<AgentName>,
     arrives: bool,
     /// What the host would send, without the secret, or why it would not.
     how: String,
@@ -266,7 +269,7 @@ fn report(settings: Option<&Settings>, subject: &Subject, mut counted: Counted) 
         version: candidate.surface.manifest.as_ref().map(|manifest| manifest.version.to_string()),
         digest: candidate.digest.clone(),
         audit_only: permissions.spared(),
-        secrets: secrets(settings, name, &asks, &permissions),
+        secrets: secrets(settings, name, &asks, &permissions, &agents),
         unused: unused.map(|row| row.permission.clone()).collect(),
         imports_not_asked_for: imports.into_iter().map(str::to_owned).collect(),
         since: counted.since,
@@ -280,15 +283,25 @@ fn secrets(
     name: &PluginName,
     asks: &Asks,
     permissions: &Permissions,
+    agents: &BTreeMap<AgentName, Permissions>,
 ) -> Vec<Secret> {
     let usual = Plugin::default();
     let plugin = settings.and_then(|settings| settings.plugins.get(name)).unwrap_or(&usual);
     let homeservers = settings.into_iter().flat_map(Settings::homeservers);
     let homeservers: Vec<Target> = homeservers.filter_map(|url| Target::of(url).ok()).collect();
-    let tried = asks.secrets.keys().map(|name| {
+    // What holds for nobody is of no interest.
+    let others = settings.is_none_or(|settings| settings.agents.len() > agents.len() || agents.is_empty());
+    let each: Vec<_> = others
+        .then_some((None, permissions))
+        .into_iter()
+        .chain(agents.iter().map(|(agent, of)| (Some(agent), of)))
+        .collect();
+    let tried = asks.secrets.keys().flat_map(|name| each.iter().map(move |(agent, of)| (name, *agent, *of)));
+    let tried = tried.map(|(name, agent, permissions)| {
         let arrival = secret::arrival(name, permissions, plugin, &homeservers);
         let arrives = arrival.is_ok();
-        Secret { name: name.clone(), arrives, how: arrival.unwrap_or_else(|reason| reason) }
+        let how = arrival.unwrap_or_else(|reason| reason);
+        Secret { name: name.clone(), agent: agent.cloned(), arrives, how }
     });
     tried.collect()
 }
@@ -349,9 +362,10 @@ fn shown(report: &Report) -> String {
             }
         }
     }
-    for Secret { name, arrives, how } in &report.secrets {
+    for Secret { name, agent, arrives, how } in &report.secrets {
         let arrives = if *arrives { "would arrive" } else { "would NOT arrive" };
-        lines.push(format!("Its secret {name} {arrives}: {}", escaped(how, 500)));
+        let agent = agent.as_ref().map_or_else(String::new, |agent| format!(" for agent {agent}"));
+        lines.push(format!("Its secret {name} {arrives}{agent}: {}", escaped(how, 500)));
     }
     if !report.audit_only.is_empty() {
         let spared = report.audit_only.join(", ");

@@ -3,7 +3,10 @@
 use std::{fs, io::Write as _, path::Path};
 
 use anyhow::{Context, anyhow};
-use parlour::id::{AgentName, PluginName};
+use parlour::{
+    id::{AgentName, PluginName},
+    owner,
+};
 use toml_edit::{DocumentMut, Item, Table, TableLike, Value};
 
 /// Changes the grants of one plugin.
@@ -77,6 +80,7 @@ fn write(file: &Path, text: &str) -> anyhow::Result<()> {
     written.write_all(text.as_bytes()).with_context(place)?;
     let mode = fs::metadata(file).with_context(place)?.permissions();
     written.as_file().set_permissions(mode).with_context(place)?;
+    owner::inherit(written.as_file(), file).with_context(place)?;
     written.persist(file).with_context(place)?;
     Ok(())
 }

@@ -23,6 +23,8 @@ fn meaning(interface: &str) -> &'static str {
         "commands" => "has commands that people type",
         "messages" => "answers messages that are no commands",
         "members" => "is told who comes and goes",
+        "timers" => "is called when its timers are due",
+        "schedule" => "sets timers",
         "tools" => "has tools that other plugins may call",
         "toolbox" => "calls tools of other plugins",
         "outbox" => "sends, edits and removes messages, reacts, and names a home",
@@ -30,7 +32,7 @@ fn meaning(interface: &str) -> &'static str {
         "progress" => "shows a draft while it works",
         "llm" => "asks the language model",
         "secrets" => "learns which secrets are put on its requests",
-        "media" => "reads the files of messages that it handles",
+        "media" => "reads the files of messages that it handles, and makes files",
         "directory" => "sees the commands that a person may use",
         _ => "something that this version does not know",
     }
@@ -197,6 +199,9 @@ fn asked(asks: &Asks) -> Vec<String> {
         }
         if let Some(media) = asks.media.as_ref().filter(|_| permission == Permission::Media) {
             lines.extend(media.bytes.map(|bytes| format!("              of up to {bytes} bytes")));
+        }
+        if let Some(timers) = asks.timers.as_ref().filter(|_| permission == Permission::Timers) {
+            lines.extend(timers.count.map(|count| format!("              up to {count} of them")));
         }
         if permission == Permission::Secrets {
             for (name, secret) in &asks.secrets {

@@ -1,32 +1,53 @@
-//! The connections: names are resolved and vetted here, and a connection goes to an address that was.
+//! The connections: names are resolved and vetted here, and a connection goes to an address that was. Each plugin has its
+//! own: none goes on in a connection that another one's secret was sent by, or learns whom another one talks to.
+
+mod patience;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeSet, HashMap},
     error::Error as _,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
     time::Duration,
 };
 
 use async_trait::async_trait;
+use if_addrs::IfAddr;
 use reqwest::dns::{Name, Resolve, Resolving};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime_wasi_http::Error;
 
+use self::patience::Patience;
+pub use self::patience::within;
 use crate::{
     grant::Route,
+    id::PluginName,
     origin::{
         Target,
-        address::{canonical, is_public},
+        address::{Net, canonical, is_near, is_public},
     },
 };
 
-/// How long a connection may take to come about, TLS included.
-const CONNECT: Duration = Duration::from_secs(10);
+/// How long a connection may take to come about, TLS included. A plugin may say less.
+pub const CONNECT: Duration = Duration::from_secs(10);
 /// A connection that nobody uses is closed after this.
 const IDLE: Duration = Duration::from_secs(10);
 /// So many stay open to one host.
-const IDLE_CONNECTIONS: usize = 4;
+const IDLE_CONNECTIONS: usize = 2;
+/// To so many origins connections of a plugin stay open: with these two, what it leaves behind is bounded.
+const ORIGINS: usize = 8;
+/// Requests of all plugins that are open at once: a process has some thousand descriptors.
+const OPEN: usize = 256;
+/// Those of one plugin: a busy one leaves room for others.
+const OPEN_OF_PLUGIN: usize = 32;
+/// Names of all plugins that are looked up at once: the machine's resolver takes a thread for each, of those that files
+/// are written by.
+const LOOKUPS: usize = 32;
+/// Those of one plugin: whoever owns a name decides how long that takes.
+const LOOKUPS_OF_PLUGIN: usize = 4;
+/// After this a lookup that nobody waits for is forgotten: longer than resolvers try.
+const LOOKUP: Duration = Duration::from_secs(120);
 
 /// What finds the addresses of a name. What it finds is vetted, whatever it is.
 #[async_trait]
@@ -49,22 +70,65 @@ impl Resolver for System {
     }
 }
 
-/// Clients with their connections, one for each [`Route`]: a connection that was vetted for one is used for no other.
+/// The ways out of all plugins.
 pub struct Clients {
     resolver: Arc<dyn Resolver>,
     homeservers: Arc<[Target]>,
-    made: [OnceLock<reqwest::Client>; 4],
+    open: Arc<Semaphore>,
+    lookups: Arc<Semaphore>,
+    outlets: Mutex<HashMap<PluginName, Arc<Outlet>>>,
 }
 
 impl Clients {
     /// With this resolver, and the homeservers that nobody reaches by accident.
     pub fn new(resolver: Arc<dyn Resolver>, homeservers: Vec<Target>) -> Self {
-        Self { resolver, homeservers: homeservers.into(), made: Default::default() }
+        let (open, lookups) = (Arc::new(Semaphore::new(OPEN)), Arc::new(Semaphore::new(LOOKUPS)));
+        Self { resolver, homeservers: homeservers.into(), open, lookups, outlets: Mutex::default() }
     }
 
+    /// A plugin's way out, the same one for all of its versions.
+    pub fn of(&self, plugin: &PluginName) -> Arc<Outlet> {
+        let mut outlets = self.outlets.lock().unwrap_or_else(PoisonError::into_inner);
+        let outlet = outlets.entry(plugin.clone()).or_insert_with(|| {
+            let bounds = |all: &Arc<Semaphore>, own| [Arc::new(Semaphore::new(own)), all.clone()];
+            Arc::new(Outlet {
+                homeservers: self.homeservers.clone(),
+                names: Names {
+                    resolver: self.resolver.clone(),
+                    lookups: bounds(&self.lookups, LOOKUPS_OF_PLUGIN),
+                },
+                open: bounds(&self.open, OPEN_OF_PLUGIN),
+                origins: Mutex::default(),
+                made: Default::default(),
+            })
+        });
+        outlet.clone()
+    }
+}
+
+/// One plugin's clients with their connections, one for each [`Route`]: a connection that was vetted for one is used for
+/// no other.
+pub struct Outlet {
+    homeservers: Arc<[Target]>,
+    names: Names,
+    /// For its own requests that are open, and for those of all plugins.
+    open: [Arc<Semaphore>; 2],
+    /// To which connections stay open.
+    origins: Mutex<BTreeSet<String>>,
+    made: [OnceLock<reqwest::Client>; 8],
+}
+
+impl Outlet {
     /// Where the agents sign in.
     pub fn homeservers(&self) -> &[Target] {
         &self.homeservers
+    }
+
+    /// Room for one more open request: of this plugin, and in all. Nobody closes these semaphores.
+    pub async fn room(&self) -> [Option<OwnedSemaphorePermit>; 2] {
+        let [own, all] = &self.open;
+        let own = own.clone().acquire_owned().await.ok();
+        [own, all.clone().acquire_owned().await.ok()]
     }
 
     /// Whether somebody may connect to one of these addresses: a host that is an address is never resolved.
@@ -78,13 +142,22 @@ impl Clients {
 
     fn vetted(&self, route: Route) -> Vetted {
         let homeservers = route.spares_homeservers.then(|| self.homeservers.clone());
-        Vetted { resolver: self.resolver.clone(), private: route.private, homeservers }
+        Vetted { names: self.names.clone(), private: route.private, homeservers }
     }
 
-    /// The client of a route. The first one takes some milliseconds: it reads the certificates that the machine
+    /// Whether connections to there stay open.
+    fn stays(&self, target: &Target) -> bool {
+        let mut origins = self.origins.lock().unwrap_or_else(PoisonError::into_inner);
+        let origin = target.to_string();
+        origins.contains(&origin) || (origins.len() < ORIGINS && origins.insert(origin))
+    }
+
+    /// The client for a request. The first one takes some milliseconds: it reads the certificates that the machine
     /// trusts.
-    pub fn of(&self, route: Route) -> Result<&reqwest::Client, Error> {
-        let slot = &self.made[usize::from(route.private) * 2 + usize::from(route.spares_homeservers)];
+    pub fn client(&self, target: &Target, route: Route) -> Result<&reqwest::Client, Error> {
+        let stays = self.stays(target);
+        let bits = [route.private, route.spares_homeservers, stays];
+        let slot = &self.made[bits.into_iter().fold(0, |slot, bit| slot * 2 + usize::from(bit))];
         if let Some(client) = slot.get() {
             return Ok(client);
         }
@@ -96,8 +169,9 @@ impl Clients {
             .no_proxy()
             .referer(false)
             .connect_timeout(CONNECT)
+            .connector_layer(Patience)
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(IDLE_CONNECTIONS)
+            .pool_max_idle_per_host(if stays { IDLE_CONNECTIONS } else { 0 })
             .build();
         let client = client.map_err(|error| {
             tracing::error!(target: "parlour", "http: {}", innermost(&error));
@@ -107,10 +181,43 @@ impl Clients {
     }
 }
 
+/// Looks names up, so many at once.
+#[derive(Clone)]
+struct Names {
+    resolver: Arc<dyn Resolver>,
+    /// One plugin's, and all.
+    lookups: [Arc<Semaphore>; 2],
+}
+
+impl Names {
+    /// The addresses of a host. A lookup takes its room until it has ended, though whoever wanted it has given up: so
+    /// does its thread.
+    async fn look_up(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        let [own, all] = self.lookups.clone();
+        let room = [own.acquire_owned().await, all.acquire_owned().await];
+        let (resolver, host) = (self.resolver.clone(), host.to_owned());
+        let looking = tokio::spawn(async move {
+            let found = tokio::time::timeout(LOOKUP, resolver.resolve(&host)).await;
+            drop(room);
+            found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        });
+        looking.await.map_err(io::Error::other)?
+    }
+}
+
+/// The addresses of this machine, with those that are beside them.
+fn interfaces() -> io::Result<Vec<Net>> {
+    let all = if_addrs::get_if_addrs()?.into_iter().map(|interface| match interface.addr {
+        IfAddr::V4(four) => (four.ip.into(), four.prefixlen.into()),
+        IfAddr::V6(six) => (six.ip.into(), six.prefixlen.into()),
+    });
+    Ok(all.collect())
+}
+
 /// A resolver that leaves out where nobody may connect to.
 #[derive(Clone)]
 struct Vetted {
-    resolver: Arc<dyn Resolver>,
+    names: Names,
     private: bool,
     /// Whose addresses are left out.
     homeservers: Option<Arc<[Target]>>,
@@ -129,12 +236,14 @@ impl Vetted {
             let addresses = match server.address() {
                 Some(address) => vec![address],
                 // Nobody knows then where it is.
-                None => self.resolver.resolve(server.host()).await.map_err(|_| Prohibited)?,
+                None => self.names.look_up(server.host()).await.map_err(|_| Prohibited)?,
             };
             spared.extend(addresses.into_iter().map(place));
         }
-        let may =
-            |address: &IpAddr| (self.private || is_public(*address)) && !spared.contains(&place(*address));
+        // Whoever does not know which they are reaches none.
+        let near = if self.private { vec![] } else { interfaces().map_err(|_| Prohibited)? };
+        let public = |address: IpAddr| is_public(address) && !is_near(address, &near);
+        let may = |address: &IpAddr| (self.private || public(*address)) && !spared.contains(&place(*address));
         let vetted: Vec<SocketAddr> =
             found.iter().copied().filter(may).map(|address| SocketAddr::new(address, 0)).collect();
         if vetted.is_empty() && !found.is_empty() { Err(Prohibited) } else { Ok(vetted) }
@@ -151,7 +260,7 @@ impl Resolve for Vetted {
     fn resolve(&self, name: Name) -> Resolving {
         let vetted = self.clone();
         Box::pin(async move {
-            let found = vetted.resolver.resolve(name.as_str()).await?;
+            let found = vetted.names.look_up(name.as_str()).await?;
             let vetted = vetted.vet(&found).await?;
             Ok(Box::new(vetted.into_iter()) as Box<dyn Iterator<Item = SocketAddr> + Send>)
         })
@@ -200,4 +309,32 @@ fn innermost(error: &reqwest::Error) -> String {
         reason = source;
     }
     reason.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_this_machine_are_known() {
+        let all = interfaces().expect("they can be read");
+        assert!(all.contains(&(Ipv4Addr::LOCALHOST.into(), 8)), "{all:?}");
+    }
+
+    #[tokio::test]
+    async fn a_plugin_that_takes_all_it_may_leaves_room_for_others() {
+        let clients = Clients::new(Arc::new(System), vec![]);
+        let of = |name: &str| clients.of(&name.parse().expect("a name"));
+        let mut held = vec![];
+        for _ in 0..OPEN_OF_PLUGIN {
+            held.push(of("busy").room().await);
+        }
+        let busy = of("busy");
+        assert!(futures_util::poll!(std::pin::pin!(busy.room())).is_pending());
+        assert!(futures_util::poll!(std::pin::pin!(of("other").room())).is_ready());
+        // What it leaves open is bounded as well.
+        let target = |number: usize| Target::of(&format!("https://{number}.example")).expect("a URL");
+        assert!((0..ORIGINS).all(|number| busy.stays(&target(number))));
+        assert!(!busy.stays(&target(ORIGINS)) && busy.stays(&target(0)));
+    }
 }

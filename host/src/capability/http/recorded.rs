@@ -17,7 +17,7 @@ use crate::{
     answers::{self, Entry, Extent, Fact, Key},
     capability::{
         Spent,
-        answers::{Alive, Recorder, now},
+        answers::{Alive, Recorder},
     },
     settings::InFlight,
 };
@@ -87,8 +87,8 @@ pub async fn looked_at(mut body: WasiBody) -> Result<(WasiBody, [u8; 32]), Error
 pub enum Way {
     /// It was answered before.
     Answered(Response<WasiBody>),
-    /// It is sent, with these headers too.
-    Sent(Question, HeaderMap, Slot),
+    /// It is to be sent.
+    Open(Question, Slot),
 }
 
 /// A request that is sent, and whose answer will be recorded.
@@ -98,8 +98,8 @@ pub struct Question {
 }
 
 impl Asking {
-    /// Looks for the answer. What has none and may change something is noted.
-    pub async fn way(self, body: [u8; 32], slot: Slot) -> Result<Way, Error> {
+    /// Looks for the answer.
+    pub fn way(self, body: [u8; 32], slot: Slot) -> Result<Way, Error> {
         let request = answers::digest([self.head.as_slice(), &body]);
         let (key, found) = self.record.ask(&self.path, "http", &request);
         let again = self.in_flight == InFlight::Retry || !self.changes;
@@ -122,20 +122,7 @@ impl Asking {
         if self.spent.http.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(Error::ConnectionLimitReached);
         }
-        let mut headers = HeaderMap::new();
-        if self.changes {
-            let noted = Fact::Begun { request: self.words.clone() };
-            self.record.learn(key, now(), noted, vec![]).await;
-            if self.in_flight == InFlight::Retry {
-                // A string of structured headers (RFC 9651).
-                let value = format!("\"{}\"", self.record.idempotency(&key));
-                headers.insert(
-                    IDEMPOTENCY_KEY,
-                    HeaderValue::from_str(&value).map_err(|_| Error::HttpProtocolError)?,
-                );
-            }
-        }
-        Ok(Way::Sent(Question { asking: self, key }, headers, slot))
+        Ok(Way::Open(Question { asking: self, key }, slot))
     }
 }
 
@@ -169,10 +156,27 @@ fn answered(
 }
 
 impl Question {
+    /// It is about to be sent: what may change something is noted, and gets what makes it count once.
+    pub async fn begins(&self, headers: &mut HeaderMap) -> Result<(), Error> {
+        let Self { asking: Asking { record, words, changes, in_flight, .. }, key } = self;
+        if !changes {
+            return Ok(());
+        }
+        record.learn(*key, record.now(), Fact::Begun { request: words.clone() }, vec![]).await;
+        // A guest that has one of its own knows better.
+        if *in_flight == InFlight::Retry && !headers.contains_key(IDEMPOTENCY_KEY) {
+            // A string of structured headers (RFC 9651).
+            let value = format!("\"{}\"", record.idempotency(key));
+            let value = HeaderValue::from_str(&value).map_err(|_| Error::HttpProtocolError)?;
+            headers.insert(IDEMPOTENCY_KEY, value);
+        }
+        Ok(())
+    }
+
     /// The answer's head has come.
     pub async fn came(self, status: StatusCode, headers: &HeaderMap, length: Option<u64>) -> Recording {
         let Self { asking: Asking { record, alive, words, changes, .. }, key } = self;
-        let at = now();
+        let at = record.now();
         record.came(at);
         let text = |value: &HeaderValue| value.as_bytes().iter().map(|byte| char::from(*byte)).collect();
         let headers = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();

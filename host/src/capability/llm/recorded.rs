@@ -8,7 +8,7 @@ use serde_json::json;
 use super::{Answer, Failure, Outcome, Piece, Request};
 use crate::{
     answers::{self, Ended, Entry, Fact, Key},
-    capability::answers::{Alive, Recorder, now},
+    capability::answers::{Alive, Recorder},
     text::escaped,
 };
 
@@ -50,7 +50,7 @@ impl Recording {
         key: Key,
         words: String,
     ) -> Self {
-        let at = now();
+        let at = record.now();
         record.came(at);
         Self { answer, record, alive, key, words, at, pieces: vec![], over: false }
     }

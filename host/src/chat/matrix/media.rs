@@ -5,7 +5,7 @@ use std::{io::Read as _, time::Duration};
 use bytes::{Bytes, BytesMut};
 use matrix_sdk::ruma::{MxcUri, events::room::EncryptedFile};
 use matrix_sdk_crypto::AttachmentDecryptor;
-use reqwest::{Response, StatusCode};
+use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
 use super::{
@@ -15,10 +15,10 @@ use super::{
 use crate::{chat::MediaError, event::MediaSource};
 
 /// A file may take so long, and each piece of it.
-const WHOLE: Duration = Duration::from_secs(10 * 60);
+pub(super) const WHOLE: Duration = Duration::from_secs(10 * 60);
 const SILENT: Duration = Duration::from_secs(30);
 /// What an error says.
-const ERROR: usize = 16 * 1024;
+pub(super) const ERROR: usize = 16 * 1024;
 
 /// `GET /_matrix/client/v1/media/download` (spec 1.11, "Content repository"), or what servers had before.
 const DOWNLOADS: [&[&str]; 2] = [&["client", "v1", "media", "download"], &["media", "v3", "download"]];
@@ -27,9 +27,9 @@ const DOWNLOADS: [&[&str]; 2] = [&["client", "v1", "media", "download"], &["medi
 pub(super) async fn fetch(live: &Live, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
     let fetched = tokio::time::timeout(WHOLE, async {
         match read(file.as_str())? {
-            Read::Plain(url) => download(&live.wire, &live.session.token, &url, most).await,
+            Read::Plain(url) => download(&live.wire, &live.token(), &url, most).await,
             Read::Encrypted(file) => {
-                let sealed = download(&live.wire, &live.session.token, file.url.as_str(), most).await?;
+                let sealed = download(&live.wire, &live.token(), file.url.as_str(), most).await?;
                 let opened = tokio::task::spawn_blocking(move || open(&sealed, *file)).await;
                 opened.unwrap_or(Err(MediaError::Altered))
             }
@@ -66,14 +66,22 @@ async fn download(wire: &Wire, token: &str, url: &str, most: usize) -> Result<By
     take(answer.map_err(Answered::into_error)?, most).await
 }
 
-/// An answer that is no file.
-struct Answered {
-    code: Option<String>,
-    reason: String,
-    later: bool,
+/// An answer that is not what was asked for.
+pub(super) struct Answered {
+    pub code: Option<String>,
+    pub reason: String,
+    /// It may come later; when, if the server says so.
+    pub later: bool,
+    pub after: Option<Duration>,
+    pub status: Option<StatusCode>,
 }
 
 impl Answered {
+    /// There was no answer.
+    pub fn failed(reason: String) -> Self {
+        Self { code: None, reason, later: true, after: None, status: None }
+    }
+
     fn into_error(self) -> MediaError {
         let Self { code, reason, later: may_come, .. } = self;
         let reason = code.map_or(reason.clone(), |code| format!("{code}: {reason}"));
@@ -82,27 +90,35 @@ impl Answered {
 }
 
 async fn answer(wire: &Wire, token: &str, path: &[&str]) -> Result<Response, Answered> {
-    let failed = |reason| Answered { code: None, reason, later: true };
-    let request = wire.get(path, token).timeout(WHOLE).send();
-    let answer =
-        tokio::time::timeout(SILENT, request).await.map_err(|_| failed("the server is silent".into()))?;
-    let answer = answer.map_err(|error| failed(cause(&error)))?;
+    let request = answered(wire.get(path, token).timeout(WHOLE));
+    tokio::time::timeout(SILENT, request)
+        .await
+        .unwrap_or_else(|_| Err(Answered::failed("the server is silent".into())))
+}
+
+/// The answer to a request, if it is none that says no.
+pub(super) async fn answered(request: RequestBuilder) -> Result<Response, Answered> {
+    let answer = request.send().await.map_err(|error| Answered::failed(cause(&error)))?;
     let status = answer.status();
     if status.is_success() {
         return Ok(answer);
     }
+    let wait = answer.headers().get("retry-after").and_then(|wait| wait.to_str().ok()?.parse().ok());
+    let wait = wait.map(Duration::from_secs);
     let said = take(answer, ERROR).await.unwrap_or_default();
     let said: Value = serde_json::from_slice(&said).unwrap_or_default();
     let code = said["errcode"].as_str().map(str::to_owned);
+    let after = wait.or_else(|| said["retry_after_ms"].as_u64().map(Duration::from_millis));
     // Only a Matrix error code says never; a proxy cannot. A token that is not known is the sync loop's affair.
     let may_come = status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
         || code.as_deref().is_none_or(|code| code == "M_UNKNOWN_TOKEN");
-    Err(Answered { reason: format!("the server answers {status}"), code, later: may_come })
+    let reason = format!("the server answers {status}");
+    Err(Answered { reason, code, later: may_come, after, status: Some(status) })
 }
 
 /// The body, as long as it is not longer.
-async fn take(mut answer: Response, most: usize) -> Result<Bytes, MediaError> {
+pub(super) async fn take(mut answer: Response, most: usize) -> Result<Bytes, MediaError> {
     if answer.content_length().is_some_and(|length| length > most as u64) {
         return Err(MediaError::TooLarge);
     }
@@ -134,6 +150,15 @@ fn gone(reason: &str) -> MediaError {
 
 fn later(reason: &str) -> MediaError {
     MediaError::Later { after: None, reason: reason.into() }
+}
+
+/// What is in an encrypted file.
+#[cfg(test)]
+pub(super) fn opened(sealed: &[u8], source: &str) -> Option<Bytes> {
+    match read(source) {
+        Ok(Read::Encrypted(file)) => open(sealed, *file).ok(),
+        _ => None,
+    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,12 @@
 
 use matrix_sdk::deserialized_responses::MemberEvent;
 use matrix_sdk::{
-    Room, RoomMemberships,
+    Room, RoomMemberships, RoomState,
     ruma::events::room::member::{MembershipState, SyncRoomMemberEvent},
 };
 
 use crate::{
+    chat::Attendance,
     event,
     id::{RoomId, UserId},
 };
@@ -17,6 +18,17 @@ pub(super) async fn facts(room: &Room) -> Option<event::Room> {
         direct: is_direct(room).await,
         encrypted: room.encryption_state().is_encrypted(),
     })
+}
+
+/// Whether the agent is in it.
+pub(super) async fn attendance(room: &Room) -> Attendance {
+    match room.state() {
+        RoomState::Joined => Attendance::Here {
+            direct: is_direct(room).await,
+            encrypted: room.encryption_state().is_encrypted(),
+        },
+        RoomState::Left | RoomState::Banned | RoomState::Invited | RoomState::Knocked => Attendance::Gone,
+    }
 }
 
 /// Two members, and the account's `m.direct` or the invitation's `is_direct` say so (spec, "Direct Messaging").

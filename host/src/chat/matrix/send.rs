@@ -12,12 +12,14 @@ use super::{
     account::Encryption,
     convert_in::MARK,
     failure::{http_error, not_joined, send_error},
+    upload,
 };
 use crate::{
     chat::SendError,
     effect::{Body, Content, Outgoing, is_emoji},
+    event::{AttachmentKind, MediaSource},
     id::{EventId, RoomId},
-    render,
+    mime, render,
 };
 
 /// Text and HTML as JSON: an event has at most 64 KiB (spec, "Size limits"), and encryption makes four bytes of
@@ -45,7 +47,12 @@ pub(super) async fn send(
             let answer = room.redact(&event, reason, Some(transaction)).await;
             answer.map_err(|error| http_error(&error))?.event_id
         } else {
-            let (kind, mut content) = event(&outgoing.content, &outgoing.mark);
+            let (kind, mut content) = event(&outgoing.content, &outgoing.mark)?;
+            // It was uploaded in clear, when the room was not encrypted yet.
+            if encrypted && content.get("url").is_some() {
+                let reason = "the room is encrypted by now, and the file is not".into();
+                return Err(SendError::Final { code: "not-encrypted".into(), reason });
+            }
             // A reaction travels in clear, and tells no more than it must. The room may have been encrypted since
             // the plugin was told that it may use words.
             if let Content::Reaction { key, .. } = &outgoing.content
@@ -116,10 +123,17 @@ fn invalid(error: &dyn std::error::Error) -> SendError {
 }
 
 /// The type and content of the event.
-fn event(content: &Content, mark: &str) -> (&'static str, Value) {
+fn event(content: &Content, mark: &str) -> Result<(&'static str, Value), SendError> {
     let (kind, mut event) = match content {
         Content::Message { body, thread, reply_to } => {
             let mut event = words(body);
+            if let Some(relation) = relation(thread.as_ref(), reply_to.as_ref()) {
+                event.insert("m.relates_to".into(), relation);
+            }
+            ("m.room.message", event)
+        }
+        Content::File { source, name, mime, size, caption, thread, reply_to } => {
+            let mut event = file(source, name, mime, *size, caption.as_ref())?;
             if let Some(relation) = relation(thread.as_ref(), reply_to.as_ref()) {
                 event.insert("m.relates_to".into(), relation);
             }
@@ -149,7 +163,31 @@ fn event(content: &Content, mark: &str) -> (&'static str, Value) {
         Content::Redaction { .. } => unreachable!("a redaction is a request of its own"),
     };
     event.insert(MARK.into(), mark.into());
-    (kind, Value::Object(event))
+    Ok((kind, Value::Object(event)))
+}
+
+/// A file (spec, "m.file" and "Media captions"): with a caption, the body says that, and else the name.
+fn file(
+    source: &MediaSource,
+    name: &str,
+    mime: &str,
+    size: u64,
+    caption: Option<&Body>,
+) -> Result<Map<String, Value>, SendError> {
+    let named = || words(&Body::Plain(name.into()));
+    let mut content = caption.map_or_else(named, words);
+    let msgtype = match mime::kind(mime) {
+        AttachmentKind::Image => "m.image",
+        AttachmentKind::Audio | AttachmentKind::Voice => "m.audio",
+        AttachmentKind::Video => "m.video",
+        AttachmentKind::File | AttachmentKind::Other => "m.file",
+    };
+    content.insert("msgtype".into(), msgtype.into());
+    content.insert("filename".into(), name.into());
+    content.insert("info".into(), json!({ "mimetype": mime, "size": size }));
+    let (key, place) = upload::place(source).map_err(|error| invalid(&error))?;
+    content.insert(key.into(), place);
+    Ok(content)
 }
 
 /// Spec, "Threading" and "Rich replies". In a thread, a message that answers nothing names what clients without
@@ -203,7 +241,7 @@ mod tests {
     #[test]
     fn a_message_carries_the_mark_and_mentions_nobody() {
         let body = Body::Markdown("**hi** @alice:hs".into());
-        let (kind, event) = event(&Content::Message { body, thread: None, reply_to: None }, "d.0");
+        let (kind, event) = event(&Content::Message { body, thread: None, reply_to: None }, "d.0").unwrap();
         assert_eq!(kind, "m.room.message");
         assert_eq!(
             event,
@@ -215,7 +253,8 @@ mod tests {
         let (_, notice) = super::event(
             &Content::Message { body: Body::Notice("x".into()), thread: None, reply_to: None },
             "d",
-        );
+        )
+        .unwrap();
         assert_eq!(notice["msgtype"], "m.notice");
     }
 
@@ -240,20 +279,54 @@ mod tests {
 
     #[test]
     fn an_edit_says_both_texts() {
-        let (_, edit) = event(&Content::Edit { event: id("$a"), body: Body::Plain("new".into()) }, "d.1");
+        let (_, edit) =
+            event(&Content::Edit { event: id("$a"), body: Body::Plain("new".into()) }, "d.1").unwrap();
         assert_eq!(edit["body"], "* new");
         assert_eq!(edit["m.new_content"], json!({ "msgtype": "m.text", "body": "new", "m.mentions": {} }));
         assert_eq!(edit["m.relates_to"], json!({ "rel_type": "m.replace", "event_id": "$a" }));
         let long = Body::Markdown("**x** <&> \"y\"\n\n".repeat(1800));
         assert!(crate::capability::outbox::fits(long.text()));
-        let (_, edit) = event(&Content::Edit { event: id("$a"), body: long.clone() }, "d.1");
+        let (_, edit) = event(&Content::Edit { event: id("$a"), body: long.clone() }, "d.1").unwrap();
         assert_eq!(edit["m.new_content"]["body"], long.text());
         assert!(edit.to_string().len() < 47 * 1024, "{}", edit.to_string().len());
-        let (kind, reaction) = event(&Content::Reaction { event: id("$a"), key: "👍".into() }, "d.2");
+        let (kind, reaction) =
+            event(&Content::Reaction { event: id("$a"), key: "👍".into() }, "d.2").unwrap();
         assert_eq!(kind, "m.reaction");
         assert_eq!(
             reaction["m.relates_to"],
             json!({ "rel_type": "m.annotation", "event_id": "$a", "key": "👍" })
         );
+    }
+
+    #[test]
+    fn a_file_says_what_it_is() {
+        let file = |source: &str, mime: &str, caption: Option<Body>| {
+            let source = MediaSource::new(source);
+            let (name, mime, thread) = ("a.txt".into(), mime.into(), Some(id("$root")));
+            let content = Content::File { source, name, mime, size: 3, caption, thread, reply_to: None };
+            event(&content, "d.0")
+        };
+        let (kind, plain) = file("mxc://hs/a", "text/plain", None).unwrap();
+        assert_eq!((kind, &plain["m.relates_to"]["event_id"]), ("m.room.message", &json!("$root")));
+        let content = json!({
+            "msgtype": "m.file", "body": "a.txt", "filename": "a.txt", "url": "mxc://hs/a", "m.mentions": {},
+            "info": { "mimetype": "text/plain", "size": 3 }, "chat.parlour.effect": "d.0",
+            "m.relates_to": plain["m.relates_to"],
+        });
+        assert_eq!(plain, content);
+        let sealed = json!({ "v": "v2", "url": "mxc://hs/b" });
+        let (_, image) =
+            file(&sealed.to_string(), "image/png", Some(Body::Markdown("*look*".into()))).unwrap();
+        assert_eq!(
+            [&image["msgtype"], &image["body"], &image["filename"], &image["formatted_body"]],
+            ["m.image", "*look*", "a.txt", "<p><em>look</em></p>"]
+        );
+        assert_eq!((&image["file"], image.get("url")), (&sealed, None));
+        for (mime, msgtype) in
+            [("audio/ogg", "m.audio"), ("video/mp4", "m.video"), ("image/svg+xml", "m.file")]
+        {
+            assert_eq!(file("mxc://hs/a", mime, None).unwrap().1["msgtype"], msgtype);
+        }
+        assert!(matches!(file("nonsense", "text/plain", None), Err(SendError::Final { .. })));
     }
 }

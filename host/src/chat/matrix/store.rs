@@ -31,6 +31,9 @@ pub(super) struct Session {
     pub user: String,
     pub device: String,
     pub token: String,
+    /// Gets the next token, where this one ends; servers that know of none give none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<String>,
 }
 
 /// An agent's folder, locked for as long as this lives.

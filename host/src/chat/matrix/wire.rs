@@ -45,11 +45,20 @@ impl Wire {
 
     /// A request for something below `/_matrix`. Each part of the path stays one.
     pub fn get(&self, path: &[&str], token: &str) -> RequestBuilder {
+        self.below(Method::GET, path, token)
+    }
+
+    /// The same, to put something there.
+    pub fn post(&self, path: &[&str], token: &str) -> RequestBuilder {
+        self.below(Method::POST, path, token)
+    }
+
+    fn below(&self, method: Method, path: &[&str], token: &str) -> RequestBuilder {
         let mut url = self.base.clone();
         if let Ok(mut parts) = url.path_segments_mut() {
             parts.pop_if_empty().push("_matrix").extend(path);
         }
-        self.http.get(url).bearer_auth(token)
+        self.http.request(method, url).bearer_auth(token)
     }
 
     /// `GET /_matrix/client/versions` (spec, client-server API, "API Versions").
@@ -74,6 +83,7 @@ impl Wire {
             "identifier": { "type": "m.id.user", "user": user },
             "password": password,
             "initial_device_display_name": device_name,
+            "refresh_token": true,
         });
         if let Some(device) = device {
             body["device_id"] = device.into();
@@ -81,7 +91,23 @@ impl Wire {
         let answer = self.ask(self.request(Method::POST, "v3/login", None).json(&body)).await?;
         let field =
             |name| text(&answer, name).ok_or_else(|| WireError::NotMatrix(format!("it gave no {name}")));
-        Ok(Session { user: field("user_id")?, device: field("device_id")?, token: field("access_token")? })
+        Ok(Session {
+            user: field("user_id")?,
+            device: field("device_id")?,
+            token: field("access_token")?,
+            refresh: text(&answer, "refresh_token"),
+        })
+    }
+
+    /// `POST /_matrix/client/v3/refresh` (spec, "Refreshing access tokens"): the session with its next tokens. The old
+    /// ones hold until one of these is used.
+    pub async fn refresh(&self, session: &Session, refresh: &str) -> Result<Session, WireError> {
+        let body = json!({ "refresh_token": refresh });
+        let answer = self.ask(self.request(Method::POST, "v3/refresh", None).json(&body)).await?;
+        let token = text(&answer, "access_token")
+            .ok_or_else(|| WireError::NotMatrix("it gave no access_token".into()))?;
+        let refresh = text(&answer, "refresh_token").unwrap_or_else(|| refresh.to_owned());
+        Ok(Session { token, refresh: Some(refresh), ..session.clone() })
     }
 
     /// `GET /_matrix/client/v3/account/whoami`: the token's account and device.

@@ -10,9 +10,9 @@ use bytes::Bytes;
 
 use super::{Rooms, world::RoomState};
 use crate::{
-    chat::{Chat, Ended, Identity, MediaError, SendError, StartError},
-    effect::Outgoing,
-    event::{Batch, MediaSource, Membership, Position},
+    chat::{Attendance, Chat, Ended, Identity, MediaError, Opened, SendError, StartError},
+    effect::{Outgoing, Upload},
+    event::{Batch, Event, MediaSource, Membership, Position},
     id::{EventId, RoomId, TransactionId, UserId},
 };
 
@@ -33,12 +33,21 @@ struct Cursor {
     at: usize,
     /// Invitations to these rooms.
     invites: BTreeSet<RoomId>,
+    /// What is before this in the log happened while the account was away.
+    missed: usize,
+    /// How many keys it has heard of.
+    keys: usize,
+    /// The first batch was handed over, with or without anything in it.
+    begun: bool,
 }
 
 impl Memory {
     /// What was said before is history to it.
     pub(super) fn new(rooms: Rooms, user: UserId) -> Self {
-        let cursor = Cursor { at: rooms.lock().log.len(), ..Cursor::default() };
+        let cursor = {
+            let world = rooms.lock();
+            Cursor { at: world.written(), ..Cursor::default() }
+        };
         Self { rooms, user, cursor: Mutex::new(cursor) }
     }
 
@@ -48,7 +57,7 @@ impl Memory {
     }
 
     fn batch(&self) -> Option<Result<Batch, Ended>> {
-        let world = self.rooms.lock();
+        let mut world = self.rooms.lock();
         let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
         let mut invites = Vec::new();
         for (user, invite) in &world.invites {
@@ -58,18 +67,28 @@ impl Memory {
         }
         let mut events = Vec::new();
         let from = cursor.at;
-        while cursor.at < world.log.len() && events.len() < BATCH {
-            let event = &world.log[cursor.at];
+        let missed = cursor.at < cursor.missed;
+        let end = if missed { cursor.missed } else { usize::MAX };
+        while cursor.at < end
+            && events.len() < BATCH
+            && let Some(event) = world.event(cursor.at)
+        {
             cursor.at += 1;
             let member = |room: &RoomState| room.members.contains(&self.user);
             if world.rooms.get(&event.room.id).is_some_and(member) {
                 events.push(event.clone());
             }
         }
-        if events.is_empty() && invites.is_empty() && cursor.at == from {
+        let first = !std::mem::replace(&mut cursor.begun, true);
+        // The first one says of everything that was sent before.
+        let to = if first { world.written() } else { cursor.at };
+        let own = world.own_between(&self.user, from, to);
+        world.handed_over(cursor.at);
+        if events.is_empty() && invites.is_empty() && cursor.at == from && !first {
             return world.closed.then_some(Err(Ended::Closed));
         }
-        Some(Ok(Batch { events, invites, position: Position(format!("{:x}-{}", world.born, cursor.at)) }))
+        let position = Position(format!("{:x}-{}", world.born, cursor.at));
+        Some(Ok(Batch { missed, own, ..Batch::new(events, invites, position) }))
     }
 }
 
@@ -82,7 +101,7 @@ impl Chat for Memory {
             let at = text.strip_prefix(&format!("{:x}-", world.born)).and_then(|at| at.parse().ok());
             if let Some(at) = at {
                 *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Cursor { at, ..Cursor::default() };
+                    Cursor { at: world.gone.max(at), missed: world.written(), ..Cursor::default() };
             }
         }
         Ok(Identity { user: self.user.clone(), display_name: world.names.get(&self.user).cloned() })
@@ -113,6 +132,46 @@ impl Chat for Memory {
         if bytes.len() > most { Err(MediaError::TooLarge) } else { Ok(bytes.clone()) }
     }
 
+    async fn keys(&self) -> Option<BTreeSet<String>> {
+        let mut changed = self.rooms.changed.subscribe();
+        loop {
+            let new: BTreeSet<String> = {
+                let world = self.rooms.lock();
+                let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+                let seen = std::mem::replace(&mut cursor.keys, world.keys.len());
+                world.keys[seen..].iter().map(ToString::to_string).collect()
+            };
+            if !new.is_empty() {
+                return Some(new);
+            }
+            if changed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn open(&self, event: &Event) -> Opened {
+        let world = self.rooms.lock();
+        match world.locked.get(&event.id) {
+            Some(opened) if world.keys.contains(&event.id) => Opened::Event(Box::new(opened.clone())),
+            _ => Opened::NotYet,
+        }
+    }
+
+    async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {
+        self.rooms.lock().upload(&self.user, upload)
+    }
+
+    async fn attendance(&self, room: &RoomId) -> Attendance {
+        match self.rooms.lock().rooms.get(room) {
+            Some(state) if state.members.contains(&self.user) => {
+                Attendance::Here { direct: state.direct, encrypted: state.encrypted }
+            }
+            Some(_) => Attendance::Gone,
+            None => Attendance::Unknown,
+        }
+    }
+
     fn typing(&self, room: &RoomId, on: bool) {
         if let Some(room) = self.rooms.lock().rooms.get_mut(room) {
             if on {
@@ -124,7 +183,7 @@ impl Chat for Memory {
     }
 
     fn read(&self, room: &RoomId, event: &EventId, _thread: Option<&EventId>) {
-        self.rooms.lock().reads.push((self.user.clone(), room.clone(), event.clone()));
+        self.rooms.lock().read(&self.user, room, event);
     }
 
     async fn answer(&self, room: &RoomId, accept: bool) -> Result<(), SendError> {

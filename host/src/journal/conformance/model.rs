@@ -8,6 +8,7 @@ use proptest::{collection::vec, option, prelude::*};
 use super::*;
 use crate::{
     effect::EffectId,
+    event::MediaSource,
     journal::{KeyQuery, Sent},
 };
 
@@ -34,10 +35,20 @@ enum Call {
         agent: usize,
         delivery: usize,
     },
+    Stage {
+        agent: usize,
+        row: i64,
+    },
     Draft {
         agent: usize,
         delivery: usize,
         event: Option<usize>,
+    },
+    /// A timer that is due, if there is one, becomes an event.
+    Fire {
+        agent: usize,
+        next: Option<u64>,
+        refused: bool,
     },
     /// Reads, for the commits that follow.
     Look {
@@ -47,6 +58,7 @@ enum Call {
         prefix: usize,
         limit: u32,
     },
+    LookAtTimers,
     Reopen,
 }
 
@@ -76,7 +88,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
     let agent = 0..AGENTS;
     let manner = prop_oneof![Just(Manner::Allowed), Just(Manner::Refused), Just(Manner::Encrypted)];
     let writes = vec((0..KEYS.len(), option::of(0..3_u8)), 0..3);
-    let does = (vec(0..5_usize, 0..4), writes, option::of(0..PLUGINS.len()), 0..3_usize)
+    let does = (vec(0..9_usize, 0..4), writes, option::of(0..PLUGINS.len()), 0..3_usize)
         .prop_map(|(effects, writes, tool, reads)| Does { effects, writes, tool, reads });
     let receive = (agent.clone(), vec((0..8_usize, 0..2_usize, manner), 0..4))
         .prop_map(|(agent, arrivals)| Call::Receive { agent, arrivals });
@@ -91,14 +103,18 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
         });
     let sent = (agent.clone(), 0..10_i64, option::of(0..4_usize))
         .prop_map(|(agent, row, event)| Call::Sent { agent, row, event });
+    let stage = (agent.clone(), 0..10_i64).prop_map(|(agent, row)| Call::Stage { agent, row });
     let announce =
         (agent.clone(), 0..DELIVERIES).prop_map(|(agent, delivery)| Call::Announce { agent, delivery });
+    let fire = (agent.clone(), option::of(10..13_u64), any::<bool>())
+        .prop_map(|(agent, next, refused)| Call::Fire { agent, next, refused });
     let draft = (agent, 0..DELIVERIES, option::of(0..4_usize))
         .prop_map(|(agent, delivery, event)| Call::Draft { agent, delivery, event });
     let look = (0..KEYS.len()).prop_map(|key| Call::Look { key });
     let list = (0..KEYS.len(), 0..4_u32).prop_map(|(prefix, limit)| Call::List { prefix, limit });
     let call = prop_oneof![
-        4 => receive, 8 => commit, 3 => sent, 2 => draft, 1 => announce, 2 => look, 1 => list, 1 => Just(Call::Reopen)
+        4 => receive, 8 => commit, 3 => sent, 1 => stage, 2 => draft, 1 => announce, 2 => look, 1 => list, 3 => fire,
+        1 => Just(Call::LookAtTimers), 1 => Just(Call::Reopen)
     ];
     vec(call, 1..40)
 }
@@ -159,6 +175,25 @@ fn arrival(&(id, lane, manner): &(usize, usize, Manner)) -> Arrival {
     arrival
 }
 
+/// One of the effects, for a delivery.
+fn effect(which: usize, delivery: usize) -> Effect {
+    let timer = |key: usize| {
+        let id = format!("d{delivery}.{key}");
+        timers::set_timer(&timers::timer(&id, "lane0", KEYS[key], 10 + key as u64))
+    };
+    match which {
+        0 => message("x"),
+        1 => named("n"),
+        2 => takes_draft(),
+        3 => named("m"),
+        4 => file(b"x", Some("n")),
+        5 => timer(0),
+        6 => timer(1),
+        7 => Effect::CancelTimer { session: session("lane0"), key: KEYS[0].into() },
+        _ => Effect::SetHome(home(&format!("!{delivery}"), None)),
+    }
+}
+
 async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> String {
     match call {
         Call::Receive { agent, arrivals } => {
@@ -167,15 +202,12 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             told(journal.receive(&name(*agent), &arrivals, &position).await)
         }
         Call::Commit { agent, sequence, delivery, plugin, does, ends } => {
-            let effects = [message("x"), named("n"), takes_draft(), named("m")];
-            let effects = does.effects.iter().map(|it| match effects.get(*it) {
-                Some(effect) => effect.clone(),
-                None => Effect::SetHome(home(&format!("!{delivery}"), None)),
-            });
+            let effects = does.effects.iter().map(|it| effect(*it, *delivery));
             let mut contribution = Contribution {
                 plugin: plugin.map(|it| self::plugin(PLUGINS[it])),
                 outcome: Outcome::Done,
                 effects: (0..).zip(effects).collect(),
+                files: vec![blob(b"x")],
                 writes: does
                     .writes
                     .iter()
@@ -191,6 +223,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                 plugin: Some(self::plugin(PLUGINS[of])),
                 outcome: Outcome::Done,
                 effects: contribution.effects.pop().into_iter().collect(),
+                files: vec![blob(b"x")],
                 writes: contribution.writes.pop().into_iter().collect(),
                 reads: Vec::new(),
             });
@@ -215,6 +248,9 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             );
             told(journal.sent(&name(*agent), *row, &sent).await)
         }
+        Call::Stage { agent, row } => {
+            told(journal.stage(&name(*agent), *row, &MediaSource::new(format!("at {row}"))).await)
+        }
         Call::Announce { agent, delivery } => {
             told(journal.announce(&name(*agent), &base(*delivery), vec![message("by itself")]).await)
         }
@@ -231,6 +267,21 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
             looked.push(Read::Keys { namespace: own(), query, found });
             told(looked.last())
         }
+        Call::Fire { agent, next, refused } => {
+            let timers = journal.due_timers(&name(*agent), &plugin(PLUGINS[0]), 11, 10).await.unwrap();
+            let Some(timer) = timers.first() else { return told(timers) };
+            let mut arrival = timers::due(&format!("$t{}{}", timer.id, timer.next), timer);
+            if *refused {
+                arrival.verdict = Verdict::Deny(Denial::Role);
+            }
+            told((journal.fire(&name(*agent), timer, *next, Some(&arrival)).await, timers))
+        }
+        Call::LookAtTimers => {
+            let (agent, plugin, session) = (name(0), plugin(PLUGINS[0]), session("lane0"));
+            let found = journal.timers(&agent, &plugin, &session).await.unwrap();
+            looked.push(Read::Timers { agent, plugin, session, found });
+            told(looked.last())
+        }
         Call::Reopen => String::new(),
     }
 }
@@ -243,6 +294,9 @@ async fn state(journal: &dyn Journal, agent: &AgentName) -> String {
         told(journal.unsent(agent).await),
         told(journal.home(agent).await),
         told(journal.backlog(agent).await),
+        told(journal.next_timers(agent).await),
+        told(journal.timers(agent, &plugin(PLUGINS[0]), &session("lane0")).await),
+        told(journal.timer_count(agent, &plugin(PLUGINS[0])).await),
     ];
     for lane in ["0", "1"] {
         all.push(told(journal.was_encrypted(agent, &room(&format!("!{lane}"))).await));
@@ -252,11 +306,18 @@ async fn state(journal: &dyn Journal, agent: &AgentName) -> String {
     }
     for delivery in (0..DELIVERIES).map(base) {
         all.push(told(journal.drafted(agent, &delivery).await));
+        all.push(told(journal.blob(agent, &delivery, &blob(b"x").digest).await));
         for ordinal in [None, Some(0), Some(1), Some(2), Some(3)] {
             all.push(told(journal.event_of(agent, &EffectId { delivery: delivery.clone(), ordinal }).await));
         }
     }
+    for row in 0..10 {
+        // A source does not show itself.
+        let staged = journal.staged(agent, row).await.unwrap();
+        all.push(told(staged.map(|staged| staged.as_str().to_owned())));
+    }
     for plugin in PLUGINS {
+        all.push(told(journal.blobs(agent, &self::plugin(plugin)).await));
         all.push(told(journal.named(agent, &self::plugin(plugin), "n").await));
         all.push(told(journal.named(agent, &self::plugin(plugin), "m").await));
     }

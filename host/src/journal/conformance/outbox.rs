@@ -7,11 +7,11 @@ use crate::{
 };
 
 fn sent(id: &str) -> Named {
-    Named::Sent { event: event(id), room: room("!room") }
+    Named::Sent { event: event(id), room: room("!room"), file: false }
 }
 
 fn waits(id: EffectId) -> Named {
-    Named::Waiting { id, to: Target::Place(home("!room", None)) }
+    Named::Waiting { id, to: Target::Place(home("!room", None)), file: false }
 }
 
 fn accepted(id: &str) -> Sent {
@@ -132,7 +132,7 @@ pub(super) async fn a_name_means_the_newest_message(journal: Ledger) {
 
 pub(super) async fn what_was_received_or_sent_is_known(journal: Ledger) {
     let known = async |id: &str| journal.known(&agent(), &event(id)).await.unwrap();
-    let is = |by: Option<&str>| Some(Known { room: room("!room"), by: by.map(plugin) });
+    let is = |by: Option<&str>| Some(Known { room: room("!room"), by: by.map(plugin), file: false });
     receive(&*journal, &[said("$1", "hello"), refused("$2")]).await;
     assert_eq!(known("$1").await, is(None));
     assert_eq!(known("$2").await, is(None), "what the gate refused is there, too");
@@ -254,10 +254,10 @@ pub(super) async fn what_waits_is_counted(journal: Ledger) {
     assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog::default());
     let sequence = arrive(&*journal, "$1").await;
     arrive(&*journal, "$2").await;
-    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 2, effects: 0 });
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 2, effects: 0, locked: 0 });
     let queued = journal.commit(says(ends(sequence, "d1"), [message("a"), message("b")])).await.unwrap();
-    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 2 });
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 2, locked: 0 });
     journal.sent(&agent(), queued[0].row, &given_up()).await.unwrap();
-    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 1 });
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 1, locked: 0 });
     assert_eq!(journal.backlog(&other_agent()).await.unwrap(), Backlog::default());
 }

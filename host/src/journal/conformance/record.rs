@@ -154,11 +154,11 @@ pub(super) async fn what_is_old_is_forgotten_in_steps(journal: Ledger) {
     for number in 0..5 {
         keep(&*journal, &format!("d{number}"), "c1", number, 10).await;
     }
-    assert_eq!(journal.forget(4, ALL, 3).await.unwrap(), 3);
+    assert_eq!(journal.forget_records(4, ALL, 3).await.unwrap(), 3);
     assert_eq!(past(&*journal, "$d2").await, []);
     assert_eq!(past(&*journal, "$d3").await.len(), 1);
-    assert_eq!(journal.forget(4, ALL, 3).await.unwrap(), 1);
-    assert_eq!(journal.forget(4, ALL, 3).await.unwrap(), 0);
+    assert_eq!(journal.forget_records(4, ALL, 3).await.unwrap(), 1);
+    assert_eq!(journal.forget_records(4, ALL, 3).await.unwrap(), 0);
     assert_eq!(past(&*journal, "$d4").await.len(), 1);
 }
 
@@ -166,10 +166,10 @@ pub(super) async fn what_is_too_much_is_forgotten_the_oldest_first(journal: Ledg
     for (number, ended) in [(0, 20), (1, 10), (2, 30)] {
         keep(&*journal, &format!("d{number}"), "c1", ended, 100_000).await;
     }
-    assert_eq!(journal.forget(0, 350_000, 10).await.unwrap(), 0);
-    assert_eq!(journal.forget(0, 250_000, 10).await.unwrap(), 1);
+    assert_eq!(journal.forget_records(0, 350_000, 10).await.unwrap(), 0);
+    assert_eq!(journal.forget_records(0, 250_000, 10).await.unwrap(), 1);
     assert_eq!(past(&*journal, "$d1").await, []);
-    assert_eq!(journal.forget(0, 0, 10).await.unwrap(), 2);
+    assert_eq!(journal.forget_records(0, 0, 10).await.unwrap(), 2);
 }
 
 pub(super) async fn what_an_event_ended_without_is_forgotten(journal: Ledger) {
@@ -179,7 +179,7 @@ pub(super) async fn what_an_event_ended_without_is_forgotten(journal: Ledger) {
         learn(&*journal, &opening(id, about, "c1"), vec![answered(1, 0, b"")]).await;
     }
     journal.commit(ends(sequence, "host")).await.unwrap();
-    assert_eq!(journal.forget(0, ALL, 10).await.unwrap(), 1);
+    assert_eq!(journal.forget_records(0, ALL, 10).await.unwrap(), 1);
     assert_eq!(begun(&*journal, "$1").await, []);
     assert_eq!(begun(&*journal, "$2").await.len(), 1, "it goes on");
 }
@@ -191,7 +191,7 @@ pub(super) async fn components_are_known_as_long_as_they_are_needed(journal: Led
     learn(&*journal, &opening("d3", "$3", "c3"), vec![]).await;
     learn(&*journal, &opening("d4", "$3", "c3"), vec![]).await;
     assert_eq!(journal.components().await.unwrap(), ["c1", "c2", "c3"]);
-    journal.forget(2, ALL, 10).await.unwrap();
+    journal.forget_records(2, ALL, 10).await.unwrap();
     assert_eq!(journal.components().await.unwrap(), ["c1", "c3"]);
     journal.put_aside(&agent(), &delivery("d3")).await.unwrap();
     assert_eq!(journal.components().await.unwrap(), ["c1", "c3"]);

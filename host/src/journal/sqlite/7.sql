@@ -1,37 +1,28 @@
--- Version 7: what deliveries learnt from outside (host/src/answers.rs), and what they were about, for as long as the settings
--- say after they have ended. Decrypted text stands here, too. It needs nothing of versions 5 and 6.
+-- Version 7: events are forgotten when they are older than anything that is answered. What waits never is.
 
--- SHA-256 of the plugins that these are of, each once.
-CREATE TABLE component (
-    id     INTEGER PRIMARY KEY,
-    digest TEXT NOT NULL UNIQUE
-) STRICT;
+-- When it came, or when its server says that it was sent, whichever is later: milliseconds since 1970. NULL: it stays,
+-- as what the host said by itself does, so that it is not said again.
+ALTER TABLE event ADD COLUMN at INTEGER;
+UPDATE event SET at = unixepoch() * 1000 WHERE room != '';
+CREATE INDEX event_by_age ON event (agent, at) WHERE at IS NOT NULL;
 
--- A delivery that has learnt something, or that has ended and is kept.
-CREATE TABLE record (
-    row       INTEGER PRIMARY KEY AUTOINCREMENT,
-    agent     INTEGER NOT NULL REFERENCES agent,
-    delivery  TEXT NOT NULL,
-    plugin    TEXT NOT NULL,
-    event     TEXT NOT NULL,           -- its id
-    component INTEGER NOT NULL REFERENCES component,
-    begun     INTEGER NOT NULL,        -- milliseconds since 1970
-    ended     INTEGER,                 -- the same; NULL: it goes on
-    is_full   INTEGER NOT NULL,
-    bytes     INTEGER NOT NULL,        -- of all that is kept of it
-    said      TEXT NOT NULL,           -- JSON
-    UNIQUE (agent, delivery)
+-- Encrypted events whose key has not come, as they came.
+CREATE TABLE locked (
+    sequence INTEGER PRIMARY KEY REFERENCES event,
+    agent    INTEGER NOT NULL REFERENCES agent,
+    session  TEXT NOT NULL,
+    event    TEXT NOT NULL             -- JSON
 ) STRICT;
-CREATE INDEX record_of_event ON record (event);
-CREATE INDEX record_of_component ON record (component);
-CREATE INDEX record_ended ON record (ended, bytes) WHERE ended IS NOT NULL;
+CREATE INDEX locked_of_agent ON locked (agent);
 
-CREATE TABLE answer (
-    record INTEGER NOT NULL REFERENCES record,
-    key    BLOB NOT NULL,
-    place  INTEGER NOT NULL,
-    at     INTEGER NOT NULL,           -- milliseconds since 1970
-    fact   TEXT NOT NULL,              -- JSON
-    body   BLOB NOT NULL,
-    UNIQUE (record, key)
-) STRICT;
+-- The newest event of each room: where the agent stands there, should the server refuse its position. It outlives the
+-- event's own row. The host's own events, timers that were due, are none of the room's.
+CREATE TABLE newest (
+    agent INTEGER NOT NULL REFERENCES agent,
+    room  TEXT NOT NULL,
+    event TEXT NOT NULL,
+    PRIMARY KEY (agent, room)
+) STRICT, WITHOUT ROWID;
+INSERT INTO newest
+SELECT agent, room, id FROM event
+WHERE sequence IN (SELECT max(sequence) FROM event WHERE id NOT LIKE '-%' GROUP BY agent, room);

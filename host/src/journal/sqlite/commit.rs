@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     super::{Commit, Error, Outcome, Queued, Sequence, never_received, takes_draft},
-    Failed, kv, number, record,
+    Failed, kv, number, record, timers,
 };
 use crate::{
     effect::{Effect, EffectId, Place},
@@ -62,10 +62,21 @@ pub(super) fn commit(
         kv::write(db, write, row)?;
     }
 
+    for contribution in commit.contributions() {
+        let plugin = contribution.plugin.as_ref().map(PluginName::as_str);
+        for blob in &contribution.files {
+            db.prepare_cached(
+                "INSERT INTO blob (contribution, agent, plugin, digest, bytes) VALUES (?1, ?2, ?3, ?4, ?5)
+                 ON CONFLICT DO NOTHING",
+            )?
+            .execute(params![row, agent, plugin, blob.digest, &blob.bytes[..]])?;
+        }
+    }
+
     let mut queued = Vec::with_capacity(effects.0.len());
     for ((ordinal, plugin, effect), json) in commit.effects().into_iter().zip(effects.0) {
-        if let Effect::SetHome(place) = effect {
-            set_home(db, agent, place)?;
+        if effect.is_inward() {
+            inward(db, agent, plugin, effect)?;
             continue;
         }
         let of_a_tool = plugin.filter(|_| plugin != contribution.plugin.as_ref()).map(PluginName::as_str);
@@ -103,6 +114,24 @@ pub(super) fn announce(db: &Connection, own: Commit, effects: Effects) -> Result
         .prepare_cached("INSERT INTO event (agent, id, room, session) VALUES (?1, ?2, '', '')")?
         .insert(params![agent, format!("-{delivery}")])?;
     commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects, None)
+}
+
+/// What is done with the commit.
+fn inward(db: &Connection, agent: i64, plugin: Option<&PluginName>, effect: &Effect) -> Result<(), Failed> {
+    match effect {
+        Effect::SetHome(place) => set_home(db, agent, place),
+        Effect::SetTimer(timer) => timers::set(db, agent, timer),
+        Effect::PutBack(timer) => timers::put_back(db, agent, timer),
+        Effect::CancelTimer { session, key } => match plugin {
+            Some(plugin) => timers::cancel(db, agent, plugin, session, key),
+            None => Ok(()),
+        },
+        Effect::Send { .. }
+        | Effect::File { .. }
+        | Effect::Edit { .. }
+        | Effect::React { .. }
+        | Effect::Redact { .. } => Ok(()),
+    }
 }
 
 fn set_home(db: &Connection, agent: i64, place: &Place) -> Result<(), Failed> {

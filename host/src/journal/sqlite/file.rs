@@ -14,12 +14,15 @@ pub(super) const APPLICATION: i32 = 0x7061_726c;
 
 /// Each brings the file from one version to the next; the number of the last is the version. One that was
 /// released is never changed.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 8] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
     include_str!("4.sql"),
+    include_str!("5.sql"),
+    include_str!("6.sql"),
     include_str!("7.sql"),
+    include_str!("8.sql"),
 ];
 
 /// How long to wait while another process writes. Nobody but this one should, for longer than a glance.

@@ -3,13 +3,13 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
-    super::{Arrival, Pending, Sequence},
-    Failed, id, json,
+    super::{Arrival, Pending, Sequence, is_locked, time_of},
+    Failed, forget, id, json, number,
 };
 use crate::{
-    event::Position,
+    event::{Event, Kind, Position},
     gate::Verdict,
-    id::{AgentName, EventId, PluginName, RoomId, SessionId},
+    id::{AgentName, PluginName, RoomId, SessionId},
 };
 
 pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Position>, Failed> {
@@ -22,10 +22,14 @@ pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Posi
 
 /// An arrival, made ready by its caller: the thread that writes has enough to do.
 pub(super) struct Received {
-    id: EventId,
+    id: String,
+    /// The host's own: nothing that the room has.
+    own: bool,
     session: SessionId,
     room: RoomId,
     encrypted: bool,
+    at: i64,
+    locked: bool,
     /// The event as JSON, or why it may not pass.
     said: Result<String, String>,
 }
@@ -33,11 +37,16 @@ pub(super) struct Received {
 impl Received {
     pub(super) fn of(arrival: &Arrival) -> Result<Self, Failed> {
         let event = &arrival.event;
+        let own = matches!(event.kind, Kind::Timer(_));
         Ok(Self {
-            id: event.id.clone(),
+            // The host's own has an id that is that of none.
+            id: if own { format!("-{}", event.id) } else { event.id.to_string() },
+            own,
             session: arrival.session.clone(),
             room: event.room.id.clone(),
             encrypted: event.room.encrypted,
+            at: time_of(event),
+            locked: is_locked(event),
             said: match &arrival.verdict {
                 Verdict::Allow => Ok(serde_json::to_string(event)?),
                 Verdict::Deny(denial) => Err(serde_json::to_string(denial)?),
@@ -61,26 +70,82 @@ pub(super) fn receive(
     received.into_iter().map(|it| receive_one(db, agent, &it)).collect()
 }
 
-fn receive_one(db: &Connection, agent: i64, received: &Received) -> Result<Option<Sequence>, Failed> {
+pub(super) fn receive_one(
+    db: &Connection,
+    agent: i64,
+    received: &Received,
+) -> Result<Option<Sequence>, Failed> {
     let room = received.room.as_str();
     if received.encrypted {
         db.prepare_cached("INSERT INTO encrypted_room (agent, room) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?
             .execute(params![agent, room])?;
     }
     let known = db
-        .prepare_cached("SELECT 1 FROM event WHERE agent = ?1 AND id = ?2")?
-        .exists(params![agent, received.id.as_str()])?;
-    if known {
-        return Ok(None);
+        .prepare_cached("SELECT sequence FROM event WHERE agent = ?1 AND id = ?2")?
+        .query_row(params![agent, received.id], |row| row.get(0))
+        .optional()?;
+    if let Some(sequence) = known {
+        let unlocked = !received.locked && unlock_one(db, agent, sequence, received)?;
+        return Ok(unlocked.then_some(Sequence(sequence)));
     }
     let session = received.session.as_str();
     let sequence = db
-        .prepare_cached("INSERT INTO event (agent, id, room, session, refused) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .insert(params![agent, received.id.as_str(), room, session, received.said.as_ref().err()])?;
+        .prepare_cached(
+            "INSERT INTO event (agent, id, room, session, refused, at) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?
+        .insert(params![agent, received.id, room, session, received.said.as_ref().err(), received.at])?;
+    if !received.own {
+        forget::note(db, agent, room, &received.id)?;
+    }
     let Ok(event) = &received.said else { return Ok(None) };
+    let wait = if received.locked {
+        "INSERT INTO locked (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)"
+    } else {
+        "INSERT INTO pending (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)"
+    };
+    db.prepare_cached(wait)?.execute(params![sequence, agent, session, event])?;
+    Ok(Some(Sequence(sequence)))
+}
+
+pub(super) fn unlock(
+    db: &Connection,
+    agent: &AgentName,
+    sequence: Sequence,
+    received: &Received,
+) -> Result<bool, Failed> {
+    let agent = number(db, agent)?;
+    unlock_one(db, agent, sequence.0, received)
+}
+
+/// Nothing, where it did not wait for its key.
+fn unlock_one(db: &Connection, agent: i64, sequence: i64, received: &Received) -> Result<bool, Failed> {
+    let waited = db
+        .prepare_cached("DELETE FROM locked WHERE sequence = ?1 AND agent = ?2")?
+        .execute([sequence, agent])?;
+    if waited == 0 {
+        return Ok(false);
+    }
+    let session = received.session.as_str();
+    db.prepare_cached("UPDATE event SET session = ?2, refused = ?3 WHERE sequence = ?1")?
+        .execute(params![sequence, session, received.said.as_ref().err()])?;
+    let Ok(event) = &received.said else { return Ok(false) };
     db.prepare_cached("INSERT INTO pending (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![sequence, agent, session, event])?;
-    Ok(Some(Sequence(sequence)))
+    Ok(true)
+}
+
+pub(super) fn locked(
+    db: &Connection,
+    agent: &AgentName,
+) -> Result<Vec<(Sequence, SessionId, Event)>, Failed> {
+    let found = db
+        .prepare_cached(
+            "SELECT sequence, session, event FROM locked
+             WHERE agent = (SELECT id FROM agent WHERE name = ?1) ORDER BY sequence",
+        )?
+        .query_map([agent.as_str()], |row| Ok((Sequence(row.get(0)?), id(row, 1)?, json(row, 2)?)))?
+        .collect::<Result<_, _>>()?;
+    Ok(found)
 }
 
 /// The two ways to ask differ in one line, and each has its index.

@@ -70,6 +70,9 @@ pub(super) fn usage(db: &Connection, agent: &AgentName, plugin: &PluginName) -> 
 pub(super) fn unchanged(db: &Connection, read: &Read) -> Result<bool, Failed> {
     match read {
         Read::Keys { namespace, query, found } => Ok(keys(db, namespace, query)? == *found),
+        Read::Timers { agent, plugin, session, found } => {
+            Ok(super::timers::timers(db, agent, plugin, session)? == *found)
+        }
         Read::Key { namespace, key, version } => {
             let now: Option<i64> = db
                 .prepare_cached(

@@ -1,5 +1,6 @@
 //! What goes out, and what became of it: effects, the names of messages, drafts; and where the agent is at home.
 
+use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
@@ -8,6 +9,7 @@ use super::{
 };
 use crate::{
     effect::{Effect, EffectId, Place},
+    event::MediaSource,
     id::{AgentName, DeliveryId, EventId, PluginName},
 };
 
@@ -47,19 +49,27 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
         Sent::GivenUp(reason) => (None, None, Some(reason)),
     };
     db.prepare_cached(
-        "INSERT INTO sent (contribution, ordinal, event, room, given_up, plugin)
-         SELECT ?1, ?2, ?3, iif(?4 AND coalesce(?7, plugin) IS NOT NULL, ?5, NULL), ?6, ?7
+        "INSERT INTO sent (contribution, ordinal, event, room, given_up, plugin, file)
+         SELECT ?1, ?2, ?3, iif(?4 AND coalesce(?7, plugin) IS NOT NULL, ?5, NULL), ?6, ?7, ?8
          FROM contribution WHERE row = ?1",
     )?
     .execute(params![
         contribution,
         ordinal,
         event,
-        matches!(effect, Effect::Send { .. }),
+        effect.message().is_some(),
         room,
         given_up,
-        of_a_tool
+        of_a_tool,
+        effect.file().is_some(),
     ])?;
+    if let Some(file) = effect.file() {
+        db.prepare_cached(
+            "DELETE FROM blob WHERE contribution = ?1 AND digest = ?2 AND NOT EXISTS
+             (SELECT 1 FROM unsent WHERE agent = ?3 AND contribution = ?1 AND effect ->> '$.File.file.digest' = ?2)",
+        )?
+        .execute(params![contribution, file.digest, agent])?;
+    }
     if takes_draft(&effect) {
         db.prepare_cached(
             "DELETE FROM draft
@@ -67,18 +77,68 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
         )?
         .execute([agent, contribution])?;
     }
-    if let (Some(event), Some(room), Effect::Send { name: Some(name), .. }) = (event, room, effect) {
+    if let (Some(event), Some(room), Some((_, Some(name)))) = (event, room, effect.message()) {
+        let file = effect.file().is_some();
         db.prepare_cached(
-            "INSERT INTO named (agent, plugin, name, row, event, room)
-             SELECT ?1, coalesce(?7, plugin), ?2, ?3, ?4, ?5 FROM contribution
+            "INSERT INTO named (agent, plugin, name, row, event, room, file)
+             SELECT ?1, coalesce(?7, plugin), ?2, ?3, ?4, ?5, ?8 FROM contribution
              WHERE row = ?6 AND coalesce(?7, plugin) IS NOT NULL
              ON CONFLICT (agent, plugin, name)
-             DO UPDATE SET row = excluded.row, event = excluded.event, room = excluded.room
+             DO UPDATE SET row = excluded.row, event = excluded.event, room = excluded.room, file = excluded.file
              WHERE excluded.row > named.row",
         )?
-        .execute(params![agent, name, row, event, room, contribution, of_a_tool])?;
+        .execute(params![agent, name, row, event, room, contribution, of_a_tool, file])?;
     }
     Ok(())
+}
+
+pub(super) fn blob(
+    db: &Connection,
+    agent: &AgentName,
+    delivery: &DeliveryId,
+    digest: &str,
+) -> Result<Option<Bytes>, Failed> {
+    let bytes = db
+        .prepare_cached(
+            "SELECT bytes FROM blob JOIN contribution ON contribution.row = blob.contribution
+             WHERE contribution.agent = (SELECT id FROM agent WHERE name = ?1) AND delivery = ?2 AND digest = ?3",
+        )?
+        .query_row([agent.as_str(), delivery.as_str(), digest], |row| row.get::<_, Vec<u8>>(0))
+        .optional()?;
+    Ok(bytes.map(Bytes::from))
+}
+
+pub(super) fn blobs(db: &Connection, agent: &AgentName, plugin: &PluginName) -> Result<u64, Failed> {
+    let bytes: i64 = db
+        .prepare_cached(
+            "SELECT coalesce(sum(octet_length(bytes)), 0) FROM blob
+             WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND plugin = ?2",
+        )?
+        .query_row([agent.as_str(), plugin.as_str()], |row| row.get(0))?;
+    Ok(u64::try_from(bytes).unwrap_or_default())
+}
+
+pub(super) fn stage(
+    db: &Connection,
+    agent: &AgentName,
+    row: i64,
+    source: &MediaSource,
+) -> Result<(), Failed> {
+    db.prepare_cached(
+        "UPDATE unsent SET staged = ?3 WHERE row = ?2 AND agent = (SELECT id FROM agent WHERE name = ?1)",
+    )?
+    .execute(params![agent.as_str(), row, source.as_str()])?;
+    Ok(())
+}
+
+pub(super) fn staged(db: &Connection, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Failed> {
+    let staged = db
+        .prepare_cached(
+            "SELECT staged FROM unsent WHERE row = ?2 AND agent = (SELECT id FROM agent WHERE name = ?1)",
+        )?
+        .query_row(params![agent.as_str(), row], |row| row.get::<_, Option<String>>(0))
+        .optional()?;
+    Ok(staged.flatten().map(MediaSource::new))
 }
 
 pub(super) fn event_of(
@@ -108,11 +168,12 @@ pub(super) fn named(
     let of = [agent.as_str(), plugin.as_str(), name];
     let sent = db
         .prepare_cached(
-            "SELECT row, event, room FROM named
+            "SELECT row, event, room, file FROM named
              WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND plugin = ?2 AND name = ?3",
         )?
         .query_row(of, |row| {
-            Ok((row.get::<_, i64>(0)?, Named::Sent { event: id(row, 1)?, room: id(row, 2)? }))
+            let sent = Named::Sent { event: id(row, 1)?, room: id(row, 2)?, file: row.get(3)? };
+            Ok((row.get::<_, i64>(0)?, sent))
         })
         .optional()?;
     // Few wait at any time.
@@ -121,7 +182,8 @@ pub(super) fn named(
             "SELECT unsent.row, delivery, ordinal, effect
              FROM unsent JOIN contribution ON contribution.row = unsent.contribution
              WHERE unsent.agent = (SELECT id FROM agent WHERE name = ?1)
-                   AND coalesce(unsent.plugin, contribution.plugin) = ?2 AND effect ->> '$.Send.name' = ?3
+                   AND coalesce(unsent.plugin, contribution.plugin) = ?2
+                   AND coalesce(effect ->> '$.Send.name', effect ->> '$.File.name') = ?3
              ORDER BY unsent.row DESC LIMIT 1",
         )?
         .query_row(of, |row| {
@@ -129,25 +191,26 @@ pub(super) fn named(
             Ok((row.get::<_, i64>(0)?, at, json::<Effect>(row, 3)?))
         })
         .optional()?;
-    Ok(match (sent, waiting) {
-        (sent, Some((row, id, Effect::Send { to, .. }))) if sent.as_ref().is_none_or(|sent| sent.0 < row) => {
-            Some(Named::Waiting { id, to })
-        }
-        (sent, _) => sent.map(|(_, sent)| sent),
-    })
+    if let Some((row, id, effect)) = waiting
+        && let Some((to, _)) = effect.message()
+        && sent.as_ref().is_none_or(|sent| sent.0 < row)
+    {
+        return Ok(Some(Named::Waiting { id, to: to.clone(), file: effect.file().is_some() }));
+    }
+    Ok(sent.map(|(_, sent)| sent))
 }
 
 pub(super) fn known(db: &Connection, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Failed> {
     let known = db
         .prepare_cached(
-            "SELECT room, coalesce(sent.plugin, contribution.plugin) FROM sent JOIN contribution ON contribution.row = sent.contribution
+            "SELECT room, coalesce(sent.plugin, contribution.plugin), file FROM sent JOIN contribution ON contribution.row = sent.contribution
              WHERE sent.event = ?2 AND room IS NOT NULL AND agent = (SELECT id FROM agent WHERE name = ?1)
              UNION ALL
-             SELECT room, NULL FROM event WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND id = ?2
+             SELECT room, NULL, 0 FROM event WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND id = ?2
              LIMIT 1",
         )?
         .query_row([agent.as_str(), event.as_str()], |row| {
-            Ok(Known { room: id(row, 0)?, by: optional_id(row, 1)? })
+            Ok(Known { room: id(row, 0)?, by: optional_id(row, 1)?, file: row.get(2)? })
         })
         .optional()?;
     Ok(known)
@@ -201,6 +264,7 @@ pub(super) fn backlog(db: &Connection, agent: &AgentName) -> Result<Backlog, Fai
     Ok(Backlog {
         events: count("SELECT count(*) FROM pending WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
         effects: count("SELECT count(*) FROM unsent WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
+        locked: count("SELECT count(*) FROM locked WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
     })
 }
 

@@ -191,10 +191,12 @@ pub(super) fn components(db: &Connection) -> Result<Vec<String>, Failed> {
 
 pub(super) fn forget(db: &Connection, before: i64, most: u64, limit: u32) -> Result<u32, Failed> {
     let mut gone = Vec::new();
-    // Of what has not ended: a person was taken off the list, say, while it waited.
+    // Of what has not ended: a person was taken off the list, say, while it waited. The host's own events, timers that were
+    // due, have a sign before their id.
     let mut statement = db.prepare_cached(
         "SELECT row FROM record WHERE ended IS NULL AND NOT EXISTS
-           (SELECT 1 FROM event JOIN pending USING (sequence) WHERE event.agent = record.agent AND event.id = record.event)
+           (SELECT 1 FROM event JOIN pending USING (sequence)
+            WHERE event.agent = record.agent AND event.id IN (record.event, '-' || record.event))
          LIMIT ?1",
     )?;
     for row in statement.query_map([limit], |row| row.get::<_, i64>(0))? {

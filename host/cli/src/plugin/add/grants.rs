@@ -1,8 +1,8 @@
 //! What is granted when a plugin is added: as the options say, or as the person at the terminal answers.
 
-use std::fmt;
+use std::{fmt, path::Path};
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use inquire::{Confirm, Text};
 use parlour::{
     grant::Permissions,
@@ -14,7 +14,7 @@ use parlour::{
 };
 use toml_edit::TableLike;
 
-use super::{Options, on_a_terminal, print};
+use super::{Options, on_a_terminal, print, same};
 use crate::plugin::{edit, inspect};
 
 /// `llm`, or `rooms=!abc:example.org`.
@@ -56,7 +56,7 @@ impl std::str::FromStr for Grant {
     }
 }
 
-const NEED_A_GRANT: [Permission; 9] = [
+const NEED_A_GRANT: [Permission; 10] = [
     Permission::Kv,
     Permission::Home,
     Permission::Rooms,
@@ -65,6 +65,7 @@ const NEED_A_GRANT: [Permission; 9] = [
     Permission::Http,
     Permission::Files,
     Permission::Media,
+    Permission::Timers,
     Permission::Tools,
 ];
 /// What carries words out of the room in which they were said.
@@ -77,11 +78,33 @@ const CARRY_OUT: [Permission; 6] = [
     Permission::Tools,
 ];
 
+/// What carries them out as well once that is agreed to, and needs no grant by itself.
+const OTHER_WAYS: [(Permission, &str); 3] = [
+    (Permission::Outbox, "to the agent's home"),
+    (Permission::Outbox, "by edits of what it wrote elsewhere"),
+    (Permission::Kv, "in its memory, which it has in every room"),
+];
+
+/// How words go out by what is granted.
+fn way(permission: Permission) -> &'static str {
+    match permission {
+        Permission::Rooms => "to other rooms",
+        Permission::People => "to people in direct chats",
+        Permission::Llm => "to the language model",
+        Permission::Http => "by HTTP requests",
+        Permission::Files => "into files",
+        Permission::Tools => "to plugins whose tools it calls",
+        other => other.meaning(),
+    }
+}
+
 /// What is newly granted: of all that is asked for and was not granted before.
 pub fn decide(options: &Options, asks: &Asks, before: &Grants) -> anyhow::Result<Vec<Grant>> {
-    for grant in options.grant.iter().chain(&options.deny) {
-        if let What::Permission(permission) = grant.what {
-            ensure!(asks.has(permission), "--grant: it does not ask for {permission}");
+    for (flag, grants) in [("--grant", &options.grant), ("--deny", &options.deny)] {
+        for grant in grants {
+            if let What::Permission(permission) = grant.what {
+                ensure!(asks.has(permission), "{flag}: it does not ask for {permission}");
+            }
         }
     }
     for denied in options.deny.iter().map(|grant| grant.what) {
@@ -147,8 +170,7 @@ fn consent(
             && (decided.iter().any(|grant| grant.what == What::Permission(*permission))
                 || has(before, asks, *permission))
     };
-    let ways: Vec<String> =
-        CARRY_OUT.into_iter().filter(granted).map(|permission| permission.to_string()).collect();
+    let ways: Vec<&str> = CARRY_OUT.into_iter().filter(granted).map(way).collect();
     if said(&options.grant) {
         return Ok(Some(consent));
     }
@@ -161,15 +183,35 @@ fn consent(
             "what it hears in encrypted rooms may leave them already, and would by what is new, too; say --grant encrypted"
         );
     }
-    let ways = ways.join(", ");
+    let others = OTHER_WAYS.into_iter().filter(|(permission, _)| asks.has(*permission));
+    let ways = ways.into_iter().chain(others.map(|(_, way)| way)).collect::<Vec<_>>().join(", ");
     if !on_a_terminal() {
         print(&format!(
-            "What is said in encrypted rooms does not leave them by {ways}: --grant encrypted lets it.\n"
+            "What it hears in encrypted rooms does not leave them; --grant encrypted lets it, all of these ways: {ways}.\n"
         ));
         return Ok(None);
     }
-    let question = format!("May what it hears in encrypted rooms leave them, by {ways}?");
+    let question = format!("May what it hears in encrypted rooms leave them, all of these ways: {ways}?");
     Ok(Confirm::new(&question).with_default(false).prompt()?.then_some(consent))
+}
+
+/// A folder is named from where somebody is, and written down from where the settings are: where these are two places, it
+/// is written down in full.
+///
+/// # Errors
+/// Nobody knows where that is.
+pub fn absolute(decided: &mut [Grant], settings: &Path) -> anyhow::Result<()> {
+    let folder = settings.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+    if same(folder, Path::new(".")) {
+        return Ok(());
+    }
+    let files = decided.iter_mut().filter(|grant| grant.what == What::Permission(Permission::Files));
+    for folder in files.filter_map(|grant| grant.whom.as_mut()) {
+        let full = std::path::absolute(&*folder).with_context(|| format!("--grant files={folder}"))?;
+        let text = full.to_str().with_context(|| format!("{}: it is no text", full.display()))?;
+        text.clone_into(folder);
+    }
+    Ok(())
 }
 
 /// Writes down what was decided.
@@ -215,6 +257,7 @@ fn is_held(grants: &Grants, permission: Permission) -> bool {
         Permission::Http => !grants.http.is_empty(),
         Permission::Files => grants.files.is_some(),
         Permission::Media => grants.media.is_some(),
+        Permission::Timers => grants.timers.is_some(),
         Permission::Tools => !grants.tools.is_empty(),
         Permission::Outbox
         | Permission::Kv

@@ -1,0 +1,183 @@
+//! Encrypted events whose key has not come: kept, tried again, and given up after a while.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{Running, lock, past::now};
+use crate::{
+    backlog::Came,
+    chat::Opened,
+    event::{Event, Reading},
+    gate::{Denial, Verdict},
+    id::SessionId,
+    journal::{Arrival, Sequence},
+    lane::Waiting,
+};
+
+/// How long an agent waits for keys.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyPatience {
+    /// So long, what follows in the same session waits too, so that nothing is answered out of order. Keys that are only
+    /// behind come within a few seconds; for longer nobody should wait for somebody else's key.
+    pub hold: Duration,
+    /// So long, the event is answered when its key comes; then nobody expects it any more.
+    pub keep: Duration,
+}
+
+impl Default for KeyPatience {
+    fn default() -> Self {
+        Self { hold: Duration::from_secs(10), keep: Duration::from_secs(60 * 60) }
+    }
+}
+
+/// So many wait for each agent: they stand in the journal, and all are tried when it is not known which key came.
+const MOST: usize = 1000;
+
+/// What waits for its key.
+#[derive(Default)]
+pub(super) struct Locked(BTreeMap<Sequence, One>);
+
+#[derive(Clone)]
+struct One {
+    event: Event,
+    session: SessionId,
+    /// It was not tried since it came: its key may have come in between.
+    untried: bool,
+}
+
+impl Running {
+    /// Reads what waits from earlier runs.
+    pub(super) async fn resume_locked(&self) {
+        let name = &self.agent.name;
+        let found = self.journalled(|| self.shared.journal.locked(name)).await;
+        let mut locked = lock(&self.locked);
+        for (sequence, session, event) in found {
+            locked.0.insert(sequence, One { event, session, untried: true });
+        }
+    }
+
+    /// Whether there is room for one more.
+    pub(super) fn may_wait(&self) -> bool {
+        lock(&self.locked).0.len() < MOST
+    }
+
+    /// An event that cannot be read holds its session.
+    pub(super) fn wait_for_key(self: &Arc<Self>, sequence: Sequence, event: Event, session: SessionId) {
+        let until = Instant::now() + self.agent.key_patience.hold;
+        let lane = self.lanes.hold(&session, sequence, until);
+        lock(&self.locked).0.insert(sequence, One { event, session: session.clone(), untried: true });
+        self.locks.notify_one();
+        if lane {
+            tokio::spawn(self.tasks.track_future(self.clone().run_lane(session)));
+        }
+    }
+
+    /// It was read, one way or the other.
+    pub(super) fn waits_no_more(&self, sequence: Sequence) {
+        lock(&self.locked).0.remove(&sequence);
+    }
+
+    /// Tries what waits whenever there is reason to, and gives up what has waited for too long, while the agent serves.
+    pub(super) async fn open_locked(self: Arc<Self>) {
+        loop {
+            self.open(|one| std::mem::take(&mut one.untried)).await;
+            let next = lock(&self.locked).0.values().map(|one| one.came().at).min();
+            let keep = u64::try_from(self.agent.key_patience.keep.as_millis()).unwrap_or(u64::MAX);
+            let left = next.map(|at| at.saturating_add(keep).saturating_sub(now()));
+            let expired = async {
+                match left {
+                    Some(left) => tokio::time::sleep(Duration::from_millis(left)).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                keys = self.agent.chat.keys() => self.open(|one| one.is_opened_by(keys.as_ref())).await,
+                () = expired => self.give_up(keep).await,
+                () = self.locks.notified() => {}
+            }
+        }
+    }
+
+    async fn open(self: &Arc<Self>, which: impl Fn(&mut One) -> bool) {
+        let those: Vec<(Sequence, One)> = {
+            let mut locked = lock(&self.locked);
+            let those = locked.0.iter_mut().filter_map(|(at, one)| which(one).then(|| (*at, one.clone())));
+            those.collect()
+        };
+        for (sequence, one) in those {
+            match self.agent.chat.open(&one.event).await {
+                Opened::NotYet => {}
+                Opened::Nothing => self.close(sequence, one, Denial::NotAddressed).await,
+                Opened::Event(event) => self.opened(sequence, &one, *event).await,
+            }
+        }
+    }
+
+    /// Its key has come: the event is judged and handled as any other, in its place, or late.
+    async fn opened(self: &Arc<Self>, sequence: Sequence, one: &One, mut event: Event) {
+        let came = one.came();
+        let hold = u64::try_from(self.agent.key_patience.hold.as_millis()).unwrap_or(u64::MAX);
+        let is_late = now().saturating_sub(came.at) > hold;
+        event.reading = if is_late { Reading::Late } else { Reading::AtOnce };
+        let arrival = self.judge(event, came);
+        let unlocked =
+            self.journalled(|| self.shared.journal.unlock(&self.agent.name, sequence, &arrival)).await;
+        self.waits_no_more(sequence);
+        let Arrival { event, verdict, session } = arrival;
+        if unlocked {
+            let waiting =
+                Waiting { sequence, event: Arc::new(event), session, ended: vec![], resumed: false };
+            self.dispatch(waiting, false);
+        } else if matches!(verdict, Verdict::Deny(_)) {
+            self.agent.chat.ended(&event.id);
+        }
+        self.lanes.release(&one.session, sequence);
+    }
+
+    /// What was waited for long enough is said to be lost, once.
+    async fn give_up(self: &Arc<Self>, keep: u64) {
+        let old: Vec<(Sequence, One)> = {
+            let locked = lock(&self.locked);
+            let old = locked.0.iter().filter(|(_, one)| one.came().at.saturating_add(keep) <= now());
+            old.map(|(at, one)| (*at, one.clone())).collect()
+        };
+        for (sequence, one) in old {
+            let Event { id, room, sender, reading, .. } = &one.event;
+            let reason = match reading {
+                Reading::Locked(locked) => locked.reason.as_str(),
+                _ => "it could not be read",
+            };
+            self.say(format!("could not decrypt {id} of {} in {}: {reason}", sender.id, room.id));
+            self.close(sequence, one, Denial::Undecryptable).await;
+        }
+    }
+
+    async fn close(&self, sequence: Sequence, one: One, denial: Denial) {
+        let One { event, session, .. } = one;
+        let arrival = Arrival { event, verdict: Verdict::Deny(denial), session };
+        self.journalled(|| self.shared.journal.unlock(&self.agent.name, sequence, &arrival)).await;
+        self.waits_no_more(sequence);
+        self.agent.chat.ended(&arrival.event.id);
+        self.lanes.release(&arrival.session, sequence);
+    }
+}
+
+impl One {
+    fn came(&self) -> Came {
+        match &self.event.reading {
+            Reading::Locked(locked) => Came { at: locked.at, missed: locked.missed },
+            _ => Came { at: 0, missed: false },
+        }
+    }
+
+    /// Whether one of these keys may be the one; without them, any may.
+    fn is_opened_by(&self, keys: Option<&BTreeSet<String>>) -> bool {
+        let (Some(keys), Reading::Locked(locked)) = (keys, &self.event.reading) else { return true };
+        locked.key.as_ref().is_none_or(|key| keys.contains(key))
+    }
+}
