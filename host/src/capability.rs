@@ -180,6 +180,8 @@ pub struct State {
     pub clocks: clocks::Clocks,
     /// Its plugin handles timers.
     pub has_timers: bool,
+    /// What its plugin has used of the model.
+    pub tokens: Arc<llm::Tokens>,
     /// How much its plugin has said lately.
     pub said: Arc<outbox::Said>,
     /// What the host puts on them.

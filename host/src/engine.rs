@@ -47,6 +47,7 @@ use crate::{
         clocks::Clocks,
         files::{Files, Folders},
         http::{Http, client::Clients},
+        llm::Tokens,
         logging::Log,
         media::Room,
         outbox::Said,
@@ -124,6 +125,8 @@ pub struct Plugin {
     said: Arc<Said>,
     /// What becomes of its requests that a crash cut off.
     in_flight: settings::InFlight,
+    /// What it has used of the model.
+    tokens: Arc<Tokens>,
     /// What a call of it may take.
     limits: Limits,
     slots: Semaphore,
@@ -396,6 +399,7 @@ impl Engine {
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
             in_flight: settings.in_flight,
+            tokens: Arc::default(),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
@@ -637,6 +641,7 @@ impl Engine {
             clocks,
             has_timers: plugin.timers.is_some(),
             said: plugin.said.clone(),
+            tokens: plugin.tokens.clone(),
             secrets: plugin.secrets.clone(),
             work,
             config: plugin.config.clone(),

@@ -149,6 +149,9 @@ impl Permissions {
                 Permission::Rooms => self.grants.rooms.iter().cloned().collect(),
                 Permission::People => self.grants.people.iter().cloned().collect(),
                 Permission::Tools => self.grants.tools.iter().cloned().collect(),
+                Permission::Llm => {
+                    self.grants.llm.iter().flat_map(|llm| llm.models.iter().cloned()).collect()
+                }
                 Permission::Http => self.grants.http.iter().map(|grant| grant.url.to_string()).collect(),
                 Permission::Files => {
                     self.grants.files.iter().map(|files| files.folder.display().to_string()).collect()
@@ -183,7 +186,7 @@ impl Permissions {
             | Permission::Directory
             | Permission::Secrets => true,
             Permission::Home => self.grants.home,
-            Permission::Llm => self.grants.llm,
+            Permission::Llm => self.grants.llm.is_some(),
             Permission::Rooms => !self.grants.rooms.is_empty(),
             Permission::People => !self.grants.people.is_empty(),
             Permission::Http => !self.grants.http.is_empty(),
@@ -330,6 +333,24 @@ impl Permissions {
         if granted { Ok(()) } else { Err(Denied::Outside(Permission::Tools)) }
     }
 
+    /// Whether it may ask a model by this name; none is the operator's default.
+    ///
+    /// # Errors
+    /// [`Denied`].
+    pub fn model(&self, name: Option<&str>) -> Result<(), Denied> {
+        self.holds(Permission::Llm)?;
+        let Some(name) = name else { return Ok(()) };
+        let models = self.grants.llm.as_ref().map(|llm| &llm.models);
+        let granted = models.is_some_and(|models| models.contains(name) || models.contains("*"));
+        if granted { Ok(()) } else { Err(Denied::Outside(Permission::Llm)) }
+    }
+
+    /// How many tokens of the model's it may use within a day, where that has an end.
+    #[must_use]
+    pub fn tokens_per_day(&self) -> Option<NonZeroU32> {
+        self.grants.llm.as_ref()?.tokens_per_day
+    }
+
     /// Whether a person may be written to.
     ///
     /// # Errors
@@ -366,14 +387,14 @@ mod tests {
     use super::*;
     use crate::{
         manifest::{Ask, AskKv, AskMedia, AskTimers, AskTools},
-        settings::{Kv, Media, Timers},
+        settings::{Kv, LlmGrant, Media, Timers},
     };
 
     #[test]
     fn what_holds_is_asked_and_granted() {
         let ask = || Some(Ask { reason: "because".into() });
         let asks = Asks { outbox: ask(), llm: ask(), rooms: ask(), ..Asks::default() };
-        let grants = Grants { llm: true, home: true, ..Grants::default() };
+        let grants = Grants { llm: Some(LlmGrant::default()), home: true, ..Grants::default() };
         let permissions = Permissions::new(asks.clone(), grants.clone());
         assert_eq!(permissions.holds(Permission::Outbox), Ok(()));
         assert_eq!(permissions.holds(Permission::Llm), Ok(()));
@@ -417,7 +438,7 @@ mod tests {
         assert!(!spares(Permission::People) && !spares(Permission::Home) && !spares(Permission::Outbox));
         assert_eq!(watched.quota(), KV, "a quota is a limit");
         assert_eq!(watched.summary(), "kv; audit-only: rooms, llm");
-        let other = watched.with(Grants { llm: true, ..Grants::default() });
+        let other = watched.with(Grants { llm: Some(LlmGrant::default()), ..Grants::default() });
         assert!(other.spares(Denied::NotGranted(Permission::Rooms)), "for every agent");
         let usual = Permissions::new(asks, Grants::default());
         assert!(!usual.spares(Denied::NotGranted(Permission::Rooms)) && usual.spared().is_empty());

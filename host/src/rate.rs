@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const MINUTE: Duration = Duration::from_secs(60);
 /// So many are held in mind; beyond it, those that have rested for long enough are forgotten.
 const HELD: usize = 1000;
@@ -46,6 +47,38 @@ impl<K: Ord> Rates<K> {
     }
 }
 
+/// What was used lately of something that is counted only when it has been used, such as tokens.
+#[derive(Debug)]
+pub struct Budgets<K> {
+    /// When all of it will have been worth its time.
+    due: BTreeMap<K, Instant>,
+}
+
+impl<K> Default for Budgets<K> {
+    fn default() -> Self {
+        Self { due: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord> Budgets<K> {
+    /// Whether anything is left of a day's share: at first all of it, and what was used comes back over a day.
+    ///
+    /// # Errors
+    /// The wait.
+    pub fn left(&self, key: &K, now: Instant) -> Result<(), Duration> {
+        let wait = self.due.get(key).and_then(|due| due.checked_duration_since(now)?.checked_sub(DAY));
+        wait.filter(|wait| !wait.is_zero()).map_or(Ok(()), Err)
+    }
+
+    /// Counts what was used, though it were more than was left.
+    pub fn charge(&mut self, key: K, used: u64, per_day: NonZeroU32, now: Instant) {
+        let due = self.due.entry(key).or_insert(now);
+        let worth = DAY * u32::try_from(used).unwrap_or(u32::MAX) / per_day.get();
+        // A week at the most: whoever has used that much has used it all.
+        *due = (*due).max(now) + worth.min(7 * DAY);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,6 +101,23 @@ mod tests {
             assert_eq!(rates.take("a", three, later(600)), Ok(()));
         }
         rates.take("a", three, later(600)).unwrap_err();
+    }
+
+    #[test]
+    fn a_budget_comes_back_over_a_day_and_may_be_overdrawn_once() {
+        let (mut budgets, now) = (Budgets::default(), Instant::now());
+        let thousand = NonZeroU32::new(1000).unwrap();
+        let later = |hours: u64| now + Duration::from_secs(hours * 3600);
+        assert_eq!(budgets.left(&"a", now), Ok(()));
+        budgets.charge("a", 600, thousand, now);
+        assert_eq!(budgets.left(&"a", now), Ok(()));
+        budgets.charge("a", 900, thousand, now);
+        assert_eq!(budgets.left(&"a", now), Err(Duration::from_secs(12 * 3600)), "half a day too much");
+        assert_eq!(budgets.left(&"b", now), Ok(()), "each its own");
+        budgets.left(&"a", later(11)).unwrap_err();
+        assert_eq!(budgets.left(&"a", later(13)), Ok(()));
+        budgets.charge("a", u64::MAX, thousand, later(100));
+        budgets.left(&"a", later(200)).unwrap_err();
     }
 
     #[test]

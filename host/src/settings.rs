@@ -6,7 +6,6 @@
 mod backlog;
 pub(crate) mod homeserver;
 mod keep;
-mod media;
 mod parse;
 mod secret;
 mod switch;
@@ -112,7 +111,7 @@ impl Settings {
             doubts.push("publishers lists nobody, so that no plugin file is taken".into());
         }
         if self.llm.is_none() {
-            let asking = self.plugins.iter().filter(|(_, plugin)| plugin.grants.llm);
+            let asking = self.plugins.iter().filter(|(_, plugin)| plugin.grants.llm.is_some());
             doubts.extend(
                 asking.map(|(name, _)| format!("plugins.{name}: grants.llm is of no use without [llm]")),
             );
@@ -359,8 +358,9 @@ pub struct CallLimits {
 pub struct Grants {
     /// Make a conversation the agent's home, for an admin.
     pub home: bool,
-    /// Ask the language model.
-    pub llm: bool,
+    /// Ask the language model: `true`, or a table.
+    #[serde(deserialize_with = "switch::llm")]
+    pub llm: Option<LlmGrant>,
     /// Write to these other rooms that the agent is in: ids, or `"*"`.
     pub rooms: BTreeSet<String>,
     /// Write to these people in a direct chat: ids, `"*:example.org"`, or `"*"`.
@@ -370,7 +370,7 @@ pub struct Grants {
     /// See this folder, and no other.
     pub files: Option<Files>,
     /// Read the files of messages that it handles: `true`, or a table.
-    #[serde(deserialize_with = "media::granted")]
+    #[serde(deserialize_with = "switch::media")]
     pub media: Option<Media>,
     /// Set timers: `true`, or a table.
     #[serde(deserialize_with = "switch::timers")]
@@ -404,6 +404,16 @@ pub struct Files {
 pub struct Media {
     /// Bytes of one file, where larger ones are not for it.
     pub bytes: Option<u64>,
+}
+
+/// How a plugin may ask the language model.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LlmGrant {
+    /// Models beside the operator's default, by name, or `"*"`.
+    pub models: BTreeSet<String>,
+    /// Tokens of requests and answers within a day, for each agent.
+    pub tokens_per_day: Option<NonZeroU32>,
 }
 
 /// Which timers a plugin may set.

@@ -17,7 +17,7 @@ use parlour::{
     id::{EventId, RoomId},
     journal::sqlite::Sqlite,
     llm,
-    settings::{Grants, InFlight, Plugin},
+    settings::{Grants, InFlight, LlmGrant, Plugin},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -144,7 +144,7 @@ struct Scene {
 fn errand(web: &Counting, in_flight: InFlight) -> Plugin {
     let grants = Grants {
         http: vec![web.origin().parse().unwrap()],
-        llm: true,
+        llm: Some(LlmGrant::default()),
         tools: ["*".to_owned()].into(),
         ..Grants::default()
     };

@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use parlour::{llm::openai::OpenAi, settings::Grants};
+use parlour::{
+    llm::openai::OpenAi,
+    settings::{Grants, LlmGrant},
+};
 
 use crate::{
     guests::{assistant, example, guest, patched},
@@ -18,7 +21,7 @@ async fn stage(model: &Model) -> Stage {
     let backend =
         OpenAi::new(&model.url(), Some("sk-secret".into()), "scripted".into(), Duration::from_secs(20))
             .unwrap();
-    let llm = granted(Grants { llm: true, ..Grants::default() });
+    let llm = granted(Grants { llm: Some(LlmGrant::default()), ..Grants::default() });
     Stage::start(&[("assistant", assistant()), ("echo", example("echo"))], |builder| {
         builder.llm(backend).plugin_settings("assistant".parse().unwrap(), llm)
     })
@@ -54,7 +57,7 @@ async fn an_answer_is_streamed_into_one_message_and_remembered() {
 async fn with_tools(model: &Model, tools: &[&str]) -> Stage {
     let backend = OpenAi::new(&model.url(), None, "scripted".into(), Duration::from_secs(20)).unwrap();
     let tools = tools.iter().map(|name| (*name).to_owned()).collect();
-    let grants = granted(Grants { llm: true, tools, ..Grants::default() });
+    let grants = granted(Grants { llm: Some(LlmGrant::default()), tools, ..Grants::default() });
     let guests = [("assistant", assistant()), ("roll", example("roll")), ("handy", guest("handy"))];
     Stage::start(&guests, |builder| {
         builder.llm(backend).plugin_settings("assistant".parse().unwrap(), grants)

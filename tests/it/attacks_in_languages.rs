@@ -6,7 +6,7 @@ use std::{net::TcpListener, sync::Arc, time::Duration};
 
 use parlour::{
     engine::limits::Limits,
-    settings::{Files, Grants},
+    settings::{Files, Grants, LlmGrant},
 };
 
 use crate::{
@@ -191,7 +191,7 @@ async fn what_was_not_granted_is_denied() {
         }
         still_serves(&denied).await;
         let may = stage_with(Grants {
-            llm: true,
+            llm: Some(LlmGrant::default()),
             people: [BOB.into()].into(),
             tools: ["handy.answer".into()].into(),
             ..Grants::default()

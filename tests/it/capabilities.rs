@@ -1,6 +1,7 @@
 //! What each capability gives a plugin: granted, denied, limited.
 
 use std::{
+    num::NonZeroU32,
     sync::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -11,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use parlour::{
     llm,
-    settings::{Grants, Kv, Plugin},
+    settings::{Grants, Kv, LlmGrant, Plugin},
 };
 
 use crate::{
@@ -262,7 +263,7 @@ async fn settings_are_read_and_nothing_else() {
 async fn the_model_is_denied_until_granted_and_unavailable_until_set_up() {
     let denied = stage(Grants::default()).await;
     assert_eq!(denied.ask("/model hello").await, "/model: the grant `llm` is missing");
-    let granted = stage(Grants { llm: true, ..Grants::default() }).await;
+    let granted = stage(Grants { llm: Some(LlmGrant::default()), ..Grants::default() }).await;
     assert_eq!(granted.ask("/model hello").await, "/model: no language model is set up");
 }
 
@@ -271,7 +272,7 @@ async fn the_model_is_asked_so_often_and_no_more() {
     let model = Silent::default();
     let asked = model.0.clone();
     let stage = Stage::start(&[("deeds", guest("deeds"))], |builder| {
-        let grants = granted(Grants { llm: true, ..Grants::default() });
+        let grants = granted(Grants { llm: Some(LlmGrant::default()), ..Grants::default() });
         builder.plugin_settings("deeds".parse().unwrap(), grants).llm(model)
     })
     .await;
@@ -282,6 +283,62 @@ async fn the_model_is_asked_so_often_and_no_more() {
     let answer = stage.ask("/insist 40").await;
     assert_eq!(answer, "/insist: one delivery asks the model at most 64 times");
     assert_eq!(asked.load(Relaxed) - before, 64);
+}
+
+#[tokio::test]
+async fn a_plugin_asks_the_models_that_it_was_granted_for_so_many_tokens() {
+    let stage = async |llm| {
+        Stage::start(&[("deeds", guest("deeds"))], |builder| {
+            let grants = granted(Grants { llm: Some(llm), ..Grants::default() });
+            builder.plugin_settings("deeds".parse().unwrap(), grants).llm(Counting)
+        })
+        .await
+    };
+    let outside = "/choose: the grant `llm` does not have it";
+    let usual = stage(LlmGrant::default()).await;
+    assert_eq!(usual.ask("/model hello").await, "the default");
+    assert_eq!(usual.ask("/choose small hello").await, outside);
+    for models in ["small", "*"] {
+        let granted = LlmGrant { models: [models.to_owned()].into(), ..LlmGrant::default() };
+        let some = stage(granted).await;
+        assert_eq!(some.ask("/choose small hello").await, "small");
+        assert_eq!(some.ask("/choose large hello").await, if models == "*" { "large" } else { outside });
+    }
+    // Each answer costs a thousand.
+    let budget = LlmGrant { tokens_per_day: NonZeroU32::new(2500), ..LlmGrant::default() };
+    let stage = stage(budget).await;
+    for _ in 0..3 {
+        assert_eq!(stage.ask("/model hello").await, "the default");
+    }
+    stage.rooms.say(ALICE, &stage.room, "/model hello");
+    let waits = "plugin deeds waits for agent agent: this plugin may use 2500 tokens within a day, and has";
+    let told = "/model: this plugin may use 2500 tokens within a day, and has";
+    let lines = stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text == told)).await;
+    assert_eq!(lines.len(), 8, "{waits}");
+}
+
+/// A model that says its name, and costs a thousand tokens.
+struct Counting;
+
+#[async_trait]
+impl llm::Backend for Counting {
+    async fn ask(&self, request: llm::Request) -> Result<Box<dyn llm::Answer>, llm::Failure> {
+        Ok(Box::new(Named(Some(request.model.unwrap_or_else(|| "the default".into())))))
+    }
+}
+
+struct Named(Option<String>);
+
+#[async_trait]
+impl llm::Answer for Named {
+    async fn next(&mut self) -> Result<Option<llm::Piece>, llm::Failure> {
+        Ok(self.0.take().map(|text| llm::Piece { text, ..llm::Piece::default() }))
+    }
+
+    fn outcome(&self) -> Option<llm::Outcome> {
+        let outcome = llm::Outcome { prompt_tokens: Some(400), ..llm::Outcome::default() };
+        self.0.is_none().then_some(llm::Outcome { completion_tokens: Some(600), ..outcome })
+    }
 }
 
 /// A model that has nothing to say.

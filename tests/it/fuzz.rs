@@ -9,7 +9,7 @@ use parlour::{
     http::Resolver,
     llm::openai::OpenAi,
     notice::Notice,
-    settings::{self, Grants, Plugin},
+    settings::{self, Grants, LlmGrant, Plugin},
 };
 
 use crate::{
@@ -37,7 +37,7 @@ fn everything(folder: &std::path::Path) -> Plugin {
     });
     let grants = Grants {
         home: true,
-        llm: true,
+        llm: Some(LlmGrant::default()),
         rooms: all.clone().into(),
         people: all.into(),
         http: http.into_iter().flat_map(|plugin| plugin.grants.http).collect(),
@@ -120,7 +120,7 @@ async fn calls_below_the_level_of_types_end_alone() {
     let model = Model::start().await.unwrap();
     let backend = OpenAi::new(&model.url(), None, "m".into(), Duration::from_secs(5)).unwrap();
     let stage = Stage::start(&guests, |builder| {
-        let grants = Grants { home: true, llm: true, ..Grants::default() };
+        let grants = Grants { home: true, llm: Some(LlmGrant::default()), ..Grants::default() };
         let plugin = Plugin { grants, ..Plugin::default() };
         builder.plugin_settings("raw".parse().unwrap(), plugin).limits(limits).llm(backend)
     })

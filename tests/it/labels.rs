@@ -10,7 +10,7 @@ use parlour::{
     id::RoomId,
     llm,
     notice::Notice,
-    settings::{Grants, Media, Plugin},
+    settings::{Grants, LlmGrant, Media, Plugin},
 };
 
 use crate::{
@@ -39,8 +39,14 @@ impl llm::Backend for Hears {
 
 async fn scene(encrypted: bool) -> Scene {
     let all = || ["*".to_owned()].into();
-    let grants =
-        Grants { home: true, llm: true, rooms: all(), people: all(), encrypted, ..Grants::default() };
+    let grants = Grants {
+        home: true,
+        llm: Some(LlmGrant::default()),
+        rooms: all(),
+        people: all(),
+        encrypted,
+        ..Grants::default()
+    };
     let asked = Arc::<Mutex<Vec<String>>>::default();
     let hears = Hears(asked.clone());
     let guests = [

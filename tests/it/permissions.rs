@@ -7,7 +7,7 @@ use parlour::{
     chat::memory::Rooms,
     lock::LockFile,
     package,
-    settings::{CallLimits, Grants, Plugin},
+    settings::{CallLimits, Grants, LlmGrant, Plugin},
 };
 
 use crate::{
@@ -25,8 +25,13 @@ fn asking(manifest: &str) -> Arc<[u8]> {
 /// A host that grants `deeds` whatever can be granted.
 async fn generous(deeds: Arc<[u8]>) -> Stage {
     let all = ["*".to_owned()];
-    let grants =
-        Grants { home: true, llm: true, rooms: all.clone().into(), people: all.into(), ..Grants::default() };
+    let grants = Grants {
+        home: true,
+        llm: Some(LlmGrant::default()),
+        rooms: all.clone().into(),
+        people: all.into(),
+        ..Grants::default()
+    };
     Stage::start(&[("deeds", deeds)], |builder| {
         builder.plugin_settings("deeds".parse().unwrap(), granted(grants))
     })

@@ -242,10 +242,11 @@ async fn so_much_waits_to_be_sent_and_no_more() {
 
 #[tokio::test]
 async fn files_count_as_messages_within_a_minute() {
-    for most in [2, 3] {
+    // The first one is an answer, which is free.
+    for most in [1, 2] {
         let stage = stage(Grants { messages_per_minute: NonZeroU32::new(most), ..may() }).await;
         stage.rooms.say(ALICE, &stage.room, "/burst 3");
-        if most == 3 {
+        if most == 2 {
             stage
                 .until(&stage.room, |lines| lines.iter().filter(|line| line.file.is_some()).count() == 3)
                 .await;

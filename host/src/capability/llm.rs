@@ -4,8 +4,9 @@ pub mod openai;
 mod recorded;
 
 use std::{
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::Duration,
+    num::NonZeroU32,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -17,7 +18,7 @@ use super::{
     error,
     types::{Error, ErrorKind},
 };
-use crate::manifest::Permission;
+use crate::{id::AgentName, manifest::Permission, rate::Budgets};
 
 /// Text of one request.
 const REQUEST: usize = 1024 * 1024;
@@ -106,8 +107,37 @@ pub enum Failure {
     TooLarge(String),
 }
 
+/// What a plugin has used of the model, by agent.
+pub type Tokens = Mutex<Budgets<AgentName>>;
+/// Where an endpoint does not count: bytes of text that are one token, at the least.
+const TOKEN: u64 = 3;
+
 /// What stands behind the guest's `answer`.
-pub struct Answering(Box<dyn Answer>);
+pub struct Answering {
+    answer: Box<dyn Answer>,
+    /// Bytes of text, both ways.
+    text: u64,
+    budget: Option<Budget>,
+}
+
+/// What an answer is charged to, however it ends.
+struct Budget {
+    tokens: Arc<Tokens>,
+    agent: AgentName,
+    per_day: NonZeroU32,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        let Some(Budget { tokens, agent, per_day }) = self.budget.take() else { return };
+        let counted = self.answer.outcome().and_then(|outcome| {
+            Some(u64::from(outcome.prompt_tokens?) + u64::from(outcome.completion_tokens?))
+        });
+        let used = counted.unwrap_or_else(|| self.text.div_ceil(TOKEN));
+        let mut tokens = tokens.lock().unwrap_or_else(PoisonError::into_inner);
+        tokens.charge(agent, used, per_day, Instant::now());
+    }
+}
 
 type Reply<T> = wasmtime::Result<Result<T, Error>>;
 
@@ -120,7 +150,7 @@ impl wit::Host for State {
         match self.answered(&*backend, request).await {
             Ok(answer) => {
                 self.work.answering += 1;
-                Ok(Ok(self.table.push(Answering(answer))?))
+                Ok(Ok(self.table.push(answer)?))
             }
             Err(error) => Ok(Err(error)),
         }
@@ -130,7 +160,10 @@ impl wit::Host for State {
 impl State {
     /// A request that may be made, and of whom.
     fn admitted(&mut self, request: wit::Request) -> Result<(Arc<dyn Backend>, Request), Error> {
-        self.holds(Permission::Llm, "llm.ask")?;
+        // A name that a guest makes up may say anything: it is not recorded.
+        let model = request.model.as_deref();
+        let call = if model.is_some() { "llm.ask of a model by name" } else { "llm.ask" };
+        self.may(Permission::Llm, call, |permissions| permissions.model(model))?;
         self.leaves(Permission::Llm, "llm.ask")?;
         let request = read(request)?;
         let handling = self.handling()?;
@@ -142,37 +175,65 @@ impl State {
         Ok((backend, request))
     }
 
-    /// The answer that was recorded, or a new one.
-    async fn answered(&mut self, backend: &dyn Backend, request: Request) -> Result<Box<dyn Answer>, Error> {
+    /// The answer that was recorded, which was charged then, or a new one.
+    async fn answered(&mut self, backend: &dyn Backend, request: Request) -> Result<Answering, Error> {
         let Handling { record, path, spent, .. } = self.handling()?;
+        let text = request.size() as u64;
         let (key, found) = record.ask(path, "llm", &recorded::digest(&request));
         if let Some(entry) = found
             && let Some(answer) = recorded::Recorded::of(&entry)
         {
             record.came(entry.at);
-            return Ok(Box::new(answer));
+            return Ok(Answering { answer: Box::new(answer), text, budget: None });
         }
         let words = recorded::words(&request);
         if record.is_past(&words) {
             return Err(error(ErrorKind::Unavailable, "this was never asked"));
         }
+        let budget = self.budget()?;
         if spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
         }
-        let answer = backend.ask(request).await.map_err(|failure| told(&failure))?;
-        Ok(Box::new(recorded::Recording::new(answer, record.clone(), self.alive.clone(), key, words)))
+        let answer = soon(backend.ask(request)).await.map_err(|failure| told(&failure))?;
+        let alive = self.alive.clone();
+        let answer = Box::new(recorded::Recording::new(answer, record.clone(), alive, key, words));
+        Ok(Answering { answer, text, budget })
+    }
+
+    /// What an answer will be charged to, where the plugin has a budget and something is left of it.
+    fn budget(&self) -> Result<Option<Budget>, Error> {
+        let Handling { agent, permissions, .. } = self.handling()?;
+        let Some(per_day) = permissions.tokens_per_day() else { return Ok(None) };
+        let left = self.tokens.lock().unwrap_or_else(PoisonError::into_inner).left(agent, Instant::now());
+        left.map_err(|wait| {
+            let wait = u32::try_from(wait.as_millis()).unwrap_or(u32::MAX);
+            let line = format!("this plugin may use {per_day} tokens within a day, and has");
+            Error { retry_after: Some(wait), ..error(ErrorKind::RateLimited, line) }
+        })?;
+        Ok(Some(Budget { tokens: self.tokens.clone(), agent: agent.clone(), per_day }))
+    }
+}
+
+impl Request {
+    /// Bytes of text.
+    fn size(&self) -> usize {
+        self.turns.iter().map(|turn| turn.text.len()).sum()
     }
 }
 
 impl wit::HostAnswer for State {
     async fn next(&mut self, answer: Resource<Answering>) -> Reply<Option<wit::Piece>> {
-        let next = soon(self.table.get_mut(&answer)?.0.next()).await;
+        let answering = self.table.get_mut(&answer)?;
+        let next = soon(answering.answer.next()).await;
+        if let Ok(Some(piece)) = &next {
+            answering.text += piece.text.len() as u64;
+        }
         let piece = |piece: Piece| wit::Piece { text: piece.text, extra: extra(&piece.extra) };
         Ok(next.map(|next| next.map(piece)).map_err(|failure| told(&failure)))
     }
 
     async fn outcome(&mut self, answer: Resource<Answering>) -> wasmtime::Result<Option<wit::Outcome>> {
-        Ok(self.table.get(&answer)?.0.outcome().map(|outcome| wit::Outcome {
+        Ok(self.table.get(&answer)?.answer.outcome().map(|outcome| wit::Outcome {
             finish_reason: outcome.finish_reason,
             prompt_tokens: outcome.prompt_tokens,
             completion_tokens: outcome.completion_tokens,

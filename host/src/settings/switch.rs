@@ -7,7 +7,15 @@ use serde::{
     de::{self, value::MapAccessDeserializer},
 };
 
-use super::Timers;
+use super::{LlmGrant, Media, Timers};
+
+pub(super) fn llm<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<LlmGrant>, D::Error> {
+    granted(deserializer, "true, or a table such as { models = [\"small\"], tokens_per_day = 100_000 }")
+}
+
+pub(super) fn media<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Media>, D::Error> {
+    granted(deserializer, "true, or a table such as { bytes = 1_000_000 }")
+}
 
 pub(super) fn timers<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timers>, D::Error> {
     granted(deserializer, "true, or a table such as { count = 100 }")

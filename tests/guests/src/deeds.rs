@@ -35,6 +35,7 @@ impl Commands for Deeds {
             rest("react", "Reacts to what was said"),
             rest("reply", "Replies to what was said"),
             rest("model", "Asks the model"),
+            rest("choose", "MODEL TEXT: asks that model"),
             rest("insist", "Asks the model so many times, and then is not available"),
             rest("open", "Asks the model so many times at once"),
             rest("draw", "Draws a random number"),
@@ -156,6 +157,13 @@ impl Commands for Deeds {
             }
             "model" => {
                 let answer = &llm::ask(&llm::Request::new(vec![llm::Turn::new(llm::Role::User, call.rest)]))?;
+                let pieces: Result<Vec<_>, Error> = answer.into_iter().collect();
+                outbox::say(pieces?.into_iter().map(|piece| piece.text).collect::<String>())?;
+            }
+            "choose" => {
+                let (model, text) = call.rest.split_once(' ').unwrap_or_default();
+                let request = llm::Request::new(vec![llm::Turn::new(llm::Role::User, text)]);
+                let answer = &llm::ask(&llm::Request { model: Some(model.into()), ..request })?;
                 let pieces: Result<Vec<_>, Error> = answer.into_iter().collect();
                 outbox::say(pieces?.into_iter().map(|piece| piece.text).collect::<String>())?;
             }

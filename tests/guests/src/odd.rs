@@ -475,11 +475,16 @@ impl Values<'_> {
     /// As much as a stream takes, and not more: that would be a trap.
     fn write(&self, stream: &OutputStream) -> Option<()> {
         let free = stream.check_write().ok()?;
-        let mut bytes = self.bytes();
-        bytes.truncate(free as usize);
-        stream.write(&bytes).ok()?;
+        // While it takes nothing, nothing at all may be written, not even that.
+        if free > 0 {
+            let mut bytes = self.bytes();
+            bytes.truncate(free as usize);
+            stream.write(&bytes).ok()?;
+        }
         let free = stream.check_write().ok()?;
-        stream.write_zeroes(free.min(self.u64())).ok()?;
+        if free > 0 {
+            stream.write_zeroes(free.min(self.u64())).ok()?;
+        }
         let _ = stream.blocking_write_zeroes_and_flush(self.u64() % 4097);
         let _ = stream.flush();
         Some(())

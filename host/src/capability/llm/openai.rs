@@ -55,6 +55,10 @@ impl OpenAi {
             Value::Object(object)
         };
         let mut body = request.extra;
+        // What some endpoints take in the place of `model`, and what would be charged several times.
+        for key in ["models", "n", "best_of", "fallbacks", "route", "provider"] {
+            body.remove(key);
+        }
         body.insert("model".into(), request.model.unwrap_or_else(|| self.model.clone()).into());
         body.insert("messages".into(), request.turns.into_iter().map(turn).collect());
         body.insert("stream".into(), true.into());

@@ -251,7 +251,7 @@ fn has(grants: &Grants, asks: &Asks, permission: Permission) -> bool {
 fn is_held(grants: &Grants, permission: Permission) -> bool {
     match permission {
         Permission::Home => grants.home,
-        Permission::Llm => grants.llm,
+        Permission::Llm => grants.llm.is_some(),
         Permission::Rooms => !grants.rooms.is_empty(),
         Permission::People => !grants.people.is_empty(),
         Permission::Http => !grants.http.is_empty(),
