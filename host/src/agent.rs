@@ -254,8 +254,8 @@ impl Running {
                     // What the agent had said before it ended is among what comes first.
                     self.acknowledge(&batch.own).await;
                     if attending.is_none() {
-                        self.resume().await;
                         self.resume_locked().await;
+                        self.resume().await;
                         let opening = AbortOnDropHandle::new(tokio::spawn(self.clone().open_locked()));
                         // What was fired before has its turn first.
                         let keeping = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_time()));

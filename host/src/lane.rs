@@ -2,7 +2,7 @@
 //! in the journal; what has to overtake is taken out before.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -46,6 +46,8 @@ struct All {
     lanes: HashMap<SessionId, Lane>,
     /// The newest event that was put into any lane: a newer one in the journal is still on its way here.
     pushed: Option<Sequence>,
+    /// What cannot be read yet: it is pushed when it can, and no refill hands it out before.
+    locked: BTreeSet<Sequence>,
 }
 
 #[derive(Default)]
@@ -92,6 +94,7 @@ impl Lanes {
     pub fn push(&self, waiting: Waiting) -> bool {
         let mut all = self.lock();
         all.pushed = all.pushed.max(Some(waiting.sequence));
+        all.locked.remove(&waiting.sequence);
         if let Some(lane) = all.lanes.get_mut(&waiting.session) {
             if lane.holds.remove(&waiting.sequence).is_some() {
                 self.changed.send_replace(());
@@ -114,10 +117,11 @@ impl Lanes {
         true
     }
 
-    /// What comes after this event in a session waits for it. Answers true where the lane is new and somebody has to run it.
+    /// This event cannot be read yet; until then, what comes after it in its session waits for it. Answers true where the lane is new and somebody has to run it.
     pub fn hold(&self, session: &SessionId, sequence: Sequence, until: Instant) -> bool {
         let mut all = self.lock();
         all.pushed = all.pushed.max(Some(sequence));
+        all.locked.insert(sequence);
         let is_new = !all.lanes.contains_key(session);
         let lane = all.lanes.entry(session.clone()).or_default();
         lane.holds.insert(sequence, until);
@@ -129,9 +133,12 @@ impl Lanes {
 
     /// Nothing waits for this event any more.
     pub fn release(&self, session: &SessionId, sequence: Sequence) {
-        if let Some(lane) = self.lock().lanes.get_mut(session) {
+        let mut all = self.lock();
+        all.locked.remove(&sequence);
+        if let Some(lane) = all.lanes.get_mut(session) {
             lane.holds.remove(&sequence);
         }
+        drop(all);
         self.changed.send_replace(());
     }
 
@@ -173,9 +180,10 @@ impl Lanes {
     /// What was left in the journal comes into the lane.
     pub fn refill(&self, session: &SessionId, pending: Vec<Waiting>) {
         let mut all = self.lock();
-        let pushed = all.pushed;
-        let Some(lane) = all.lanes.get_mut(session) else { return };
-        lane.queue.extend(pending.into_iter().filter(|waiting| Some(waiting.sequence) <= pushed));
+        let All { lanes, pushed, locked, .. } = &mut *all;
+        let Some(lane) = lanes.get_mut(session) else { return };
+        let is_due = |at: Sequence| Some(at) <= *pushed && !locked.contains(&at);
+        lane.queue.extend(pending.into_iter().filter(|waiting| is_due(waiting.sequence)));
         let found = !lane.queue.is_empty();
         lane.newest = lane.queue.back().map(|last| last.sequence).or(lane.newest);
         lane.overflow = found || lane.again;
@@ -265,5 +273,42 @@ mod tests {
             }
         }
         assert_eq!(handled, (1..=100).collect::<Vec<_>>());
+    }
+
+    /// The journal has an event as pending from the moment at which it can be read, which is before it is pushed.
+    #[test]
+    fn what_can_be_read_after_all_is_handled_once() {
+        for pushed_before_the_refill in [true, false] {
+            let lanes = Lanes::default();
+            let session = SessionId::parse("!r").unwrap();
+            lanes.push(waiting(0));
+            for at in 1..=50 {
+                match at {
+                    45 => drop(lanes.hold(&session, Sequence(at), Instant::now())),
+                    at => drop(lanes.push(waiting(at))),
+                }
+            }
+            let mut handled = Vec::new();
+            loop {
+                match lanes.next(&session) {
+                    Next::Handle(waiting, _) => handled.push(waiting.sequence.0),
+                    Next::Refill(after) => {
+                        let after = after.map_or(0, |sequence| sequence.0);
+                        let journal: Vec<_> = ((after + 1)..=50).take(LANE).map(waiting).collect();
+                        let has_it = journal.iter().any(|waiting| waiting.sequence.0 == 45);
+                        if has_it && pushed_before_the_refill {
+                            lanes.push(waiting(45));
+                        }
+                        lanes.refill(&session, journal);
+                        if has_it && !pushed_before_the_refill {
+                            lanes.push(waiting(45));
+                        }
+                    }
+                    Next::Wait(_) => unreachable!("nothing holds"),
+                    Next::Nothing => break,
+                }
+            }
+            assert_eq!(handled, (0..=50).collect::<Vec<_>>(), "{pushed_before_the_refill}");
+        }
     }
 }

@@ -10,7 +10,6 @@
 
 // The harness.
 mod guests;
-mod hanging;
 mod host;
 mod inside;
 mod installed;
@@ -20,6 +19,7 @@ mod proxy;
 mod registry;
 mod stage;
 mod synapse;
+mod watched;
 mod web;
 
 // What an agent says and does, in rooms in memory.
@@ -41,7 +41,6 @@ mod uploads;
 // What they do by themselves, later.
 mod timers;
 // Who made it, and whether that matters.
-mod power;
 mod publishers;
 // Where it was pulled from.
 mod oci;
@@ -62,7 +61,8 @@ mod fuzz;
 mod swap;
 // Plugins in other languages than Rust.
 mod languages;
-// What is promised after a crash.
+// What is promised after a crash, and when the power goes.
+mod power;
 mod recovery;
 // What came while the agent was away.
 mod backlog;

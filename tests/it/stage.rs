@@ -137,6 +137,16 @@ impl Stage {
         tokio::time::timeout(PATIENCE, wait).await.expect("the agent types");
     }
 
+    /// Waits until an event has its place: what comes now comes after it.
+    pub async fn until_read(&self, room: &RoomId, event: &EventId) {
+        let wait = async {
+            while !self.rooms.reads(room).iter().any(|(_, read)| read == event) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it is read");
+    }
+
     /// What is said in a room: `alice: hello`.
     pub fn transcript(&self, room: &RoomId) -> String {
         let lines = self.rooms.transcript(room);

@@ -67,10 +67,10 @@ impl Running {
                 self.wait_for_key(sequence, event, session);
                 continue;
             }
-            // It may have come before, and not have been readable then.
-            self.waits_no_more(sequence);
             let event = Arc::new(event);
             self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, alone);
+            // It may have come before, and not have been readable then.
+            self.waits_no_more(sequence);
         }
         drop(entering);
         for invite in invites {

@@ -52,12 +52,10 @@ struct One {
 
 impl Running {
     /// Reads what waits from earlier runs.
-    pub(super) async fn resume_locked(&self) {
+    pub(super) async fn resume_locked(self: &Arc<Self>) {
         let name = &self.agent.name;
-        let found = self.journalled(|| self.shared.journal.locked(name)).await;
-        let mut locked = lock(&self.locked);
-        for (sequence, session, event) in found {
-            locked.0.insert(sequence, One { event, session, untried: true });
+        for (sequence, session, event) in self.journalled(|| self.shared.journal.locked(name)).await {
+            self.wait_for_key(sequence, event, session);
         }
     }
 
@@ -68,9 +66,11 @@ impl Running {
 
     /// An event that cannot be read holds its session.
     pub(super) fn wait_for_key(self: &Arc<Self>, sequence: Sequence, event: Event, session: SessionId) {
-        let until = Instant::now() + self.agent.key_patience.hold;
+        let one = One { event, session: session.clone(), untried: true };
+        let waited = Duration::from_millis(now().saturating_sub(one.came().at));
+        let until = Instant::now() + self.agent.key_patience.hold.saturating_sub(waited);
         let lane = self.lanes.hold(&session, sequence, until);
-        lock(&self.locked).0.insert(sequence, One { event, session: session.clone(), untried: true });
+        lock(&self.locked).0.insert(sequence, one);
         self.locks.notify_one();
         if lane {
             tokio::spawn(self.tasks.track_future(self.clone().run_lane(session)));
@@ -79,7 +79,10 @@ impl Running {
 
     /// It was read, one way or the other.
     pub(super) fn waits_no_more(&self, sequence: Sequence) {
-        lock(&self.locked).0.remove(&sequence);
+        let one = lock(&self.locked).0.remove(&sequence);
+        if let Some(one) = one {
+            self.lanes.release(&one.session, sequence);
+        }
     }
 
     /// Tries what waits whenever there is reason to, and gives up what has waited for too long, while the agent serves.
@@ -127,7 +130,6 @@ impl Running {
         let arrival = self.judge(event, came);
         let unlocked =
             self.journalled(|| self.shared.journal.unlock(&self.agent.name, sequence, &arrival)).await;
-        self.waits_no_more(sequence);
         let Arrival { event, verdict, session } = arrival;
         if unlocked {
             let waiting =
@@ -136,7 +138,7 @@ impl Running {
         } else if matches!(verdict, Verdict::Deny(_)) {
             self.agent.chat.ended(&event.id);
         }
-        self.lanes.release(&one.session, sequence);
+        self.waits_no_more(sequence);
     }
 
     /// What was waited for long enough is said to be lost, once.
@@ -161,9 +163,8 @@ impl Running {
         let One { event, session, .. } = one;
         let arrival = Arrival { event, verdict: Verdict::Deny(denial), session };
         self.journalled(|| self.shared.journal.unlock(&self.agent.name, sequence, &arrival)).await;
-        self.waits_no_more(sequence);
         self.agent.chat.ended(&arrival.event.id);
-        self.lanes.release(&arrival.session, sequence);
+        self.waits_no_more(sequence);
     }
 }
 

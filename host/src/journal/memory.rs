@@ -61,6 +61,8 @@ struct Agent {
     newest: HashMap<RoomId, EventId>,
     /// Every number of this agent's events that is remembered.
     received: HashMap<Sequence, Received>,
+    /// The numbers of what the host said by itself, which are remembered for ever.
+    announced: HashSet<Sequence>,
     /// Events in the order in which they ended.
     ended: VecDeque<Sequence>,
     pending: BTreeMap<Sequence, Waiting>,
@@ -208,7 +210,7 @@ impl Ledger {
         let Commit { agent: name, sequence, delivery, .. } = commit;
         match self.agents.get(name) {
             Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
-            Some(agent) if agent.received.contains_key(sequence) => {}
+            Some(agent) if agent.received.contains_key(sequence) || agent.announced.contains(sequence) => {}
             _ => return Err(super::never_received(name, *sequence)),
         }
         self.carry_out(commit)
@@ -854,6 +856,7 @@ impl Journal for Memory {
         }
         ledger.sequence += 1;
         let sequence = Sequence(ledger.sequence);
+        ledger.agent(agent).announced.insert(sequence);
         ledger.carry_out(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
     }
 

@@ -242,6 +242,8 @@ fn invalid(name: &str, text: &str, error: &toml::de::Error) -> SettingsError {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     fn parsed(text: &str) -> Result<Settings, String> {
@@ -383,6 +385,27 @@ mod tests {
     }
 
     #[test]
+    fn the_model_is_granted_as_a_whole_or_by_name_and_cost() {
+        let llm = |text: &str| {
+            let settings = parsed(&format!("{AGENT}[plugins.b.grants]\nllm = {text}\n"))?;
+            Ok::<_, String>(settings.plugins["b"].grants.llm.clone())
+        };
+        assert_eq!(llm("true").unwrap(), Some(LlmGrant::default()));
+        assert_eq!(llm("false").unwrap(), None);
+        let some = LlmGrant { models: ["small".to_owned()].into(), tokens_per_day: NonZeroU32::new(1000) };
+        assert_eq!(llm("{ models = [\"small\"], tokens_per_day = 1_000 }").unwrap(), Some(some));
+        let wrong = [
+            ("3", "true, or a table"),
+            ("{ tokens_per_day = 0 }", "nonzero"),
+            ("{ model = \"small\" }", "did you mean `models`?"),
+        ];
+        for (wrong, said) in wrong {
+            let error = llm(wrong).unwrap_err();
+            assert!(error.starts_with("parlour.toml:") && error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
     fn timers_are_granted_as_a_whole_or_with_a_count() {
         let timers = |text: &str| {
             let settings = parsed(&format!("{AGENT}[plugins.b.grants]\ntimers = {text}\n"))?;
@@ -420,6 +443,6 @@ mod tests {
 
     use crate::{
         id::UserId,
-        settings::{Backlog, Media, Timers},
+        settings::{Backlog, LlmGrant, Media, Timers},
     };
 }

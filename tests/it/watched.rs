@@ -1,4 +1,4 @@
-//! A journal that does not answer handlers, as long as somebody wants that.
+//! A journal, and somebody who watches what is asked of it.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -8,32 +8,37 @@ use parlour::{
     effect::{Effect, EffectId, Place},
     event::{Event, MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
-    journal::*,
+    journal::{
+        Arrival, Backlog, Commit, Draft, Error, Journal, KeyQuery, Known, Named, Namespace, Pending, Queued,
+        Sent, Sequence, Stored, Usage,
+    },
     timer::Timer,
 };
-use tokio::sync::watch;
 
-pub struct Hanging {
-    inner: memory::Memory,
-    hangs: watch::Receiver<bool>,
+/// Told where the journal is; it goes on when this returns.
+#[async_trait]
+pub trait Watch: Send + Sync + 'static {
+    /// A handler is about to look something up.
+    async fn looks_up(&self) {}
+    /// Events are stored.
+    fn stored(&self) {}
+    /// Something is about to be committed.
+    fn commits(&self) {}
+    /// It is.
+    fn committed(&self) {}
+    /// It is noted what became of an effect.
+    fn noted(&self) {}
 }
 
-impl Hanging {
-    /// It hangs while what is sent here is true.
-    pub fn new() -> (Self, watch::Sender<bool>) {
-        let (sender, hangs) = watch::channel(true);
-        (Self { inner: memory::Memory::default(), hangs }, sender)
-    }
-
-    async fn answers(&self) {
-        self.hangs.clone().wait_for(|hangs| !hangs).await.unwrap();
-    }
+pub struct Watched<J, W> {
+    pub journal: J,
+    pub watch: W,
 }
 
 #[async_trait]
-impl Journal for Hanging {
+impl<J: Journal, W: Watch> Journal for Watched<J, W> {
     async fn position(&self, agent: &AgentName) -> Result<Option<Position>, Error> {
-        self.inner.position(agent).await
+        self.journal.position(agent).await
     }
 
     async fn receive(
@@ -42,27 +47,31 @@ impl Journal for Hanging {
         arrivals: &[Arrival],
         position: &Position,
     ) -> Result<Vec<Option<Sequence>>, Error> {
-        self.inner.receive(agent, arrivals, position).await
+        let received = self.journal.receive(agent, arrivals, position).await;
+        if received.iter().flatten().any(Option::is_some) {
+            self.watch.stored();
+        }
+        received
     }
 
     async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
-        self.inner.locked(agent).await
+        self.journal.locked(agent).await
     }
 
     async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
-        self.inner.unlock(agent, sequence, arrival).await
+        self.journal.unlock(agent, sequence, arrival).await
     }
 
     async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
-        self.inner.remember(agent, newest).await
+        self.journal.remember(agent, newest).await
     }
 
     async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
-        self.inner.newest(agent, room).await
+        self.journal.newest(agent, room).await
     }
 
     async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
-        self.inner.forget(agent, before, limit).await
+        self.journal.forget(agent, before, limit).await
     }
 
     async fn pending(
@@ -72,19 +81,28 @@ impl Journal for Hanging {
         after: Option<Sequence>,
         limit: u32,
     ) -> Result<Vec<Pending>, Error> {
-        self.inner.pending(agent, session, after, limit).await
+        self.journal.pending(agent, session, after, limit).await
     }
 
     async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
-        self.inner.commit(commit).await
+        self.watch.commits();
+        let queued = self.journal.commit(commit).await;
+        if queued.is_ok() {
+            self.watch.committed();
+        }
+        queued
     }
 
     async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error> {
-        self.inner.unsent(agent).await
+        self.journal.unsent(agent).await
     }
 
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error> {
-        self.inner.sent(agent, row, sent).await
+        let noted = self.journal.sent(agent, row, sent).await;
+        if noted.is_ok() {
+            self.watch.noted();
+        }
+        noted
     }
 
     async fn blob(
@@ -93,23 +111,24 @@ impl Journal for Hanging {
         delivery: &DeliveryId,
         digest: &str,
     ) -> Result<Option<Bytes>, Error> {
-        self.inner.blob(agent, delivery, digest).await
+        self.journal.blob(agent, delivery, digest).await
     }
 
     async fn blobs(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
-        self.inner.blobs(agent, plugin).await
+        self.watch.looks_up().await;
+        self.journal.blobs(agent, plugin).await
     }
 
     async fn stage(&self, agent: &AgentName, row: i64, source: &MediaSource) -> Result<(), Error> {
-        self.inner.stage(agent, row, source).await
+        self.journal.stage(agent, row, source).await
     }
 
     async fn staged(&self, agent: &AgentName, row: i64) -> Result<Option<MediaSource>, Error> {
-        self.inner.staged(agent, row).await
+        self.journal.staged(agent, row).await
     }
 
     async fn event_of(&self, agent: &AgentName, id: &EffectId) -> Result<Option<EventId>, Error> {
-        self.inner.event_of(agent, id).await
+        self.journal.event_of(agent, id).await
     }
 
     async fn named(
@@ -118,13 +137,13 @@ impl Journal for Hanging {
         plugin: &PluginName,
         name: &str,
     ) -> Result<Option<Named>, Error> {
-        self.answers().await;
-        self.inner.named(agent, plugin, name).await
+        self.watch.looks_up().await;
+        self.journal.named(agent, plugin, name).await
     }
 
     async fn known(&self, agent: &AgentName, event: &EventId) -> Result<Option<Known>, Error> {
-        self.answers().await;
-        self.inner.known(agent, event).await
+        self.watch.looks_up().await;
+        self.journal.known(agent, event).await
     }
 
     async fn draft(
@@ -133,34 +152,34 @@ impl Journal for Hanging {
         delivery: &DeliveryId,
         event: Option<&EventId>,
     ) -> Result<Draft, Error> {
-        self.inner.draft(agent, delivery, event).await
+        self.journal.draft(agent, delivery, event).await
     }
 
     async fn drafted(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<Option<Draft>, Error> {
-        self.inner.drafted(agent, delivery).await
+        self.journal.drafted(agent, delivery).await
     }
 
     async fn home(&self, agent: &AgentName) -> Result<Option<Place>, Error> {
-        self.inner.home(agent).await
+        self.journal.home(agent).await
     }
 
     async fn was_encrypted(&self, agent: &AgentName, room: &RoomId) -> Result<bool, Error> {
-        self.inner.was_encrypted(agent, room).await
+        self.journal.was_encrypted(agent, room).await
     }
 
     async fn get(&self, namespace: &Namespace, key: &str) -> Result<Option<Stored>, Error> {
-        self.answers().await;
-        self.inner.get(namespace, key).await
+        self.watch.looks_up().await;
+        self.journal.get(namespace, key).await
     }
 
     async fn keys(&self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, Error> {
-        self.answers().await;
-        self.inner.keys(namespace, query).await
+        self.watch.looks_up().await;
+        self.journal.keys(namespace, query).await
     }
 
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
-        self.answers().await;
-        self.inner.usage(agent, plugin).await
+        self.watch.looks_up().await;
+        self.journal.usage(agent, plugin).await
     }
 
     async fn timers(
@@ -169,15 +188,17 @@ impl Journal for Hanging {
         plugin: &PluginName,
         session: &SessionId,
     ) -> Result<Vec<Timer>, Error> {
-        self.inner.timers(agent, plugin, session).await
+        self.watch.looks_up().await;
+        self.journal.timers(agent, plugin, session).await
     }
 
     async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
-        self.inner.timer_count(agent, plugin).await
+        self.watch.looks_up().await;
+        self.journal.timer_count(agent, plugin).await
     }
 
     async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
-        self.inner.next_timers(agent).await
+        self.journal.next_timers(agent).await
     }
 
     async fn due_timers(
@@ -187,7 +208,7 @@ impl Journal for Hanging {
         now: u64,
         limit: u32,
     ) -> Result<Vec<Timer>, Error> {
-        self.inner.due_timers(agent, plugin, now, limit).await
+        self.journal.due_timers(agent, plugin, now, limit).await
     }
 
     async fn fire(
@@ -197,35 +218,35 @@ impl Journal for Hanging {
         next: Option<u64>,
         arrival: Option<&Arrival>,
     ) -> Result<Option<Sequence>, Error> {
-        self.inner.fire(agent, timer, next, arrival).await
+        self.journal.fire(agent, timer, next, arrival).await
     }
 
     async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error> {
-        self.inner.learn(opening, writing).await
+        self.journal.learn(opening, writing).await
     }
 
     async fn begun(&self, agent: &AgentName, event: &EventId) -> Result<Vec<Record>, Error> {
-        self.inner.begun(agent, event).await
+        self.journal.begun(agent, event).await
     }
 
     async fn put_aside(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<(), Error> {
-        self.inner.put_aside(agent, delivery).await
+        self.journal.put_aside(agent, delivery).await
     }
 
     async fn past(&self, event: &EventId) -> Result<Vec<Record>, Error> {
-        self.inner.past(event).await
+        self.journal.past(event).await
     }
 
     async fn components(&self) -> Result<Vec<String>, Error> {
-        self.inner.components().await
+        self.journal.components().await
     }
 
     async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
-        self.inner.forget_records(before, most, limit).await
+        self.journal.forget_records(before, most, limit).await
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
-        self.inner.backlog(agent).await
+        self.journal.backlog(agent).await
     }
 
     async fn announce(
@@ -234,18 +255,18 @@ impl Journal for Hanging {
         delivery: &DeliveryId,
         effects: Vec<Effect>,
     ) -> Result<Vec<Queued>, Error> {
-        self.inner.announce(agent, delivery, effects).await
+        self.journal.announce(agent, delivery, effects).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
-        self.inner.record(entries).await
+        self.journal.record(entries).await
     }
 
     async fn recorded(&self, after: u64, limit: u32) -> Result<Vec<Recorded>, Error> {
-        self.inner.recorded(after, limit).await
+        self.journal.recorded(after, limit).await
     }
 
     async fn record_head(&self) -> Result<Head, Error> {
-        self.inner.record_head().await
+        self.journal.record_head().await
     }
 }
