@@ -51,7 +51,7 @@ impl Kept {
         }
         let place = |error: std::io::Error| format!("{}: {error}", path.display());
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(place)?;
-        file.write_all(component).map_err(place)?;
+        file.write_all(component).and_then(|()| file.as_file().sync_all()).map_err(place)?;
         file.persist(&path).map_err(|error| place(error.error))?;
         Ok(())
     }

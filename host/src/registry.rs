@@ -190,11 +190,15 @@ impl Registry {
             .map(BTreeSet::from_iter)
     }
 
-    /// The components of versions that were replaced and still run something.
+    /// The components of versions that are loaded, or were replaced and still run something: what they begin may not be
+    /// written down yet.
     fn in_use(&self) -> Vec<String> {
+        let loaded = self.loaded.load();
+        let loaded = loaded.plugins.values().map(|plugin| plugin.listing.digest.clone());
         let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
         replaced.retain(|version| version.strong_count() > 0);
-        replaced.iter().filter_map(|version| Some(version.upgrade()?.listing.digest.clone())).collect()
+        let replaced = replaced.iter().filter_map(|version| Some(version.upgrade()?.listing.digest.clone()));
+        loaded.chain(replaced).collect()
     }
 
     /// Forgets components that were agreed to once and that nobody needs any more.

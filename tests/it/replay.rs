@@ -2,7 +2,13 @@
 
 use std::{fs, path::Path, time::Duration};
 
-use parlour::{Agent, chat::memory::Rooms, id::EventId, journal::sqlite::Sqlite};
+use parlour::{
+    Agent,
+    chat::memory::{Rooms, message},
+    event::{Attachment, AttachmentKind, MediaSource, Message},
+    id::EventId,
+    journal::sqlite::Sqlite,
+};
 
 use crate::{
     answers::Counting,
@@ -32,7 +38,8 @@ async fn host(folder: &Path, rooms: &Rooms, room: &parlour::id::RoomId, keep: Du
 
 fn folder(web: &Counting) -> tempfile::TempDir {
     let folder = tempfile::tempdir().unwrap();
-    let settings = format!("[plugins.errand.grants]\nhttp = [\"{}\"]\n", web.origin());
+    let settings =
+        format!("[plugins.errand.grants]\nhttp = [\"{}\"]\nmedia = true\ntimers = true\n", web.origin());
     fs::write(folder.path().join("parlour.toml"), settings).unwrap();
     fs::create_dir_all(folder.path().join("plugins")).unwrap();
     fs::write(folder.path().join("plugins/errand.wasm"), guest("errand")).unwrap();
@@ -143,4 +150,50 @@ async fn what_has_ended_is_forgotten_when_its_time_is_over() {
     assert_eq!(replay(folder, &event, &[]).0, 2);
     third.stop().await;
     assert!(!on_disk());
+}
+
+#[tokio::test]
+async fn files_and_timers_are_told_in_words_and_found_as_they_were() {
+    let web = Counting::start().await;
+    let folder = folder(&web);
+    let folder = folder.path();
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let stage = host(folder, &rooms, &room, DAY).await;
+    let (set, next) = asked(&stage, &rooms, &room, "remind standup").await;
+    let next = next.replace("version-1 ", "");
+    let (cancelled, answer) = asked(&stage, &rooms, &room, "forget standup | forget standup").await;
+    assert_eq!(answer, "version-1 true; false");
+    let (unset, answer) = asked(&stage, &rooms, &room, "forget standup").await;
+    assert_eq!(answer, "version-1 false");
+    asked(&stage, &rooms, &room, "remind standup").await;
+    // With a file of Alice's, whose key nobody needs any more.
+    let attachment = Attachment {
+        kind: AttachmentKind::Image,
+        name: "a.png".into(),
+        mime: None,
+        size: None,
+        duration: None,
+        source: Some(MediaSource::new("where it is, and its key")),
+    };
+    let sent = rooms.post(
+        ALICE,
+        &room,
+        Message { attachments: vec![attachment], ..message("/errand file note.txt") },
+    );
+    stage.until(&room, |lines| lines.last().is_some_and(|line| line.text == "version-1 a file")).await;
+
+    for (event, words) in [
+        (&set, format!("errand: sets the timer standup at {next}: to be done")),
+        (&cancelled, "errand: cancels the timer standup".into()),
+        (&unset, "version-1 false".into()),
+        (&sent, format!("errand: sends to {room} note.txt (text/plain, 13 bytes, ")),
+    ] {
+        let (code, same) = replay(folder, event, &[]);
+        assert!(code == 0 && same.contains(&words), "{same}");
+    }
+    stage.stop().await;
+    let data = fs::read(folder.join("data/journal.db")).unwrap();
+    let has = |what: &[u8]| data.windows(what.len()).any(|some| some == what);
+    assert!(has(b"/errand file note.txt") && !has(b"its key"));
 }

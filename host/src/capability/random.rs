@@ -4,13 +4,14 @@
 use std::{
     convert::Infallible,
     fmt,
-    fs::{File, OpenOptions},
+    fs::File,
     io::{ErrorKind, Read as _, Write as _},
-    os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
 use rand_core::TryRng;
+use tempfile::NamedTempFile;
 use wasmtime_wasi::WasiCtxBuilder;
 
 use super::Handling;
@@ -36,16 +37,22 @@ impl Secret {
     /// It cannot be read or made, others can read it, or it is none: one line.
     pub fn open(path: &Path) -> Result<Self, String> {
         let place = |error: std::io::Error| format!("{}: {error}", path.display());
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
-        match made {
-            Ok(mut file) => {
-                let secret = Self::new()?;
-                file.write_all(&secret.0).and_then(|()| file.sync_all()).map_err(place)?;
-                Ok(secret)
-            }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::read(path),
-            Err(error) => Err(place(error)),
+        if path.try_exists().map_err(place)? {
+            return Self::read(path);
         }
+        let secret = Self::new()?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new("."));
+        // Whoever finds it finds all of it. It is of 0600 from the beginning.
+        let mut file = NamedTempFile::new_in(folder).map_err(place)?;
+        file.write_all(&secret.0).and_then(|()| file.as_file().sync_all()).map_err(place)?;
+        match file.persist_noclobber(path) {
+            Ok(_) => {}
+            Err(error) if error.error.kind() == ErrorKind::AlreadyExists => return Self::read(path),
+            Err(error) => return Err(place(error.error)),
+        }
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(place)?;
+        Ok(secret)
     }
 
     fn read(path: &Path) -> Result<Self, String> {

@@ -118,6 +118,7 @@ mod keeps {
             what_is_old_is_forgotten_in_steps
             what_is_too_much_is_forgotten_the_oldest_first
             what_an_event_ended_without_is_forgotten
+            what_was_learnt_of_a_timer_stays_while_that_waits
             components_are_known_as_long_as_they_are_needed
         }
         timers {

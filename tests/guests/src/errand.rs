@@ -27,6 +27,12 @@ impl Commands for Errand {
     }
 }
 
+impl Timers for Errand {
+    fn on_timer(_: Firing) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
 impl Tools for Errand {
     fn list_tools() -> Vec<Tool> {
         let schema = r#"{"type":"object","properties":{"steps":{"type":"string"}}}"#;
@@ -69,6 +75,15 @@ fn one(step: &str, sent: f64) -> Result<String, Error> {
             let (name, steps) = rest.split_once(' ').unwrap_or((rest, ""));
             toolbox::call(name, &format!("{{\"steps\":\"{}\"}}", steps.replace(" & ", " | ")))?.untrusted
         }
+        "file" => {
+            outbox::file(&media::make(rest, Some("text/plain"), "what is in it")?)?;
+            "a file".into()
+        }
+        "remind" => {
+            let when = schedule::now() + 3_600_000.0;
+            schedule::at(Some(rest), when, "to be done", schedule::CatchUp::Once)?.next.to_string()
+        }
+        "forget" => schedule::cancel(rest)?.to_string(),
         // At first it is not the time yet.
         "later" => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -121,4 +136,4 @@ fn request(method: &Method, url: &str, whole: bool) -> Result<String, String> {
     Ok(format!("{status} {}", String::from_utf8_lossy(&read)))
 }
 
-parlour_plugin::export!(Errand: commands, tools);
+parlour_plugin::export!(Errand: commands, timers, tools);

@@ -1,6 +1,9 @@
 //! What deliveries learn from outside, and what is kept of them.
 
-use super::*;
+use super::{
+    timers::{due, set_timer, timer},
+    *,
+};
 use crate::{
     answers::{Ended, Entry, Extent, Fact, Key, Opening, Record, Writing},
     journal::{Kept, Learnt},
@@ -182,6 +185,18 @@ pub(super) async fn what_an_event_ended_without_is_forgotten(journal: Ledger) {
     assert_eq!(journal.forget_records(0, ALL, 10).await.unwrap(), 1);
     assert_eq!(begun(&*journal, "$1").await, []);
     assert_eq!(begun(&*journal, "$2").await.len(), 1, "it goes on");
+}
+
+pub(super) async fn what_was_learnt_of_a_timer_stays_while_that_waits(journal: Ledger) {
+    let timer = timer("d1.0", "lane", "key", 10);
+    let sequence = arrive(&*journal, "$1").await;
+    journal.commit(says(ends(sequence, "d1"), [set_timer(&timer)])).await.unwrap();
+    let sequence = journal.fire(&agent(), &timer, None, Some(&due("$t", &timer))).await.unwrap().unwrap();
+    learn(&*journal, &opening("d2", "$t", "c1"), vec![answered(1, 0, b"")]).await;
+    assert_eq!(journal.forget_records(0, ALL, 10).await.unwrap(), 0);
+    assert_eq!(begun(&*journal, "$t").await.len(), 1);
+    journal.commit(ends(sequence, "host")).await.unwrap();
+    assert_eq!(journal.forget_records(0, ALL, 10).await.unwrap(), 1);
 }
 
 pub(super) async fn components_are_known_as_long_as_they_are_needed(journal: Ledger) {

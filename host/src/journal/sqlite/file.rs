@@ -29,7 +29,7 @@ const MIGRATIONS: [&str; 8] = [
 const BUSY: Duration = Duration::from_secs(5);
 
 /// More than there are statements, so that each is compiled once.
-const STATEMENTS: usize = 96;
+const STATEMENTS: usize = 128;
 
 /// Why the file is not opened.
 #[derive(Debug, thiserror::Error)]
