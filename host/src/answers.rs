@@ -219,6 +219,8 @@ pub struct Book {
     /// What nobody is told any more, though the journal has it.
     aside: BTreeSet<Key>,
     bytes: usize,
+    /// Bytes of answers that have not come to their end.
+    coming: usize,
     order: u32,
     full: bool,
     /// The journal knows that.
@@ -234,7 +236,18 @@ impl Book {
         let (entries, counts) = (BTreeMap::new(), BTreeMap::new());
         let (unwritten, aside) = (BTreeSet::new(), BTreeSet::new());
         let (full, full_written) = (false, false);
-        Self { entries, counts, unwritten, aside, bytes: 0, order: 0, full, full_written, begun: now }
+        Self {
+            entries,
+            counts,
+            unwritten,
+            aside,
+            bytes: 0,
+            coming: 0,
+            order: 0,
+            full,
+            full_written,
+            begun: now,
+        }
     }
 
     /// What was learnt before a crash.
@@ -324,15 +337,34 @@ impl Book {
         // A note that something is about to be changed is small, and always made.
         let noted = matches!(entry.fact, Fact::Begun { .. });
         if self.bytes - before + size > MOST && !noted {
-            self.full = true;
-            // Of what nobody has written of, nobody will go on.
-            return !self.full_written && !self.is_unwritten();
+            return self.overflow();
         }
         self.bytes = self.bytes - before + size;
         self.aside.remove(&key);
         self.entries.insert(key, entry);
         self.unwritten.insert(key);
         !free
+    }
+
+    /// There is no room for something; answers whether that is to be written now.
+    pub fn overflow(&mut self) -> bool {
+        self.full = true;
+        // Of what nobody has written of, nobody will go on.
+        !self.full_written && !self.is_unwritten()
+    }
+
+    /// Whether there is room for more of an answer that is coming; if so, it is taken until [`Self::came`].
+    pub fn comes(&mut self, more: usize) -> bool {
+        let fits = self.bytes + self.coming + more <= MOST;
+        if fits {
+            self.coming += more;
+        }
+        fits
+    }
+
+    /// So much of an answer is no longer coming.
+    pub fn came(&mut self, size: usize) {
+        self.coming = self.coming.saturating_sub(size);
     }
 
     /// Nothing of it is in the journal.
@@ -461,6 +493,16 @@ mod tests {
         let noted = Entry { key: next, order: 0, at: 1, fact: noted, body: vec![] };
         assert!(book.learn(noted));
         assert_eq!(book.take().entries.len(), 1);
+    }
+
+    #[test]
+    fn answers_that_come_side_by_side_share_the_room() {
+        let mut book = Book::new(1);
+        assert!(book.comes(MOST / 2) && book.comes(MOST / 2) && !book.comes(1));
+        book.came(MOST / 2);
+        assert!(book.comes(1));
+        let key = book.ask("", "http", &digest([]));
+        assert!(book.learn(answer(key, 200, &vec![0; MOST / 2])) && !book.comes(MOST / 2));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::{agent::Shared, capability::answers::now, notice::Notice};
 
 /// Between two looks.
-const EVERY: Duration = Duration::from_secs(30);
+const EVERY: Duration = Duration::from_secs(10);
 /// Deliveries that are forgotten in one write: others wait for it.
 const STEP: u32 = 200;
 /// Bytes that are kept of all events together, however short their time: some hundred thousand events, and less than what

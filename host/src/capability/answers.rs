@@ -203,6 +203,26 @@ impl Recorder {
         }
     }
 
+    /// More of an answer comes that will be noted at its end. Answers whether there is room for it; if not, that is noted.
+    pub async fn comes(&self, more: usize) -> bool {
+        let due = {
+            let mut book = self.book();
+            if book.comes(more) {
+                return true;
+            }
+            book.overflow()
+        };
+        if let (true, Some(keeper)) = (due, &self.keeper) {
+            self.write(&**keeper).await;
+        }
+        false
+    }
+
+    /// So much of an answer is no longer coming.
+    pub fn has_come(&self, size: usize) {
+        self.book().came(size);
+    }
+
     /// How it began, and what it has learnt and was not written yet. What is being written is waited for.
     pub async fn rest(&self) -> (Opening, Writing) {
         let _one = self.writing.lock().await;

@@ -233,10 +233,8 @@ impl Recording {
         if self.over {
             return;
         }
-        if self.body.len() + piece.len() > answers::MOST {
-            // There is no room for it, which is noted.
-            self.body.extend_from_slice(piece);
-            return self.whole().await;
+        if !self.record.comes(piece.len()).await {
+            return self.broken();
         }
         self.body.extend_from_slice(piece);
         // Many read as much as was said, and do not wait for the end.
@@ -248,22 +246,29 @@ impl Recording {
     /// All of it has come.
     pub async fn whole(&mut self) {
         if !std::mem::replace(&mut self.over, true) {
-            let body = std::mem::take(&mut self.body);
+            let body = self.body();
             self.record.learn(self.key, self.at, self.fact(Extent::Whole), body).await;
         }
     }
 
-    /// It broke off.
+    /// It broke off, or there is no room for it.
     pub fn broken(&mut self) {
         self.over = true;
+        drop(self.body());
+    }
+
+    /// What has come, which is held here no longer.
+    fn body(&mut self) -> Vec<u8> {
+        self.record.has_come(self.body.len());
+        std::mem::take(&mut self.body)
     }
 }
 
 impl Drop for Recording {
     /// The guest wanted no more of it. Of one that it did not begin to read, nothing was got but that it was answered.
     fn drop(&mut self) {
-        if !self.over && (self.changes || !self.body.is_empty()) && self.alive.is() {
-            let body = std::mem::take(&mut self.body);
+        let body = self.body();
+        if !self.over && (self.changes || !body.is_empty()) && self.alive.is() {
             self.record.learn_soon(self.key, self.at, self.fact(Extent::Left), body);
         }
     }

@@ -14,6 +14,8 @@ use crate::{
 
 /// How much of a question is shown to somebody who looks at the past.
 const WORDS: usize = 80;
+/// What a piece costs beside its text.
+const PIECE: usize = 64;
 
 /// A digest of all that a request says.
 pub fn digest(request: &Request) -> [u8; 32] {
@@ -38,6 +40,8 @@ pub struct Recording {
     words: String,
     at: i64,
     pieces: Vec<(String, String)>,
+    /// Bytes of them.
+    size: usize,
     /// It is written down, or never will be.
     over: bool,
 }
@@ -52,13 +56,19 @@ impl Recording {
     ) -> Self {
         let at = record.now();
         record.came(at);
-        Self { answer, record, alive, key, words, at, pieces: vec![], over: false }
+        Self { answer, record, alive, key, words, at, pieces: vec![], size: 0, over: false }
     }
 
     fn fact(&mut self, ended: Option<Ended>) -> Fact {
         self.over = true;
-        let (request, pieces) = (std::mem::take(&mut self.words), std::mem::take(&mut self.pieces));
+        let (request, pieces) = (std::mem::take(&mut self.words), self.pieces());
         Fact::Llm { request, pieces, ended }
+    }
+
+    /// What has come, which is held here no longer.
+    fn pieces(&mut self) -> Vec<(String, String)> {
+        self.record.has_come(std::mem::take(&mut self.size));
+        std::mem::take(&mut self.pieces)
     }
 }
 
@@ -70,7 +80,14 @@ impl Answer for Recording {
             Ok(Some(piece)) if !self.over => {
                 let extra =
                     if piece.extra.is_empty() { String::new() } else { json!(piece.extra).to_string() };
-                self.pieces.push((piece.text.clone(), extra));
+                let size = piece.text.len() + extra.len() + PIECE;
+                if self.record.comes(size).await {
+                    self.size += size;
+                    self.pieces.push((piece.text.clone(), extra));
+                } else {
+                    self.over = true;
+                    drop(self.pieces());
+                }
             }
             Ok(None) if !self.over => {
                 let ended = self.answer.outcome().map(|outcome| Ended {
@@ -104,6 +121,7 @@ impl Drop for Recording {
             let fact = self.fact(None);
             self.record.learn_soon(self.key, self.at, fact, vec![]);
         }
+        drop(self.pieces());
     }
 }
 
