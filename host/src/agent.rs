@@ -1,5 +1,6 @@
 //! One agent at work: what its chat hands over is stored, judged, put into lanes and handled.
 
+pub(crate) mod began;
 mod deliver;
 mod delivery;
 mod files;
@@ -8,7 +9,8 @@ mod health;
 mod home;
 mod intake;
 mod invitation;
-mod ledger;
+mod learnt;
+pub(crate) mod ledger;
 mod locked;
 mod past;
 mod serving;
@@ -141,6 +143,8 @@ pub(crate) struct Shared {
     pub standing: Arc<Standing>,
     /// The accounts of all agents that serve.
     pub accounts: Arc<Mutex<BTreeSet<UserId>>>,
+    /// What has ended is kept for a while.
+    pub keeps: bool,
 }
 
 /// An agent at work.

@@ -4,6 +4,7 @@
 //! there, never from an argument. What is not granted answers `denied`; nothing that a guest says traps the
 //! host, and every number and text from it is bounded where it comes in.
 
+pub mod answers;
 pub mod clocks;
 mod config;
 pub mod directory;
@@ -15,6 +16,7 @@ pub mod logging;
 pub mod media;
 pub mod outbox;
 pub mod progress;
+pub mod random;
 pub mod schedule;
 mod secrets;
 pub mod toolbox;
@@ -23,7 +25,10 @@ mod work;
 use std::{
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU32},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, AtomicU64},
+    },
 };
 
 use wasmtime::component::ResourceTable;
@@ -113,6 +118,10 @@ pub struct Handling {
     pub tools: Arc<dyn toolbox::Tools>,
     /// In a tool: the plugins that wait for this one, the outermost first.
     pub callers: Vec<PluginName>,
+    /// What it is told from outside.
+    pub record: Arc<answers::Recorder>,
+    /// Which call of a tool this is; empty in the handler itself.
+    pub path: Arc<str>,
 }
 
 impl Handling {
@@ -145,6 +154,8 @@ pub struct Spent {
     pub tools: AtomicU32,
     /// Downloads of files.
     pub media: AtomicU32,
+    /// CPU time, in nanoseconds.
+    pub cpu: AtomicU64,
     /// Messages by whose they are and where they go to.
     pub messages: Mutex<BTreeMap<(PluginName, String), u32>>,
 }
@@ -179,6 +190,8 @@ pub struct State {
     pub log: logging::Log,
     /// Memory and tables.
     pub limiter: crate::engine::limits::Limiter,
+    /// Whether it goes on.
+    pub alive: answers::Alive,
     /// Standard interfaces, with nothing behind them.
     pub wasi: WasiCtx,
     /// What the guest holds handles of.

@@ -23,6 +23,7 @@ use std::{
 
 use bytes::Bytes;
 use semver::Version;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
@@ -44,6 +45,7 @@ pub use crate::capability::{Handling, Spent, State, Work};
 use crate::{
     capability::{
         self,
+        answers::Alive,
         bindings::exports::parlour::plugin::{commands, members, messages, timers, tools},
         clocks::Clocks,
         files::{Files, Folders},
@@ -52,7 +54,7 @@ use crate::{
         logging::Log,
         media::Room,
         outbox::Said,
-        types,
+        random, types,
     },
     clock::Clock,
     command::{Argument, Command},
@@ -96,6 +98,8 @@ pub struct Engine {
     background: Background,
     /// How plugins' requests leave.
     clients: Arc<Clients>,
+    /// What random numbers are drawn with.
+    secret: random::Secret,
     /// What is in the folders that they write to.
     folders: Folders,
     /// What time it is, for guests too.
@@ -123,6 +127,8 @@ pub struct Plugin {
     room: Room,
     /// How much it says.
     said: Arc<Said>,
+    /// What becomes of its requests that a crash cut off.
+    in_flight: settings::InFlight,
     /// What it has used of the model.
     tokens: Arc<Tokens>,
     /// What a call of it may take.
@@ -182,7 +188,7 @@ impl Plugin {
 }
 
 /// What a plugin is called for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Call {
     /// One of its commands.
     Command {
@@ -297,12 +303,14 @@ impl Engine {
     ///
     /// # Errors
     /// One line, where the machine cannot run it, or nothing can compile.
+    #[expect(clippy::too_many_arguments, reason = "what an engine is made of, once")]
     pub fn new(
         limits: Limits,
         compiler: Compiler,
         cache: Option<Cache>,
         links: &[Link],
         clients: Clients,
+        secret: random::Secret,
         notices: Notices,
         tally: Arc<Tally>,
     ) -> Result<Self, String> {
@@ -330,6 +338,7 @@ impl Engine {
             ticker,
             background,
             clients,
+            secret,
             folders: Folders::default(),
             clock: Clock::default(),
             notices,
@@ -413,6 +422,7 @@ impl Engine {
             secrets: Arc::new(secrets),
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
+            in_flight: settings.in_flight,
             tokens: Arc::default(),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
@@ -491,6 +501,7 @@ impl Engine {
         meter: Arc<Meter>,
     ) -> (End, Work) {
         let (agent, sealed) = (handling.agent.clone(), handling.event.room.encrypted);
+        let spent = handling.spent.clone();
         let mut store = self.store(plugin, Some(handling), work);
         let counts = store.data().counts.clone();
         let _counted = Counted {
@@ -502,10 +513,14 @@ impl Engine {
             meter: meter.clone(),
         };
         charge(&mut store, meter.clone());
+        // Dropped before the store, where somebody ends this.
+        let runs = store.data().alive.runs();
         let _ticking = self.ticker.tick();
         let run = run(plugin, &call, &mut store);
         let wall = plugin.limits.wall;
-        let ended = tokio::time::timeout(wall, meter.measure(run)).await;
+        let ended = tokio::time::timeout(wall, meter.clone().measure(run)).await;
+        runs.ended();
+        spent.cpu.fetch_add(u64::try_from(meter.used().as_nanos()).unwrap_or(u64::MAX), Relaxed);
         store.data().log.finish();
         let end = match ended {
             Err(_) => End::Fault(Fault::Wall(wall)),
@@ -645,8 +660,12 @@ impl Engine {
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
-        let clocks = Clocks::new(self.limits.clock, self.clock.clone());
+        let handled = handling.as_ref().map(|it| it.record.clock());
+        let clocks = Clocks::new(self.limits.clock, self.clock.clone(), handled);
         clocks.give(&mut wasi);
+        if let Some(handling) = &handling {
+            self.secret.give(&mut wasi, handling);
+        }
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
             Files::open(permissions, event.room.encrypted, &self.folders, &mut wasi)
         });
@@ -656,9 +675,10 @@ impl Engine {
         });
         let wasi = wasi.build();
         let counts = Arc::<Mutex<Counts>>::default();
+        let alive = Alive::default();
         let mut http = Http::new(self.clients.of(&plugin.listing.plugin), plugin.secrets.clone());
         if let Some(handling) = &handling {
-            http = http.with(handling, counts.clone());
+            http = http.with(handling, counts.clone(), plugin.in_flight, alive.clone());
         }
         let state = State {
             handling,
@@ -675,6 +695,7 @@ impl Engine {
             counts,
             log,
             limiter: Limiter::new(plugin.limits.memory),
+            alive,
             wasi,
             table,
         };

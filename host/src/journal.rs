@@ -28,6 +28,7 @@ pub use review::{Unreviewed, review};
 pub use story::{Became, EffectKind, Fate, Happening, Last, Story, Tidy, Told};
 
 use crate::{
+    answers::{self, Opening, Record, Writing},
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, MessageRef, Place, Target},
     event::{Event, MediaSource, Position, Reading},
@@ -230,6 +231,20 @@ pub struct Contribution {
     pub reads: Vec<Read>,
 }
 
+impl Contribution {
+    /// Of somebody who did nothing.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            plugin: None,
+            outcome: Outcome::Done,
+            effects: vec![],
+            files: vec![],
+            writes: vec![],
+            reads: vec![],
+        }
+    }
+}
+
 /// Everything that ends a delivery.
 #[derive(Debug, Clone)]
 pub struct Commit {
@@ -248,6 +263,30 @@ pub struct Commit {
     pub ends_event: bool,
     /// Why it ended so, in a line, for whoever asks later: without anything that was said in an encrypted room.
     pub line: Option<String>,
+    /// What becomes of what the delivery has learnt; none where nothing was written of that.
+    pub learnt: Option<Learnt>,
+}
+
+/// What becomes of what a delivery has learnt, when it has ended.
+#[derive(Debug, Clone)]
+pub enum Learnt {
+    /// It goes.
+    Goes,
+    /// It stays for a while.
+    Stays(Box<Kept>),
+}
+
+/// A delivery that has ended and is kept, so that it can be looked at.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// How it began, and how it ended.
+    pub opening: Opening,
+    /// When, in milliseconds since 1970.
+    pub ended: i64,
+    /// What it has learnt and was not written yet.
+    pub entries: Vec<answers::Entry>,
+    /// There was no room for all that it learnt.
+    pub full: bool,
 }
 
 impl Commit {
@@ -462,6 +501,25 @@ pub trait Journal: Send + Sync + 'static {
     /// How much a plugin remembers.
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error>;
 
+    /// Writes down what a delivery has learnt; of one that was committed, nothing.
+    async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error>;
+
+    /// The deliveries of an event that have learnt something and have not ended, in the order in which they began.
+    async fn begun(&self, agent: &AgentName, event: &EventId) -> Result<Vec<Record>, Error>;
+
+    /// Forgets what a delivery has learnt that has not ended.
+    async fn put_aside(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<(), Error>;
+
+    /// What is kept of the deliveries of an event that have ended, all agents', in the order in which they began.
+    async fn past(&self, event: &EventId) -> Result<Vec<Record>, Error>;
+
+    /// The components that what is kept is of: SHA-256, in hexadecimal.
+    async fn components(&self) -> Result<Vec<String>, Error>;
+
+    /// Forgets deliveries that ended before `before` (milliseconds since 1970), the oldest ones where all that is kept has
+    /// more than `most` bytes, and those whose event has ended without them: at most `limit`. Answers how many those were.
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error>;
+
     /// The timers of a plugin in one session, in the order in which they are due.
     async fn timers(
         &self,
@@ -543,7 +601,16 @@ impl Commit {
             writes: vec![],
             reads: vec![],
         };
-        Self { agent, sequence, delivery, contribution, tools: vec![], ends_event: true, line: None }
+        Self {
+            agent,
+            sequence,
+            delivery,
+            contribution,
+            tools: vec![],
+            ends_event: true,
+            line: None,
+            learnt: None,
+        }
     }
 }
 

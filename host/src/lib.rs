@@ -28,6 +28,7 @@
 //! it did, and the outbox sends that through the chat.
 
 // What comes in and goes out.
+pub mod answers;
 pub mod audit;
 pub mod command;
 pub mod effect;
@@ -77,6 +78,7 @@ pub mod clock;
 pub mod control;
 mod draft;
 mod folder;
+mod forget;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod host;
@@ -87,6 +89,7 @@ mod outbox;
 pub mod owner;
 mod record;
 mod registry;
+pub mod replay;
 mod standing;
 
 pub use agent::{Agent, KeyPatience};

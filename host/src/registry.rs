@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use arc_swap::ArcSwap;
@@ -18,6 +18,7 @@ use crate::{
         admission::{Candidate, Refused},
     },
     id::PluginName,
+    journal::Journal,
     kept::Kept,
     lock::{LockFile, Locked},
     notice::{Notice, Notices},
@@ -57,6 +58,12 @@ pub struct Registry {
     agreeing: Mutex<()>,
     /// What was agreed to, where somebody keeps that.
     agreed: Option<Agreed>,
+    /// Versions that others have replaced, as long as somebody uses them.
+    replaced: Mutex<Vec<Weak<Plugin>>>,
+    /// Held while one of those is loaded again.
+    loading: tokio::sync::Mutex<()>,
+    /// What is kept of deliveries names the components that they are of.
+    journal: Arc<dyn Journal>,
     /// Who may have signed what comes from files; anybody and nobody, where that is not said.
     publishers: Option<BTreeSet<Publisher>>,
     notices: Notices,
@@ -78,6 +85,7 @@ impl Registry {
         settings: BTreeMap<PluginName, settings::Plugin>,
         agreed: Option<Agreed>,
         publishers: Option<BTreeSet<Publisher>>,
+        journal: Arc<dyn Journal>,
         notices: Notices,
         tally: Arc<Tally>,
     ) -> Self {
@@ -91,6 +99,9 @@ impl Registry {
             changing: Mutex::new(()),
             agreeing: Mutex::new(()),
             agreed,
+            replaced: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
+            journal,
             publishers,
             notices,
             tally,
@@ -153,16 +164,76 @@ impl Registry {
         if agreed.as_ref() == Some(&entry) && kept.has(&entry.digest) {
             return Ok(());
         }
+        let needed = self.needed().await;
         let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
         let written = kept.put(&entry.digest, &bytes).and_then(|()| {
             let now = lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry)))?;
-            kept.only(&now.plugins.values().map(|locked| locked.digest.as_str()).collect::<Vec<_>>());
+            if let Some(mut needed) = needed {
+                needed.extend(self.in_use());
+                needed.extend(now.plugins.into_values().map(|locked| locked.digest));
+                kept.only(&needed);
+            }
             Ok(())
         });
         if let Err(reason) = written {
             tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
         }
         Ok(())
+    }
+
+    /// The components that are needed by what deliveries have recorded; none where nobody knows.
+    async fn needed(&self) -> Option<BTreeSet<String>> {
+        let needed = self.journal.components().await;
+        needed
+            .map_err(|error| tracing::warn!(target: "parlour", "journal: {error}"))
+            .ok()
+            .map(BTreeSet::from_iter)
+    }
+
+    /// The components of versions that are loaded, or were replaced and still run something: what they begin may not be
+    /// written down yet.
+    fn in_use(&self) -> Vec<String> {
+        let loaded = self.loaded.load();
+        let loaded = loaded.plugins.values().map(|plugin| plugin.listing.digest.clone());
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        replaced.retain(|version| version.strong_count() > 0);
+        let replaced = replaced.iter().filter_map(|version| Some(version.upgrade()?.listing.digest.clone()));
+        loaded.chain(replaced).collect()
+    }
+
+    /// Forgets components that were agreed to once and that nobody needs any more.
+    pub async fn tidy(&self) {
+        let Some(Agreed { lock, kept }) = &self.agreed else { return };
+        let Some(mut needed) = self.needed().await else { return };
+        let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(now) = lock.read() else { return };
+        needed.extend(self.in_use());
+        needed.extend(now.plugins.into_values().map(|locked| locked.digest));
+        kept.only(&needed);
+    }
+
+    /// A version that was agreed to once, if it is kept: it finishes what it began, with what is granted now.
+    pub async fn version(&self, name: &PluginName, digest: &str) -> Option<Arc<Plugin>> {
+        let _one = self.loading.lock().await;
+        let known = |version: &Weak<Plugin>| {
+            version.upgrade().filter(|it| it.listing.digest == digest && it.listing.plugin == *name)
+        };
+        let found = self.replaced.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(known);
+        if found.is_some() {
+            return found;
+        }
+        let component = self.agreed.as_ref()?.kept.get(digest)?;
+        let refused = |reason: Refused| {
+            tracing::warn!(target: "parlour", "plugin {name}: the version that began is refused: {reason}");
+        };
+        let candidate = self.candidate(component.into()).await.map_err(refused).ok()?;
+        self.signed(name, &candidate, self.publishers.as_ref()).map_err(refused).ok()?;
+        let unset = settings::Plugin::default();
+        let settings = self.settings.get(name).unwrap_or(&unset);
+        let plugin =
+            Arc::new(self.engine.load(name.clone(), candidate, settings).await.map_err(refused).ok()?);
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&plugin));
+        Some(plugin)
     }
 
     /// Loads what is signed as it must be.
@@ -267,6 +338,12 @@ impl Registry {
         let now = self.loaded.load();
         let mut plugins = now.plugins.clone();
         let changed = how(&mut plugins);
+        let gone = now
+            .plugins
+            .iter()
+            .filter(|(name, before)| plugins.get(*name).is_none_or(|after| !Arc::ptr_eq(before, after)));
+        let gone = gone.map(|(_, before)| Arc::downgrade(before));
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
         self.loaded.store(Arc::new(Loaded { generation: now.generation + 1, plugins }));
         self.changed.send_replace(());
         changed

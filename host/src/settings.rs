@@ -5,6 +5,7 @@
 
 mod backlog;
 pub(crate) mod homeserver;
+mod keep;
 mod parse;
 mod secret;
 mod switch;
@@ -57,11 +58,14 @@ pub struct Settings {
     pub publishers: Option<BTreeSet<Publisher>>,
     /// The language model.
     pub llm: Option<Llm>,
+    /// What is kept of events that have ended.
+    #[serde(default)]
+    pub record: Record,
 }
 
 impl Settings {
     /// The keys of the top level.
-    pub(crate) const KEYS: [&str; 9] = [
+    pub(crate) const KEYS: [&str; 10] = [
         "data",
         "plugin_folder",
         "homeserver",
@@ -71,6 +75,7 @@ impl Settings {
         "plugins",
         "publishers",
         "llm",
+        "record",
     ];
 
     /// Who may have signed a plugin's file: its own publisher, or else one of all. None where nobody need have.
@@ -319,6 +324,20 @@ pub struct Plugin {
     pub limits: CallLimits,
     /// What it asks for and was not granted is let through, and counted: to learn what it needs, and then to grant it.
     pub audit_only: bool,
+    /// What becomes of its requests that may change something and were under way when the host was ended.
+    pub in_flight: InFlight,
+}
+
+/// What becomes of a request that may change something outside, and of which nobody knows what came of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InFlight {
+    /// The plugin is told so.
+    #[default]
+    Fail,
+    /// It is sent again. It had an `Idempotency-Key` the first time and has the same now, by which a server that knows this
+    /// header sees that it counts once.
+    Retry,
 }
 
 /// What a call may take, where that is not the usual: as a plugin wants it, and as an operator allows it.
@@ -450,6 +469,21 @@ impl Grants {
         self.people.contains("*")
             || self.people.contains(user.as_str())
             || self.people.contains(&format!("*:{server}"))
+    }
+}
+
+/// What is kept of events that have ended, so that `parlour replay` can run them again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Record {
+    /// For how long: `"30m"`, `"24h"`, `"7d"`; with `"0"` nothing is.
+    #[serde(deserialize_with = "keep::read")]
+    pub keep: Duration,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(24 * 60 * 60) }
     }
 }
 

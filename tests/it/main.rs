@@ -70,6 +70,10 @@ mod recovery;
 mod backlog;
 // What cannot be read when it comes.
 mod keys;
+// What a handler learnt from outside is paid for once.
+mod answers;
+// A past event again.
+mod replay;
 // Every chat keeps the same promises.
 mod conformance;
 // What the README shows.

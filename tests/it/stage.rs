@@ -175,10 +175,10 @@ impl Stage {
         found.unwrap_or_else(|_| panic!("nobody said {what:?}: {:#?}", self.notices()))
     }
 
-    /// Ends the host in the middle of whatever it does.
-    pub async fn kill(self) -> Rooms {
+    /// Ends the host in the middle of whatever it does, and drops what it had in mind.
+    pub async fn kill(mut self) -> Rooms {
         self.serving.abort();
-        drop(self.serving.await);
+        drop((&mut self.serving).await);
         self.rooms
     }
 

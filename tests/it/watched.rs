@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 use bytes::Bytes;
 use parlour::{
+    answers::{Opening, Record, Writing},
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
     event::{Event, MediaSource, Position},
@@ -218,6 +219,30 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
         arrival: Option<&Arrival>,
     ) -> Result<Option<Sequence>, Error> {
         self.journal.fire(agent, timer, next, arrival).await
+    }
+
+    async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error> {
+        self.journal.learn(opening, writing).await
+    }
+
+    async fn begun(&self, agent: &AgentName, event: &EventId) -> Result<Vec<Record>, Error> {
+        self.journal.begun(agent, event).await
+    }
+
+    async fn put_aside(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<(), Error> {
+        self.journal.put_aside(agent, delivery).await
+    }
+
+    async fn past(&self, event: &EventId) -> Result<Vec<Record>, Error> {
+        self.journal.past(event).await
+    }
+
+    async fn components(&self) -> Result<Vec<String>, Error> {
+        self.journal.components().await
+    }
+
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
+        self.journal.forget_records(before, most, limit).await
     }
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {

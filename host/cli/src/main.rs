@@ -6,6 +6,7 @@ mod chat;
 mod log;
 mod oci;
 mod plugin;
+mod replay;
 mod run;
 mod status;
 mod why;
@@ -49,6 +50,11 @@ enum Command {
     /// Ends with 1 where the record was changed.
     #[command(after_help = "Example: parlour audit --plugin weather")]
     Audit(audit::Options),
+    /// Run a past event again, from what is kept of it: nobody is asked, nothing is sent, nothing is kept
+    ///
+    /// Ends with 1 where it does something else than then, and with 2 where it cannot be run.
+    #[command(after_help = "Example: parlour replay '$abc' --plugin weather --with new.wasm")]
+    Replay(replay::Options),
     /// Say how the host that runs here does: its agents, its plugins, and what waits
     ///
     /// Ends with 1 where none runs, and shows what its journal tells. In what --json prints, times are in milliseconds
@@ -92,6 +98,7 @@ fn main() -> ExitCode {
         Some(Command::Status(options)) => status::status(&options),
         Some(Command::Why(options)) => why::why(&options),
         Some(Command::Audit(options)) => audit::audit(&options),
+        Some(Command::Replay(options)) => replay::replay(&options),
         Some(Command::Build(Build { folder, out })) => {
             build::build(&folder, out.as_deref()).map(|file| {
                 // Nobody may read it.

@@ -7,20 +7,23 @@ use std::{
 
 use super::{
     AGAIN, Running,
+    began::Did,
     delivery::{Asked, Conclusion, Delivery, STOPPED, Shown, place},
     files::FromChat,
     health,
+    learnt::Learning,
     ledger::FromJournal,
     lock,
     timers::sets_timers,
 };
 use crate::{
+    answers::Again,
     capability::media::Files,
     draft::{Destination, Drafts},
     effect::{Effect, EffectId, MessageRef, Target},
-    engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Spent, Work},
+    engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Work},
     event::{Event, Kind},
-    journal::{Commit, Error, Outcome},
+    journal::{Commit, Error, Learnt, Outcome},
     notice::Notice,
     text::escaped,
 };
@@ -40,7 +43,8 @@ const WHY: usize = 300;
 impl Running {
     /// Calls a plugin until it has ended, and commits what it did.
     pub(super) async fn deliver(&self, delivery: Delivery<'_>) -> Asked {
-        let Some(plugin) = delivery.serving.plugins.get(&delivery.plugin) else {
+        let serves = delivery.serving.plugins.get(&delivery.plugin);
+        let Some(plugin) = delivery.before.as_ref().map(|before| &before.plugin).or(serves) else {
             return Asked::Passed { said: false };
         };
         let sender = &delivery.waiting.event.sender.id;
@@ -50,12 +54,12 @@ impl Running {
         }
         let drafted = delivery.waiting.resumed && self.was_drafted(&delivery).await;
         let mut shown = Shown { drafted, text: None };
-        let spent = Arc::<Spent>::default();
+        let learning = self.learning(&delivery, plugin).await;
         let mut conflicts = 0;
         let mut again = FIRST_AGAIN;
         let begun = tokio::time::Instant::now();
         loop {
-            let Some((end, work)) = self.attempt(&delivery, plugin, &mut shown, spent.clone()).await else {
+            let Some((end, work)) = self.attempt(&delivery, plugin, &mut shown, &learning).await else {
                 return Asked::Interrupted;
             };
             if let Some(End::Error(error)) = &end
@@ -69,6 +73,7 @@ impl Running {
                     self.shared.notices.say(Notice::PluginWaits { plugin, agent, reason });
                 }
                 again = (again * 2).min(LAST_AGAIN);
+                learning.record.again(Again::Later);
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = delivery.stopped.cancelled() => {}
@@ -84,12 +89,17 @@ impl Running {
                 Some(end) => self.line(&delivery.waiting.event, end).await,
                 None => Some("somebody stopped it".into()),
             };
-            let conclusion = Conclusion { line, ..self.conclude(&delivery, end, work, &shown).await };
+            let (conclusion, did) = self.conclude(&delivery, end, work, &shown).await;
+            let conclusion = Conclusion { line, ..conclusion };
             let (passed, said) = (conclusion.passed, conclusion.says());
-            match self.commit(delivery.commit(conclusion)).await {
+            let learnt = learning.ending(conclusion.own.outcome, did).await;
+            match self.commit(delivery.commit(conclusion, learnt)).await {
                 Ok(()) if passed => return Asked::Passed { said },
                 Ok(()) => return Asked::Handled,
-                Err(Error::Conflict) if conflicts < CONFLICTS => conflicts += 1,
+                Err(Error::Conflict) if conflicts < CONFLICTS => {
+                    conflicts += 1;
+                    learning.record.again(Again::Conflict);
+                }
                 Err(Error::Conflict) => {
                     let (plugin, agent) = (delivery.plugin.clone(), self.agent.name.clone());
                     let fault = "what it reads changes faster than it runs".to_owned();
@@ -98,7 +108,8 @@ impl Running {
                     let line = "too much is going on here; please try again".into();
                     let conclusion =
                         Conclusion { line: why, ..delivery.badly(Outcome::Faulted, line, &shown) };
-                    return match self.commit(delivery.commit(conclusion)).await {
+                    let learnt = learning.record.is_written().await.then_some(Learnt::Goes);
+                    return match self.commit(delivery.commit(conclusion, learnt)).await {
                         Ok(()) if delivery.goes_on() => Asked::Passed { said: true },
                         Ok(()) => Asked::Handled,
                         Err(_) => Asked::Interrupted,
@@ -119,7 +130,8 @@ impl Running {
         // A message that is not addressed to the agent gets no such line, and may be another plugin's.
         let passed = conclusion.passed || !conclusion.says();
         let conclusion = Conclusion { passed, line: why, ..conclusion };
-        match self.commit(delivery.commit(conclusion)).await {
+        let learnt = delivery.before.is_some().then_some(Learnt::Goes);
+        match self.commit(delivery.commit(conclusion, learnt)).await {
             Ok(()) if passed => Asked::Passed { said: false },
             Ok(()) => Asked::Handled,
             Err(_) => Asked::Interrupted,
@@ -132,10 +144,10 @@ impl Running {
         delivery: &Delivery<'_>,
         plugin: &Arc<Plugin>,
         shown: &mut Shown,
-        spent: Arc<Spent>,
+        learning: &Learning,
     ) -> Option<(Option<End>, Work)> {
         let drafts = Arc::new(Drafts::new(self.destination(delivery)));
-        let handling = self.handling(delivery, plugin, drafts.clone(), spent).await;
+        let handling = self.handling(delivery, plugin, drafts.clone(), learning);
         let call = self.shared.engine.call(plugin, delivery.call.clone(), handling);
         let ended = tokio::select! {
             biased;
@@ -176,25 +188,27 @@ impl Running {
         }
     }
 
-    /// What is to be committed.
+    /// What is to be committed, and, where that is kept, what the handler did.
     async fn conclude(
         &self,
         delivery: &Delivery<'_>,
         end: Option<End>,
         work: Work,
         shown: &Shown,
-    ) -> Conclusion {
-        match end {
+    ) -> (Conclusion, Option<Did>) {
+        let conclusion = match &end {
             Some(End::Handled | End::Pass | End::Answer(_)) => {
                 let passed = matches!(end, Some(End::Pass));
-                let Some((own, tools)) = work.into_contributions() else {
-                    return delivery.badly(Outcome::Faulted, DID_NOT_WORK.into(), shown);
-                };
-                let conclusion = Conclusion { own, tools, passed, line: None };
-                self.settled(delivery, conclusion, shown.drafted).await
+                match work.into_contributions() {
+                    Some((own, tools)) => {
+                        let conclusion = Conclusion { own, tools, passed, line: None };
+                        self.settled(delivery, conclusion, shown.drafted).await
+                    }
+                    None => delivery.badly(Outcome::Faulted, DID_NOT_WORK.into(), shown),
+                }
             }
             Some(End::Error(GuestError { kind, message, .. })) => {
-                if kind == GuestErrorKind::Failed {
+                if *kind == GuestErrorKind::Failed {
                     delivery.badly(Outcome::Faulted, DID_NOT_WORK.into(), shown)
                 } else {
                     let line = message.lines().next().filter(|line| !line.trim().is_empty());
@@ -203,7 +217,10 @@ impl Running {
             }
             Some(End::Fault(fault)) => delivery.badly(Outcome::Faulted, format!("stopped: {fault}"), shown),
             None => delivery.badly(Outcome::Cancelled, STOPPED.into(), shown),
-        }
+        };
+        let keeps = self.shared.keeps;
+        let did = keeps.then(|| Did::new(end.as_ref(), &conclusion.own, &conclusion.tools));
+        (conclusion, did)
     }
 
     /// Commits, however often the storage fails, and sends what is to be sent.
@@ -229,33 +246,32 @@ impl Running {
         }
     }
 
-    async fn handling(
+    fn handling(
         &self,
         delivery: &Delivery<'_>,
         plugin: &Plugin,
         drafts: Arc<Drafts>,
-        spent: Arc<Spent>,
+        learning: &Learning,
     ) -> Handling {
-        let waiting = delivery.waiting;
         let name = &self.agent.name;
-        let home = self.journalled(|| self.shared.journal.home(name)).await;
+        let Learning { began, event, spent, record } = learning;
         let journal = Arc::new(FromJournal {
             journal: self.shared.journal.clone(),
             within: self.shared.engine.lookup(),
         });
         Handling {
             agent: name.clone(),
-            agent_id: self.identity().user.clone(),
+            agent_id: began.agent_id.clone(),
             plugin: delivery.plugin.clone(),
             delivery: delivery.id.clone(),
-            event: self.sealed(&waiting.event).await,
-            text: delivery.addressed.text.clone(),
-            addressed: delivery.addressed.mentioned || waiting.event.room.direct,
-            role: delivery.role,
-            subject_role: delivery.subject_role,
-            sender_is_agent: lock(&self.shared.accounts).contains(&waiting.event.sender.id),
-            session: waiting.session.clone(),
-            home,
+            event: event.clone(),
+            text: began.text.clone(),
+            addressed: began.addressed,
+            role: began.role,
+            subject_role: began.subject_role,
+            sender_is_agent: began.sender_is_agent,
+            session: began.session.clone(),
+            home: began.home.clone(),
             commands: delivery.serving.catalogue.commands(delivery.role).cloned().collect(),
             permissions: self.toolbox.permissions(plugin),
             kv: journal.clone(),
@@ -264,15 +280,17 @@ impl Running {
             llm: self.shared.llm.clone(),
             drafts: Some(drafts),
             media: Arc::new(Files::new(Arc::new(FromChat(self.agent.chat.clone())))),
-            spent,
+            spent: spent.clone(),
             tools: self.toolbox.clone(),
             callers: vec![],
+            record: record.clone(),
+            path: "".into(),
         }
     }
 
     /// The event, in an encrypted room if that was ever one: whatever a server says of it now, what is remembered of it
     /// stays there.
-    async fn sealed(&self, event: &Arc<Event>) -> Arc<Event> {
+    pub(super) async fn sealed(&self, event: &Arc<Event>) -> Arc<Event> {
         let room = &event.room.id;
         if event.room.encrypted {
             lock(&self.clear).remove(room);

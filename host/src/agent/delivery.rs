@@ -1,17 +1,20 @@
 //! One event and one plugin, and how that ends: values, and what a person is told of them.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::serving::Serving;
+use super::{began::Began, serving::Serving};
 use crate::{
     addressing::Addressed,
+    answers::Record,
     capability::outbox,
     effect::{Body, Effect, Place, Target},
-    engine::Call,
+    engine::{Call, Plugin},
     event::Event,
     id::{AgentName, DeliveryId, PluginName},
-    journal::{Commit, Contribution, Outcome},
+    journal::{Commit, Contribution, Learnt, Outcome},
     lane::Waiting,
     settings::Role,
 };
@@ -35,6 +38,17 @@ pub struct Delivery<'a> {
     /// Nobody else will be asked.
     pub last: bool,
     pub stopped: &'a CancellationToken,
+    /// What began before a crash, and goes on.
+    pub before: Option<Before>,
+}
+
+/// A delivery that began before a crash.
+pub struct Before {
+    /// What it learnt.
+    pub record: Record,
+    pub began: Began,
+    /// The version that began it.
+    pub plugin: Arc<Plugin>,
 }
 
 /// What people have seen of a delivery by now, over all attempts.
@@ -76,7 +90,7 @@ pub enum Asked {
 
 impl Delivery<'_> {
     /// For the journal.
-    pub fn commit(&self, conclusion: Conclusion) -> Commit {
+    pub fn commit(&self, conclusion: Conclusion, learnt: Option<Learnt>) -> Commit {
         let Conclusion { own, tools, passed, line } = conclusion;
         Commit {
             agent: self.agent.clone(),
@@ -86,6 +100,7 @@ impl Delivery<'_> {
             tools,
             ends_event: self.last || !passed,
             line,
+            learnt,
         }
     }
 

@@ -12,6 +12,7 @@ use crate::{
     engine::Call,
     event::Kind,
     gate::Denial,
+    id::PluginName,
     journal::{Commit, Contribution, Outcome},
     lane::Waiting,
     router::Route,
@@ -41,6 +42,28 @@ impl Running {
         };
         let addressed = self.addressed(&waiting.event);
         let serving = self.servings.now();
+        let delivery = |plugin: PluginName, call, last, before| Delivery {
+            agent: &self.agent.name,
+            waiting,
+            addressed: &addressed,
+            role,
+            subject_role,
+            serving: &serving,
+            id: delivery_id(&self.agent.name, &waiting.event, Some(&plugin)),
+            plugin,
+            call,
+            last,
+            stopped,
+            before,
+        };
+        let mut finished = Vec::new();
+        // Who has ended with it before may have said something.
+        let mut silent = waiting.ended.is_empty();
+        if waiting.resumed {
+            let Some(passed) = self.finish(waiting, &serving, role, &delivery).await else { return };
+            silent &= passed.iter().all(|(_, said)| !said);
+            finished.extend(passed.into_iter().map(|(plugin, _)| plugin));
+        }
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
         let (plugins, call) = match route {
             Route::Stop => return self.end(waiting, STOP.into()).await,
@@ -65,30 +88,13 @@ impl Running {
             }
             Route::Wait(fired) => return self.put_back(waiting, fired).await,
         };
-        let left: Vec<_> = plugins.into_iter().filter(|plugin| !waiting.ended.contains(plugin)).collect();
+        let ended = |plugin: &PluginName| waiting.ended.contains(plugin) || finished.contains(plugin);
+        let left: Vec<_> = plugins.into_iter().filter(|plugin| !ended(plugin)).collect();
         let count = left.len();
-        // Who has ended with it before may have said something.
-        let mut silent = waiting.ended.is_empty();
         for (index, plugin) in left.into_iter().enumerate() {
             // A message that all plugins pass on is answered by the host.
             let last = index + 1 == count && !matches!(call, Call::Message);
-            let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
-            let agent = &self.agent.name;
-            let (addressed, serving, call) = (&addressed, &*serving, call.clone());
-            let delivery = Delivery {
-                agent,
-                waiting,
-                addressed,
-                role,
-                subject_role,
-                serving,
-                id,
-                plugin,
-                call,
-                last,
-                stopped,
-            };
-            match self.deliver(delivery).await {
+            match self.deliver(delivery(plugin, call.clone(), last, None)).await {
                 Asked::Handled | Asked::Interrupted => return,
                 Asked::Passed { said } => silent &= !said,
             }
@@ -144,6 +150,7 @@ impl Running {
             tools: vec![],
             ends_event: true,
             line: Some(line),
+            learnt: None,
         };
         // The host reads nothing that could have changed.
         drop(self.commit(commit).await);

@@ -1,6 +1,7 @@
 //! `llm`: a language model. The guest sees neither the endpoint nor the key.
 
 pub mod openai;
+mod recorded;
 
 use std::{
     num::NonZeroU32,
@@ -142,16 +143,16 @@ type Reply<T> = wasmtime::Result<Result<T, Error>>;
 
 impl wit::Host for State {
     async fn ask(&mut self, request: wit::Request) -> Reply<Resource<Answering>> {
-        let Admitted { backend, request, text, budget } = match self.admitted(request) {
+        let admitted = match self.admitted(request) {
             Ok(admitted) => admitted,
             Err(error) => return Ok(Err(error)),
         };
-        match soon(backend.ask(request)).await {
+        match self.answered(admitted).await {
             Ok(answer) => {
                 self.work.answering += 1;
-                Ok(Ok(self.table.push(Answering { answer, text, budget })?))
+                Ok(Ok(self.table.push(answer)?))
             }
-            Err(failure) => Ok(Err(told(&failure))),
+            Err(error) => Ok(Err(error)),
         }
     }
 }
@@ -162,7 +163,6 @@ struct Admitted {
     request: Request,
     /// Its bytes of text.
     text: u64,
-    budget: Option<Budget>,
 }
 
 impl State {
@@ -181,13 +181,35 @@ impl State {
         let handling = self.handling()?;
         let unsupported = || error(ErrorKind::Unsupported, "no language model is set up");
         let backend = handling.llm.clone().ok_or_else(unsupported)?;
-        if handling.spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
-            return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
-        }
         if self.work.answering >= OPEN {
             return Err(error(ErrorKind::TooLarge, "at most 8 answers are open at once; drop one"));
         }
-        Ok(Admitted { backend, request, text: text as u64, budget: self.budget()? })
+        Ok(Admitted { backend, request, text: text as u64 })
+    }
+
+    /// The answer that was recorded, which was charged then, or a new one.
+    async fn answered(&mut self, admitted: Admitted) -> Result<Answering, Error> {
+        let Admitted { backend, request, text } = admitted;
+        let Handling { record, path, spent, .. } = self.handling()?;
+        let (key, found) = record.ask(path, "llm", &recorded::digest(&request));
+        if let Some(entry) = found
+            && let Some(answer) = recorded::Recorded::of(&entry)
+        {
+            record.came(entry.at);
+            return Ok(Answering { answer: Box::new(answer), text, budget: None });
+        }
+        let words = recorded::words(&request);
+        if record.is_past(&words) {
+            return Err(error(ErrorKind::Unavailable, "this was never asked"));
+        }
+        let budget = self.budget()?;
+        if spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
+            return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
+        }
+        let answer = soon(backend.ask(request)).await.map_err(|failure| told(&failure))?;
+        let alive = self.alive.clone();
+        let answer = Box::new(recorded::Recording::new(answer, record.clone(), alive, key, words));
+        Ok(Answering { answer, text, budget })
     }
 
     /// What an answer will be charged to, where the plugin has a budget and something is left of it.

@@ -8,6 +8,7 @@ mod inbox;
 mod kv;
 mod model;
 mod outbox;
+mod record;
 mod story;
 mod timers;
 
@@ -107,6 +108,19 @@ mod keeps {
             namespaces_share_nothing
             keys_are_listed_in_byte_order
             a_list_begins_where_it_is_asked_to
+        }
+        record {
+            what_was_learnt_comes_back_whole
+            what_is_learnt_of_the_same_takes_its_place
+            what_was_learnt_goes_with_its_delivery
+            a_delivery_that_ended_is_kept_with_all_that_it_learnt
+            of_a_committed_delivery_nothing_more_is_learnt
+            what_is_put_aside_is_gone
+            what_is_old_is_forgotten_in_steps
+            what_is_too_much_is_forgotten_the_oldest_first
+            what_an_event_ended_without_is_forgotten
+            what_was_learnt_of_a_timer_stays_while_that_waits
+            components_are_known_as_long_as_they_are_needed
         }
         story {
             an_event_tells_what_became_of_it
@@ -245,6 +259,7 @@ pub(super) fn ends(sequence: Sequence, id: &str) -> Commit {
         tools: Vec::new(),
         ends_event: true,
         line: None,
+        learnt: None,
     }
 }
 

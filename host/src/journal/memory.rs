@@ -17,11 +17,12 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Arrival, Backlog, Became, Commit, Draft, EffectKind, Error, Fate, Journal, KeyQuery, Known, Last, Named,
-    Namespace, Pending, Queued, Read, Sent, Sequence, Stored, Story, Tidy, Told, Usage, Write,
+    Arrival, Backlog, Became, Commit, Draft, EffectKind, Error, Fate, Journal, KeyQuery, Known, Last, Learnt,
+    Named, Namespace, Pending, Queued, Read, Sent, Sequence, Stored, Story, Tidy, Told, Usage, Write,
     story::{Happening, destination},
 };
 use crate::{
+    answers::{self, Opening, Record, Writing},
     audit::{Entry, Head, Recorded, now},
     effect::{Effect, EffectId, Place},
     event::{Event, Kind, MediaSource, Position},
@@ -80,6 +81,8 @@ struct Agent {
     sent: VecDeque<Delivered>,
     /// And when each was noted last.
     drafts: HashMap<DeliveryId, (i64, Draft)>,
+    /// What deliveries have learnt, by when they wrote of it first.
+    records: BTreeMap<i64, Record>,
     /// Files of effects that wait.
     blobs: HashMap<(DeliveryId, String), Kept>,
     staged: HashMap<i64, MediaSource>,
@@ -281,6 +284,18 @@ impl Ledger {
             && !waiting.ended.contains(plugin)
         {
             waiting.ended.push(plugin.clone());
+        }
+        match &commit.learnt {
+            None => {}
+            Some(Learnt::Goes) => agent.records.retain(|_, of| of.opening.delivery != *delivery),
+            Some(Learnt::Stays(kept)) => {
+                self.row += 1;
+                let record = agent.record(&kept.opening, self.row);
+                record.opening = kept.opening.clone();
+                record.ended = Some(kept.ended);
+                record.full |= kept.full;
+                learn(record, &kept.entries);
+            }
         }
         Ok(queued)
     }
@@ -592,6 +607,27 @@ fn key(timer: &Timer) -> TimerKey {
     (timer.plugin.clone(), timer.session.clone(), timer.key.clone())
 }
 
+impl Agent {
+    fn record(&mut self, opening: &Opening, row: i64) -> &mut Record {
+        let found = self.records.iter().find(|(_, of)| of.opening.delivery == opening.delivery);
+        let row = found.map_or(row, |(row, _)| *row);
+        let new = || Record { opening: opening.clone(), ended: None, full: false, entries: vec![] };
+        self.records.entry(row).or_insert_with(new)
+    }
+}
+
+/// In place of what was learnt of the same.
+fn learn(record: &mut Record, entries: &[answers::Entry]) {
+    record.entries.retain(|old| entries.iter().all(|new| new.key != old.key));
+    record.entries.extend_from_slice(entries);
+    record.entries.sort_by_key(|entry| entry.order);
+}
+
+fn size(record: &Record) -> u64 {
+    let entries = record.entries.iter().map(answers::Entry::size);
+    (record.opening.said.len() + entries.sum::<usize>()) as u64
+}
+
 impl Waiting {
     fn at(&self, sequence: Sequence) -> Pending {
         Pending {
@@ -826,6 +862,76 @@ impl Journal for Memory {
 
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         Ok(self.ledger().usage.get(&(agent.clone(), plugin.clone())).copied().unwrap_or_default())
+    }
+
+    async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error> {
+        let mut ledger = self.ledger();
+        ledger.row += 1;
+        let row = ledger.row;
+        let agent = ledger.agent(&opening.agent);
+        if !agent.committed.contains_key(&opening.delivery) {
+            let record = agent.record(opening, row);
+            record.full |= writing.full;
+            learn(record, &writing.entries);
+        }
+        Ok(())
+    }
+
+    async fn begun(&self, agent: &AgentName, event: &EventId) -> Result<Vec<Record>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(vec![]) };
+        let begun = agent.records.values().filter(|of| of.opening.event == *event && of.ended.is_none());
+        Ok(begun.cloned().collect())
+    }
+
+    async fn put_aside(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<(), Error> {
+        let aside = |of: &Record| of.opening.delivery == *delivery && of.ended.is_none();
+        self.ledger().agent(agent).records.retain(|_, of| !aside(of));
+        Ok(())
+    }
+
+    async fn past(&self, event: &EventId) -> Result<Vec<Record>, Error> {
+        let ledger = self.ledger();
+        let all = ledger.agents.values().flat_map(|agent| &agent.records);
+        let past = all.filter(|(_, of)| of.opening.event == *event && of.ended.is_some());
+        let past: BTreeMap<_, _> = past.collect();
+        Ok(past.into_values().cloned().collect())
+    }
+
+    async fn components(&self) -> Result<Vec<String>, Error> {
+        let ledger = self.ledger();
+        let all = ledger.agents.values().flat_map(|agent| agent.records.values());
+        let components: BTreeSet<_> = all.map(|of| of.opening.component.clone()).collect();
+        Ok(components.into_iter().collect())
+    }
+
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
+        let mut ledger = self.ledger();
+        let records = ledger.agents.values().flat_map(|agent| agent.records.values());
+        let mut bytes: u64 = records.filter(|of| of.ended.is_some()).map(size).sum();
+        let mut ended: Vec<(i64, i64, u64)> = Vec::new();
+        for agent in ledger.agents.values() {
+            let waits = |id: &EventId| agent.pending.values().any(|waiting| waiting.event.id == *id);
+            for (row, of) in &agent.records {
+                match of.ended {
+                    Some(at) => ended.push((at, *row, size(of))),
+                    None if !waits(&of.opening.event) => ended.push((i64::MIN, *row, 0)),
+                    None => {}
+                }
+            }
+        }
+        ended.sort_unstable();
+        let mut gone = Vec::new();
+        for (at, row, size) in ended {
+            if gone.len() < limit as usize && (at < before || bytes > most) {
+                bytes -= size;
+                gone.push(row);
+            }
+        }
+        for agent in ledger.agents.values_mut() {
+            agent.records.retain(|row, _| !gone.contains(row));
+        }
+        Ok(u32::try_from(gone.len()).unwrap_or(u32::MAX))
     }
 
     async fn timers(

@@ -2,7 +2,7 @@
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
 //! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
-//! few statements, in [`inbox`], [`forget`], [`commit`], [`outbox`], [`story`], [`kv`], [`timers`] and
+//! few statements, in [`inbox`], [`forget`], [`commit`], [`outbox`], [`story`], [`kv`], [`timers`], [`record`] and
 //! [`audit`].
 //!
 //! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
@@ -15,6 +15,7 @@ mod forget;
 mod inbox;
 mod kv;
 mod outbox;
+mod record;
 mod story;
 #[cfg(test)]
 mod tests;
@@ -32,6 +33,7 @@ use super::{
     Queued, Sent, Sequence, Stored, Story, Tidy, Usage,
 };
 use crate::{
+    answers::{Opening, Record, Writing},
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
     event::{Event, MediaSource, Position},
@@ -130,7 +132,8 @@ impl Journal for Sqlite {
 
     async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
         let effects = commit::Effects::of(&commit).map_err(|it| it.0)?;
-        self.thread.write(move |db| commit::commit(db, &commit, effects)).await
+        let learnt = record::Ending::of(commit.learnt.as_ref()).map_err(|it| it.0)?;
+        self.thread.write(move |db| commit::commit(db, &commit, effects, learnt)).await
     }
 
     async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error> {
@@ -237,6 +240,35 @@ impl Journal for Sqlite {
     async fn usage(&self, agent: &AgentName, plugin: &PluginName) -> Result<Usage, Error> {
         let (agent, plugin) = (agent.clone(), plugin.clone());
         self.thread.read(move |db| kv::usage(db, &agent, &plugin)).await
+    }
+
+    async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error> {
+        let opening = opening.clone();
+        let rows = record::Rows::of(&writing.entries).map_err(|it| it.0)?;
+        self.thread.write(move |db| record::learn(db, &opening, rows, writing.full)).await
+    }
+
+    async fn begun(&self, agent: &AgentName, event: &EventId) -> Result<Vec<Record>, Error> {
+        let (agent, event) = (agent.clone(), event.clone());
+        self.thread.read(move |db| record::begun(db, &agent, &event)).await
+    }
+
+    async fn put_aside(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<(), Error> {
+        let (agent, delivery) = (agent.clone(), delivery.clone());
+        self.thread.write(move |db| record::put_aside(db, &agent, &delivery)).await
+    }
+
+    async fn past(&self, event: &EventId) -> Result<Vec<Record>, Error> {
+        let event = event.clone();
+        self.thread.read(move |db| record::past(db, &event)).await
+    }
+
+    async fn components(&self) -> Result<Vec<String>, Error> {
+        self.thread.read(record::components).await
+    }
+
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
+        self.thread.write(move |db| record::forget(db, before, most, limit)).await
     }
 
     async fn timers(

@@ -237,6 +237,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                         tools: tools.into_iter().collect(),
                         ends_event: *ends,
                         line: None,
+                        learnt: None,
                     })
                     .await,
             )

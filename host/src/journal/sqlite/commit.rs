@@ -6,7 +6,7 @@ use super::{
     super::{
         Commit, EffectKind, Error, Outcome, Queued, Sequence, never_received, story::destination, takes_draft,
     },
-    Failed, kv, number, timers,
+    Failed, kv, number, record, timers,
 };
 use crate::{
     audit::now,
@@ -24,7 +24,12 @@ impl Effects {
     }
 }
 
-pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Result<Vec<Queued>, Failed> {
+pub(super) fn commit(
+    db: &Connection,
+    commit: &Commit,
+    effects: Effects,
+    learnt: Option<record::Ending>,
+) -> Result<Vec<Queued>, Failed> {
     let Commit { agent: name, sequence, delivery, contribution, ends_event, line, .. } = commit;
     let (agent, at) = (number(db, name)?, now());
     let committed = db
@@ -97,6 +102,9 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
         db.prepare_cached("DELETE FROM draft WHERE agent = ?1 AND delivery = ?2")?
             .execute(params![agent, delivery.as_str()])?;
     }
+    if let Some(learnt) = learnt {
+        record::end(db, agent, delivery, learnt)?;
+    }
     if *ends_event {
         db.prepare_cached("DELETE FROM pending WHERE sequence = ?1")?.execute([sequence.0])?;
     }
@@ -115,7 +123,7 @@ pub(super) fn announce(db: &Connection, own: Commit, effects: Effects) -> Result
     let sequence = db
         .prepare_cached("INSERT INTO event (agent, id, room, session) VALUES (?1, ?2, '', '')")?
         .insert(params![agent, format!("-{delivery}")])?;
-    commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects)
+    commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects, None)
 }
 
 /// What is done with the commit.
