@@ -1,5 +1,6 @@
 //! One agent at work: what its chat hands over is stored, judged, put into lanes and handled.
 
+pub(crate) mod began;
 mod deliver;
 mod delivery;
 mod files;
@@ -8,9 +9,14 @@ mod health;
 mod home;
 mod intake;
 mod invitation;
-mod ledger;
+mod learnt;
+pub(crate) mod ledger;
+mod locked;
+mod past;
 mod rehearsal;
 mod serving;
+mod standing;
+mod tidy;
 mod timers;
 mod toolbox;
 mod typing;
@@ -27,7 +33,8 @@ use tokio_util::{
     task::{AbortOnDropHandle, TaskTracker},
 };
 
-use self::{serving::Servings, toolbox::Toolbox, typing::Typing};
+pub use self::locked::KeyPatience;
+use self::{locked::Locked, serving::Servings, toolbox::Toolbox, typing::Typing};
 use crate::{
     addressing,
     capability::llm,
@@ -61,6 +68,7 @@ pub struct Agent {
     pub(crate) behaviour: Behaviour,
     pub(crate) own_account: bool,
     pub(crate) grants: BTreeMap<PluginName, Grants>,
+    pub(crate) key_patience: KeyPatience,
 }
 
 impl Agent {
@@ -74,6 +82,7 @@ impl Agent {
             behaviour: Behaviour::default(),
             own_account: false,
             grants: BTreeMap::new(),
+            key_patience: KeyPatience::default(),
         }
     }
 
@@ -105,6 +114,13 @@ impl Agent {
         self
     }
 
+    /// How long it waits for the keys to what it cannot read.
+    #[must_use]
+    pub fn key_patience(mut self, patience: KeyPatience) -> Self {
+        self.key_patience = patience;
+        self
+    }
+
     /// The account is a person's own: what they write themselves is heard.
     #[must_use]
     pub fn own_account(mut self, own: bool) -> Self {
@@ -128,6 +144,8 @@ pub(crate) struct Shared {
     pub standing: Arc<Standing>,
     /// The accounts of all agents that serve.
     pub accounts: Arc<Mutex<BTreeSet<UserId>>>,
+    /// What has ended is kept for a while.
+    pub keeps: bool,
 }
 
 /// An agent at work.
@@ -138,6 +156,9 @@ pub(crate) struct Running {
     servings: Arc<Servings>,
     toolbox: Arc<Toolbox>,
     lanes: Lanes,
+    locked: Mutex<Locked>,
+    /// Something came that cannot be read.
+    locks: Notify,
     outbox: Arc<Outbox>,
     typing: Arc<Typing>,
     /// Told when a timer was set.
@@ -183,6 +204,8 @@ impl Running {
             servings,
             toolbox: Arc::new(toolbox),
             lanes: Lanes::default(),
+            locked: Mutex::default(),
+            locks: Notify::new(),
             outbox: Arc::new(outbox),
             clear: Mutex::default(),
             typing: Typing::new(chat),
@@ -199,6 +222,7 @@ impl Running {
     pub async fn serve(self: Arc<Self>, stop: CancellationToken) -> Finished {
         let start = async {
             let position = self.journalled(|| self.shared.journal.position(&self.agent.name)).await;
+            self.agent.chat.remember(self.past());
             self.agent.chat.start(position).await
         };
         let started = tokio::select! {
@@ -217,9 +241,9 @@ impl Running {
             .say(Notice::AgentReady { agent: self.agent.name.clone(), text: format!("serves as {user}") });
         // What is wrong with the plugins' commands is said now, and not at the first event.
         drop(self.servings.now());
-        self.resume().await;
         let _telling = AbortOnDropHandle::new(tokio::spawn(self.clone().tell_home()));
-        let keeping = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_time()));
+        let _tidying = AbortOnDropHandle::new(tokio::spawn(self.clone().tidy()));
+        let mut attending = None;
         let finished = loop {
             let batch = tokio::select! {
                 batch = self.agent.chat.next() => batch,
@@ -230,7 +254,18 @@ impl Running {
             };
             match batch {
                 Ok(batch) => {
+                    // What the agent had said before it ended is among what comes first.
+                    self.acknowledge(&batch.own).await;
+                    if attending.is_none() {
+                        self.resume_locked().await;
+                        self.resume().await;
+                        let opening = AbortOnDropHandle::new(tokio::spawn(self.clone().open_locked()));
+                        // What was fired before has its turn first.
+                        let keeping = AbortOnDropHandle::new(tokio::spawn(self.clone().keep_time()));
+                        attending = Some((opening, keeping));
+                    }
                     self.take_in(batch).await;
+                    self.outbox.caught_up();
                     // Where there is always another batch, what was taken in has its turn all the same.
                     tokio::task::yield_now().await;
                 }
@@ -243,8 +278,11 @@ impl Running {
             }
         };
         // No timer fires any more.
-        keeping.abort();
-        drop(keeping.await);
+        let (_opening, keeping) = attending.unzip();
+        if let Some(keeping) = keeping {
+            keeping.abort();
+            drop(keeping.await);
+        }
         self.tasks.close();
         self.tasks.wait().await;
         self.outbox.finish().await;

@@ -35,3 +35,22 @@ impl Backoff {
         tokio::time::sleep(delay).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An hour without network: soon at first, and then about once a minute.
+    #[test]
+    fn an_hour_is_some_eighty_tries() {
+        let mut backoff = Backoff::default();
+        let (mut waited, mut tries) = (Duration::ZERO, 0);
+        while waited < Duration::from_secs(60 * 60) {
+            let wait = backoff.next(None);
+            assert!(wait >= FIRST && wait <= LONGEST, "{wait:?}");
+            waited += wait;
+            tries += 1;
+        }
+        assert!((60..=130).contains(&tries), "{tries}");
+    }
+}

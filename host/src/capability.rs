@@ -4,6 +4,7 @@
 //! there, never from an argument. What is not granted answers `denied`; nothing that a guest says traps the
 //! host, and every number and text from it is bounded where it comes in.
 
+pub mod answers;
 pub mod clocks;
 mod config;
 pub mod directory;
@@ -16,6 +17,7 @@ pub mod media;
 mod moving;
 pub mod outbox;
 pub mod progress;
+pub mod random;
 pub mod schedule;
 mod secrets;
 pub mod toolbox;
@@ -26,7 +28,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU32},
+        atomic::{AtomicBool, AtomicU32, AtomicU64},
     },
 };
 
@@ -118,6 +120,10 @@ pub struct Handling {
     pub tools: Arc<dyn toolbox::Tools>,
     /// In a tool: the plugins that wait for this one, the outermost first.
     pub callers: Vec<PluginName>,
+    /// What it is told from outside.
+    pub record: Arc<answers::Recorder>,
+    /// Which call of a tool this is; empty in the handler itself.
+    pub path: Arc<str>,
 }
 
 impl Handling {
@@ -152,6 +158,8 @@ pub struct Spent {
     pub media: AtomicU32,
     /// A tool that it called was rolled back: the delivery begins anew.
     pub replaced: AtomicBool,
+    /// CPU time, in nanoseconds.
+    pub cpu: AtomicU64,
     /// Messages by whose they are and where they go to.
     pub messages: Mutex<BTreeMap<(PluginName, String), u32>>,
 }
@@ -188,6 +196,8 @@ pub struct State {
     pub log: logging::Log,
     /// Memory and tables.
     pub limiter: crate::engine::limits::Limiter,
+    /// Whether it goes on.
+    pub alive: answers::Alive,
     /// Standard interfaces, with nothing behind them.
     pub wasi: WasiCtx,
     /// What the guest holds handles of.

@@ -8,14 +8,15 @@ pub mod console;
 pub mod matrix;
 pub mod memory;
 
-use std::time::Duration;
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     effect::{Outgoing, Upload},
-    event::{Batch, MediaSource, Position},
+    event::{Batch, Event, MediaSource, Position},
     id::{EventId, RoomId, UserId},
 };
 
@@ -26,6 +27,58 @@ pub struct Identity {
     pub user: UserId,
     /// What it is called there.
     pub display_name: Option<String>,
+}
+
+/// How a chat is connected, as far as it knows without asking anybody. Times are in milliseconds since 1970.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Connection {
+    /// The account's device there.
+    pub device: Option<String>,
+    /// Since when it is signed in; none where nobody noted it.
+    pub signed_in: Option<i64>,
+    /// When the other side answered last that all is known: not that a socket is open.
+    pub synced: Option<i64>,
+    /// It is out of reach.
+    pub outage: Option<Outage>,
+    /// None where nothing is encrypted.
+    pub encryption: Option<Encryption>,
+}
+
+/// Something does not work, and is tried again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outage {
+    /// Since when, in milliseconds since 1970.
+    pub since: i64,
+    /// What was said of it last.
+    pub reason: String,
+}
+
+/// How an account's encryption does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Encryption {
+    /// The device is signed by the account's identity: clients show no red shield.
+    pub verified: bool,
+    /// The identity's private keys are here.
+    pub identity: bool,
+    /// The keys of rooms are backed up.
+    pub backup: bool,
+}
+
+/// What an agent remembers, for its chat to ask, and what the chat tells it meanwhile.
+#[async_trait]
+pub trait Past: Send + Sync {
+    /// Whether this event was handed over, in this run or before.
+    async fn knows(&self, room: &RoomId, event: &EventId) -> bool;
+
+    /// Whether any event of this room was.
+    async fn knows_room(&self, room: &RoomId) -> bool;
+
+    /// What is older is never answered, so that nobody need ask for it.
+    fn horizon(&self) -> Duration;
+
+    /// The connection has broken: what is being sent may have arrived or not. Nothing more is sent until the next batch
+    /// has brought what the agent itself has sent by then.
+    fn broke(&self);
 }
 
 /// Whether an agent is in a room.
@@ -47,6 +100,12 @@ pub enum Attendance {
 /// One account on one chat network.
 #[async_trait]
 pub trait Chat: Send + Sync + 'static {
+    /// What the agent remembers: told once, before the start. A chat whose positions are never refused, and whose
+    /// connection never breaks, need not know.
+    fn remember(&self, past: Arc<dyn Past>) {
+        drop(past);
+    }
+
     /// Signs in and gets ready, once, before anything else. `from` is the position of the last batch that was
     /// stored; none at first contact, from which on only what is new counts: history is never handed over.
     ///
@@ -57,6 +116,9 @@ pub trait Chat: Send + Sync + 'static {
 
     /// Waits for the next batch, and goes on trying through outages, which it reports once. Events of the agent
     /// itself are handed over too. Dropping the future loses nothing.
+    ///
+    /// The first batch comes at once, empty where nothing has happened, and so does the first one after the connection
+    /// has broken: it says that the agent is up to the present. What was committed before is sent after it.
     ///
     /// # Errors
     /// [`Ended`] when nothing will ever come any more.
@@ -76,6 +138,18 @@ pub trait Chat: Send + Sync + 'static {
     async fn media(&self, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
         let _ = (file, most);
         Err(MediaError::Gone { reason: "this chat has no files".into() })
+    }
+
+    /// Waits until keys have come, with which something may be read that could not be: their names, or none where any
+    /// may have come. A chat without keys waits for ever.
+    async fn keys(&self) -> Option<BTreeSet<String>> {
+        std::future::pending().await
+    }
+
+    /// Reads an event that was handed over as [`Reading::Locked`](crate::event::Reading::Locked).
+    async fn open(&self, event: &Event) -> Opened {
+        let _ = event;
+        Opened::NotYet
     }
 
     /// Uploads a file for a message to a room, encrypted where the room is, and answers where it is: the address, and the
@@ -107,6 +181,12 @@ pub trait Chat: Send + Sync + 'static {
         let _ = event;
     }
 
+    /// How it is connected, for somebody who asks; soon, and without asking anybody else. A chat without a connection need
+    /// not have it.
+    async fn connection(&self) -> Connection {
+        Connection::default()
+    }
+
     /// Accepts an invitation, or declines it by leaving.
     ///
     /// # Errors
@@ -118,6 +198,17 @@ pub trait Chat: Send + Sync + 'static {
     /// # Errors
     /// [`SendError`] says whether to try again.
     async fn direct(&self, user: &UserId) -> Result<RoomId, SendError>;
+}
+
+/// What became of an event that could not be read.
+#[derive(Debug)]
+pub enum Opened {
+    /// It still cannot be.
+    NotYet,
+    /// It is nothing that an agent hears of.
+    Nothing,
+    /// This is it.
+    Event(Box<Event>),
 }
 
 /// Why an agent cannot serve: one line that names what is wrong and the way out.

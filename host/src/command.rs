@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{manifest, settings::Role, text};
@@ -40,7 +41,7 @@ enum Kind {
 }
 
 /// The JSON value of a parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Argument {
     /// The parameter's name.
     pub name: String,

@@ -16,7 +16,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub(crate) use self::server::{Bound, Server};
-use crate::id::{AgentName, PluginName, UserId};
+use crate::{
+    chat::{Connection, Outage},
+    id::{AgentName, EventId, PluginName, RoomId, UserId},
+    journal::{self, Journal, Last},
+};
 
 /// Bytes of a question.
 const QUESTION: usize = 4 * 1024;
@@ -55,14 +59,14 @@ pub enum Answer {
     Error(String),
 }
 
-/// How a host does.
+/// How a host does. Times are in milliseconds since 1970.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// How long it has run, in seconds.
-    pub uptime_s: u64,
+    /// How long it has run, in seconds; none where no host runs, and only what the journal tells is here.
+    pub uptime_s: Option<u64>,
     /// Its agents.
     pub agents: Vec<AgentStatus>,
-    /// Plugins that are loaded, and those whose file was not taken.
+    /// Plugins that are loaded, and those whose file was not taken; none where no host runs.
     pub plugins: Vec<PluginStatus>,
     /// Entries of the audit record.
     pub audit_count: u64,
@@ -75,16 +79,51 @@ pub struct Status {
 pub struct AgentStatus {
     /// Its name.
     pub name: AgentName,
-    /// Since when it serves, in milliseconds since 1970; none while it does not.
+    /// Its account, while it serves.
+    pub user: Option<UserId>,
+    /// Since when it serves; none while it does not.
     pub serves_since: Option<i64>,
     /// What its chat said last.
     pub said: Option<String>,
     /// When that was.
     pub said_at: Option<i64>,
+    /// How its chat is connected, while it serves.
+    pub connection: Option<Connection>,
     /// Events that have not ended.
     pub events_waiting: u64,
+    /// Events that cannot be read, and wait for their key.
+    #[serde(default)]
+    pub events_locked: u64,
+    /// Events whose key never came, since the start.
+    pub undecryptable_count: u64,
+    /// The last of them.
+    pub undecryptable: Vec<Undecryptable>,
     /// Effects that were committed and not sent.
     pub effects_unsent: u64,
+    /// Sessions of which something is held in memory.
+    pub lanes: u64,
+    /// Those of them in which a handler runs.
+    pub lanes_running: u64,
+    /// When something was sent last in this run, whatever came of it.
+    pub tried: Option<i64>,
+    /// Why nothing is taken, until something is.
+    pub trouble: Option<Outage>,
+    /// What happened last, in this run or before.
+    #[serde(flatten)]
+    pub last: Last,
+}
+
+/// An event that could not be decrypted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Undecryptable {
+    /// Which.
+    pub event: EventId,
+    /// Where.
+    pub room: RoomId,
+    /// When it was given up, in milliseconds since 1970.
+    pub at: i64,
+    /// Why.
+    pub why: String,
 }
 
 /// How a plugin does.
@@ -96,6 +135,8 @@ pub struct PluginStatus {
     pub version: Option<String>,
     /// SHA-256 of what is loaded, in hexadecimal; none where nothing is.
     pub digest: Option<String>,
+    /// In a word.
+    pub state: PluginState,
     /// Its file, where that was not taken.
     pub not_taken: Option<Refusal>,
     /// What is loaded is on trial, and has handled so many events well.
@@ -109,6 +150,65 @@ pub struct PluginStatus {
     pub denied: u64,
     /// Calls that would have been, and were let through.
     pub would_be_denied: u64,
+    /// Calls of this version that have ended since it was loaded, those of its tools included.
+    pub calls: u64,
+    /// Those that ended in a fault.
+    pub faults: u64,
+    /// CPU time of all of them, in microseconds.
+    pub cpu_us: u64,
+}
+
+/// How a plugin does, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PluginState {
+    /// It serves, though a newer file may not have been taken.
+    Serving,
+    /// It serves, but for those from whom it rests.
+    Resting,
+    /// Nothing of it is loaded: its file waits for somebody to agree.
+    Waiting,
+    /// Nothing of it is loaded: its file was refused.
+    Refused,
+}
+
+impl AgentStatus {
+    /// What the journal knows of it.
+    async fn known(journal: &dyn Journal, name: AgentName) -> Result<Self, journal::Error> {
+        let backlog = journal.backlog(&name).await?;
+        Ok(Self {
+            user: None,
+            serves_since: None,
+            said: None,
+            said_at: None,
+            connection: None,
+            events_waiting: backlog.events,
+            events_locked: backlog.locked,
+            undecryptable_count: 0,
+            undecryptable: vec![],
+            effects_unsent: backlog.effects,
+            lanes: 0,
+            lanes_running: 0,
+            tried: None,
+            trouble: None,
+            last: journal.last(&name).await?,
+            name,
+        })
+    }
+}
+
+/// What a journal alone tells, where no host runs.
+///
+/// # Errors
+/// The storage failed.
+pub async fn look(journal: &dyn Journal) -> Result<Status, journal::Error> {
+    let mut agents = Vec::new();
+    for name in journal.agents().await? {
+        agents.push(AgentStatus::known(journal, name).await?);
+    }
+    let head = journal.record_head().await?;
+    let (audit_count, audit_hash) = (head.count, head.hash.to_string());
+    Ok(Status { uptime_s: None, agents, plugins: vec![], audit_count, audit_hash })
 }
 
 /// A file that was not taken.

@@ -16,12 +16,16 @@ mod ticker;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
 use bytes::Bytes;
 use semver::Version;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
@@ -43,6 +47,7 @@ pub use crate::capability::{Handling, Spent, State, Work};
 use crate::{
     capability::{
         self,
+        answers::Alive,
         bindings::exports::parlour::plugin::{commands, lifecycle, members, messages, timers, tools},
         clocks::Clocks,
         files::{Files, Folders},
@@ -51,13 +56,14 @@ use crate::{
         logging::Log,
         media::Room,
         outbox::Said,
-        types,
+        random, types,
     },
     clock::Clock,
     command::{Argument, Command},
     config,
     grant::{Denied, Permissions},
     id::{AgentName, PluginName, UserId},
+    kept,
     notice::{Notice, Notices, Words},
     router::Listing,
     secret::Secrets,
@@ -94,6 +100,8 @@ pub struct Engine {
     background: Background,
     /// How plugins' requests leave.
     clients: Arc<Clients>,
+    /// What random numbers are drawn with.
+    secret: random::Secret,
     /// What is in the folders that they write to.
     folders: Folders,
     /// What time it is, for guests too.
@@ -122,6 +130,8 @@ pub struct Plugin {
     room: Room,
     /// How much it says.
     said: Arc<Said>,
+    /// What becomes of its requests that a crash cut off.
+    in_flight: settings::InFlight,
     /// What it has used of the model.
     tokens: Arc<Tokens>,
     /// What a call of it may take.
@@ -132,6 +142,19 @@ pub struct Plugin {
     denied: Mutex<BTreeSet<Denied>>,
     /// How it has been doing for each person: nobody can switch it off for others.
     suspensions: Mutex<HashMap<UserId, Suspension>>,
+    /// What its calls took.
+    pub took: Took,
+}
+
+/// What the calls of a plugin took since this version was loaded.
+#[derive(Debug, Default)]
+pub struct Took {
+    /// Calls that have ended, however they did.
+    pub calls: AtomicU64,
+    /// Those that ended in a fault.
+    pub faults: AtomicU64,
+    /// CPU time of all of them, in microseconds.
+    pub cpu: AtomicU64,
 }
 
 impl Plugin {
@@ -168,7 +191,7 @@ impl Plugin {
 }
 
 /// What a plugin is called for.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum Call {
     /// One of its commands.
     Command {
@@ -207,6 +230,13 @@ pub enum End {
     Error(GuestError),
     /// It was ended.
     Fault(Fault),
+}
+
+impl End {
+    /// Whether the plugin is to blame.
+    pub fn is_fault(&self) -> bool {
+        matches!(self, Self::Fault(_) | Self::Error(GuestError { kind: GuestErrorKind::Failed, .. }))
+    }
 }
 
 /// How a call of a tool ended. The work is the caller's, with what the tool has added.
@@ -276,12 +306,14 @@ impl Engine {
     ///
     /// # Errors
     /// One line, where the machine cannot run it, or nothing can compile.
+    #[expect(clippy::too_many_arguments, reason = "what an engine is made of, once")]
     pub fn new(
         limits: Limits,
         compiler: Compiler,
         cache: Option<Cache>,
         links: &[Link],
         clients: Clients,
+        secret: random::Secret,
         notices: Notices,
         tally: Arc<Tally>,
     ) -> Result<Self, String> {
@@ -309,6 +341,7 @@ impl Engine {
             ticker,
             background,
             clients,
+            secret,
             folders: Folders::default(),
             clock: Clock::default(),
             notices,
@@ -398,12 +431,14 @@ impl Engine {
             secrets: Arc::new(secrets),
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
+            in_flight: settings.in_flight,
             tokens: Arc::default(),
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
             denied: Mutex::default(),
             suspensions: Mutex::default(),
+            took: Took::default(),
         };
         let listed = self.list(&loaded).await;
         // What is refused for what it is leaves no file.
@@ -475,19 +510,35 @@ impl Engine {
         meter: Arc<Meter>,
     ) -> (End, Work) {
         let (agent, sealed) = (handling.agent.clone(), handling.event.room.encrypted);
+        let spent = handling.spent.clone();
         let mut store = self.store(plugin, Some(handling), work);
         let counts = store.data().counts.clone();
-        let _counted = Counted { engine: self.clone(), plugin: plugin.clone(), agent, sealed, counts };
-        let end = self.run_in(&mut store, plugin, &call, meter).await;
+        let _counted = Counted {
+            engine: self.clone(),
+            plugin: plugin.clone(),
+            agent,
+            sealed,
+            counts,
+            meter: meter.clone(),
+        };
+        let end = self.run_in(&mut store, plugin, &call, meter.clone()).await;
+        spent.cpu.fetch_add(u64::try_from(meter.used().as_nanos()).unwrap_or(u64::MAX), Relaxed);
+        if end.is_fault() {
+            plugin.took.faults.fetch_add(1, Relaxed);
+        }
         (end, std::mem::take(&mut store.data_mut().work))
     }
 
+    /// Runs it, and counts nothing.
     async fn run_in(&self, store: &mut Store<State>, plugin: &Plugin, call: &Call, meter: Arc<Meter>) -> End {
         charge(store, meter.clone());
+        // Dropped before the store, where somebody ends this.
+        let runs = store.data().alive.runs();
         let _ticking = self.ticker.tick();
         let run = run(plugin, call, store);
         let wall = plugin.limits.wall;
         let ended = tokio::time::timeout(wall, meter.measure(run)).await;
+        runs.ended();
         store.data().log.finish();
         match ended {
             Err(_) => End::Fault(Fault::Wall(wall)),
@@ -565,6 +616,18 @@ impl Engine {
         [of_plugin, self.slots.acquire().await.ok()]
     }
 
+    /// Reads a component, which takes a while.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub fn candidate(&self, bytes: Bytes) -> Result<Candidate, Refused> {
+        let digest = |bytes: &[u8]| match &self.cache {
+            Some(cache) => cache.digest(bytes),
+            None => kept::digest(bytes),
+        };
+        Candidate::read_with(bytes, self.largest(), digest)
+    }
+
     /// Bytes of the largest component that is taken.
     pub fn largest(&self) -> usize {
         self.limits.component
@@ -614,8 +677,12 @@ impl Engine {
         table.set_max_capacity(HANDLES);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(log.clone()).stderr(log.clone());
-        let clocks = Clocks::new(self.limits.clock, self.clock.clone());
+        let handled = handling.as_ref().map(|it| it.record.clock());
+        let clocks = Clocks::new(self.limits.clock, self.clock.clone(), handled);
         clocks.give(&mut wasi);
+        if let Some(handling) = &handling {
+            self.secret.give(&mut wasi, handling);
+        }
         let files = handling.as_ref().map(|Handling { permissions, event, .. }| {
             Files::open(permissions, event.room.encrypted, &self.folders, &mut wasi)
         });
@@ -625,9 +692,10 @@ impl Engine {
         });
         let wasi = wasi.build();
         let counts = Arc::<Mutex<Counts>>::default();
+        let alive = Alive::default();
         let mut http = Http::new(self.clients.of(&plugin.listing.plugin), plugin.secrets.clone());
         if let Some(handling) = &handling {
-            http = http.with(handling, counts.clone());
+            http = http.with(handling, counts.clone(), plugin.in_flight, alive.clone());
         }
         let state = State {
             handling,
@@ -645,6 +713,7 @@ impl Engine {
             counts,
             log,
             limiter: Limiter::new(plugin.limits.memory),
+            alive,
             wasi,
             table,
         };
@@ -663,10 +732,14 @@ struct Counted {
     /// What is named in a call may be words of an encrypted room.
     sealed: bool,
     counts: Arc<Mutex<Counts>>,
+    meter: Arc<Meter>,
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
+        let took = &self.plugin.took;
+        took.calls.fetch_add(1, Relaxed);
+        took.cpu.fetch_add(u64::try_from(self.meter.used().as_micros()).unwrap_or(u64::MAX), Relaxed);
         let counts = std::mem::take(&mut *self.counts.lock().unwrap_or_else(PoisonError::into_inner));
         self.engine.count(&self.plugin, &self.agent, self.sealed, counts);
     }

@@ -6,7 +6,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    id::{EventId, RoomId, UserId},
+    id::{DeliveryId, EventId, RoomId, UserId},
     timer::Fired,
 };
 
@@ -23,6 +23,41 @@ pub struct Batch {
     pub invites: Vec<Invite>,
     /// A chat that is started from here hands over what came after this batch.
     pub position: Position,
+    /// The events happened while the agent was away: it was not running, or could not reach its chat for minutes.
+    pub missed: bool,
+    /// The newest event of each room that was there before the agent's first contact: history.
+    pub history: Vec<(RoomId, EventId)>,
+    /// What the agent itself has sent, where it carries a mark of ours. Messages are among the events, too.
+    pub own: Vec<Own>,
+}
+
+impl Batch {
+    /// Events that came while the agent was there.
+    #[must_use]
+    pub fn new(events: Vec<Event>, invites: Vec<Invite>, position: Position) -> Self {
+        Self { events, invites, position, missed: false, history: vec![], own: vec![] }
+    }
+}
+
+/// Something that the agent's account has sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// Where.
+    pub room: RoomId,
+    /// As which event.
+    pub event: EventId,
+    /// The effect's id, or the transaction id, which is the same.
+    pub mark: String,
+    /// The message that it gives another text.
+    pub replaces: Option<EventId>,
+}
+
+impl Own {
+    /// Whose draft it is, if it is one.
+    pub(crate) fn draft(&self) -> Option<DeliveryId> {
+        let (delivery, what) = self.mark.rsplit_once('.')?;
+        (what == "draft").then(|| DeliveryId::parse(delivery).ok()).flatten()
+    }
 }
 
 /// Something that happened in a room.
@@ -40,6 +75,36 @@ pub struct Event {
     pub mark: Option<String>,
     /// What happened.
     pub kind: Kind,
+    /// How it could be read.
+    #[serde(default)]
+    pub reading: Reading,
+}
+
+/// How an event could be read.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Reading {
+    /// When it came, or so soon after that nobody noticed.
+    #[default]
+    AtOnce,
+    /// Its key came late, and what was said after it was handled before it.
+    Late,
+    /// Its key is not there: what it says is not known. Its kind is an empty message.
+    Locked(Locked),
+}
+
+/// An event whose key is not there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Locked {
+    /// Why it could not be read.
+    pub reason: String,
+    /// Which key opens it, if that is known.
+    pub key: Option<String>,
+    /// As it came: the chat's own word.
+    pub raw: String,
+    /// When it came, in milliseconds since 1970; the agent's to say.
+    pub at: u64,
+    /// It happened while the agent was away; the agent's to say.
+    pub missed: bool,
 }
 
 /// What happened.

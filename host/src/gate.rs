@@ -37,6 +37,14 @@ pub enum Denial {
     Notice,
     /// The room is not one that the agent serves.
     Room,
+    /// A command that no plugin has, and nothing else that addresses the agent.
+    UnknownCommand,
+    /// It came while the agent was away, and the settings say that this is not answered.
+    Missed,
+    /// Its time is beyond the horizon.
+    TooOld,
+    /// It could not be read: its key never came.
+    Undecryptable,
     /// The agent has left the room in which a timer was set.
     Left,
     /// Whoever set a timer has a lesser role than they had then.
@@ -50,14 +58,35 @@ impl Denial {
     #[must_use]
     pub fn of_a_timer(self) -> &'static str {
         match self {
-            Self::Room => "the room is not one that the agent serves",
+            Self::Room | Self::Left | Self::Role | Self::Grant => self.words(),
+            _ => "whoever set it is on no list",
+        }
+    }
+
+    /// For an operator, in a few words.
+    #[must_use]
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::Own => "it is the agent's own",
+            Self::NotListed => "its sender, or whom it is about, is not listed in `access`",
+            Self::NotAddressed => "it does not mention the agent, as it has to there",
+            Self::Edit => "it is an edit of an earlier message",
+            Self::Notice => "it is a notice, and those are not answered",
+            Self::Room => "the agent does not serve this room: `access.room_policy`",
+            Self::UnknownCommand => "no plugin has such a command, and it does not mention the agent",
+            Self::Missed => "it came while the agent was away: `behaviour.backlog`",
+            Self::TooOld => "its time is further away than `behaviour.horizon`",
+            Self::Undecryptable => "it could not be decrypted: its key never came",
             Self::Left => "the agent has left the room",
             Self::Role => "whoever set it has a lesser role than they had then",
             Self::Grant => "the plugin does not have the grant `timers`",
-            Self::Own | Self::NotListed | Self::NotAddressed | Self::Edit | Self::Notice => {
-                "whoever set it is on no list"
-            }
         }
+    }
+}
+
+impl std::fmt::Display for Denial {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.words())
     }
 }
 
@@ -115,8 +144,14 @@ fn deny(policy: Policy<'_>, event: &Event, addressed: &Addressed, known: bool) -
             let free = event.room.direct
                 || !policy.behaviour.require_mention
                 || policy.behaviour.free_response_rooms.contains(&event.room.id);
-            let heard = free || addressed.mentioned || (addressed.command.is_some() && known);
-            (!heard).then_some(Denial::NotAddressed)
+            if free || addressed.mentioned {
+                return None;
+            }
+            match &addressed.command {
+                Some(_) if known => None,
+                Some(typed) if typed.sigil.is_some() => Some(Denial::UnknownCommand),
+                _ => Some(Denial::NotAddressed),
+            }
         }
         Kind::Member(member) => {
             if member.user == *policy.own {
@@ -128,6 +163,22 @@ fn deny(policy: Policy<'_>, event: &Event, addressed: &Addressed, known: bool) -
             None => Some(Denial::NotListed),
             Some(role) => (role < fired.timer.role).then_some(Denial::Role),
         },
+    }
+}
+
+/// Judges an event that cannot be read yet: whether it is waited for. Strangers' never are, and what it says is judged when it
+/// is known.
+#[must_use]
+pub fn waits(policy: Policy<'_>, event: &Event) -> Verdict {
+    let own = event.sender.id == *policy.own && !policy.own_account;
+    let served = policy.access.room_policy == RoomPolicy::Invited
+        || event.room.direct
+        || policy.access.rooms.contains(&event.room.id);
+    match policy.access.role(&event.sender.id) {
+        _ if own => Verdict::Deny(Denial::Own),
+        _ if !served => Verdict::Deny(Denial::Room),
+        None => Verdict::Deny(Denial::NotListed),
+        Some(_) => Verdict::Allow,
     }
 }
 

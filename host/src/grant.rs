@@ -108,12 +108,12 @@ impl Permissions {
         Self { audit_only, ..self }
     }
 
-    /// Nothing that reaches anybody, or costs anything, beside the plugin's own answers and memory.
+    /// The plugin's own answers and memory, and what may be told from a record: nothing that reaches anybody.
     #[must_use]
     pub fn rehearsing(&self) -> Self {
-        let Asks { outbox, kv, progress, directory, .. } = self.asks.clone();
-        let asks = Asks { outbox, kv, progress, directory, ..Asks::default() };
-        Self { asks, grants: Grants { kv: self.grants.kv.clone(), ..Grants::default() }, audit_only: false }
+        let Asks { outbox, kv, progress, directory, llm, http, media, secrets, .. } = self.asks.clone();
+        let asks = Asks { outbox, kv, progress, directory, llm, http, media, secrets, ..Asks::default() };
+        Self { asks, ..self.clone() }
     }
 
     /// The same asks, and other grants.

@@ -17,11 +17,13 @@ use crate::{
     capability::{
         http::{Resolver, System, client::Clients},
         llm,
+        random::Secret,
     },
     clock::Clock,
     control::{Bound, Server},
     engine::{Engine, Link, cache::Cache, compile::Compiler, limits::Limits},
     folder::{Folder, NotTaken, Sources},
+    forget,
     id::PluginName,
     journal::{Journal, memory::Memory},
     kept::Kept,
@@ -82,6 +84,8 @@ pub struct HostBuilder {
     links: Vec<Link>,
     resolver: Arc<dyn Resolver>,
     homeservers: Vec<String>,
+    secret: Option<PathBuf>,
+    keep: Duration,
     agreed: Option<Result<Agreed, String>>,
     publishers: Option<BTreeSet<Publisher>>,
     strict: bool,
@@ -96,6 +100,7 @@ pub struct Host {
     shared: Shared,
     folder: Option<Folder>,
     control: Option<Bound>,
+    keep: Duration,
 }
 
 impl Host {
@@ -116,6 +121,8 @@ impl Host {
             links: vec![],
             resolver: Arc::new(System),
             homeservers: vec![],
+            secret: None,
+            keep: Duration::ZERO,
             agreed: None,
             publishers: None,
             strict: false,
@@ -137,15 +144,17 @@ impl Host {
     /// # Errors
     /// [`NoAgentLeft`] when every agent has refused to start or was lost.
     pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), NoAgentLeft> {
-        let Self { agents, shared, folder, control } = self;
-        let names = agents.iter().map(|agent| agent.name.clone()).collect();
+        let Self { agents, shared, folder, control, keep } = self;
+        let mut names = Vec::new();
         let stop = CancellationToken::new();
         let closing = CancellationToken::new();
         // Whoever drops this future ends all that runs, too.
         let _ended = closing.clone().drop_guard();
         let mut serving = JoinSet::new();
         for agent in agents {
+            let name = agent.name.clone();
             let running = Running::new(agent, shared.clone(), &closing);
+            names.push((name, Arc::downgrade(&running)));
             serving.spawn(running.serve(stop.clone()));
         }
         let (tally, journal, notices) =
@@ -154,8 +163,10 @@ impl Host {
         let (to, stopped) = (journal.clone(), recorded.clone());
         let recording = tokio::spawn(record::follow(tally.clone(), to, notices.clone(), stopped));
         let recording = AbortOnDropHandle::new(recording);
+        let keeping = forget::follow(shared.clone(), keep);
         let server = Server { shared, agents: names, started: Instant::now() };
         let answering = control.map(|bound| AbortOnDropHandle::new(tokio::spawn(server.serve(bound))));
+        let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
         let _following = folder.map(|folder| AbortOnDropHandle::new(tokio::spawn(folder.follow())));
         let finished = async {
             let mut lost = true;
@@ -328,6 +339,20 @@ impl HostBuilder {
         self
     }
 
+    /// A file of 32 bytes that nobody else may read, which is made if it is not there: what plugins' random numbers are
+    /// drawn with, so that a handler that runs again after a restart draws the same. Without it that holds for one process.
+    pub fn secret(mut self, file: impl Into<PathBuf>) -> Self {
+        self.secret = Some(file.into());
+        self
+    }
+
+    /// For how long an event, what its handlers learnt from outside and what they did is kept when it has ended, so that it
+    /// can be looked at; by default it is not.
+    pub fn keep(mut self, keep: Duration) -> Self {
+        self.keep = keep;
+        self
+    }
+
     /// Where agents sign in, a URL: no plugin's request goes there, unless its grant names that very origin.
     pub fn homeserver(mut self, url: impl Into<String>) -> Self {
         self.homeservers.push(url.into());
@@ -383,12 +408,15 @@ impl HostBuilder {
         let homeservers =
             homeservers.map_err(|reason| BuildError::Engine(format!("homeserver: {reason}")))?;
         let clients = Clients::new(self.resolver, homeservers);
+        let secret = self.secret.as_deref().map_or_else(Secret::new, Secret::open);
+        let secret = secret.map_err(BuildError::Engine)?;
         let engine = Engine::new(
             self.limits,
             self.compiler,
             cache,
             &self.links,
             clients,
+            secret,
             notices.clone(),
             tally.clone(),
         );
@@ -439,7 +467,8 @@ impl HostBuilder {
             tally,
             standing: self.standing,
             accounts: Arc::new(Mutex::default()),
+            keeps: !self.keep.is_zero(),
         };
-        Ok(Host { agents: self.agents, shared, folder, control })
+        Ok(Host { agents: self.agents, shared, folder, control, keep: self.keep })
     }
 }

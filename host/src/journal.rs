@@ -13,9 +13,13 @@ mod conformance;
 pub mod memory;
 mod review;
 pub mod sqlite;
+mod story;
 mod version;
 
-use std::fmt;
+use std::{
+    fmt,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -23,12 +27,14 @@ use serde::{Deserialize, Serialize};
 
 pub use crate::trial::Undone;
 pub use review::{Unreviewed, review};
+pub use story::{Became, EffectKind, Fate, Happening, Last, Story, Tidy, Told};
 pub use version::{Decision, Moved, Release, Remembered, Versions};
 
 use crate::{
+    answers::{self, Opening, Record, Writing},
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, MessageRef, Place, Target},
-    event::{Event, MediaSource, Position},
+    event::{Event, MediaSource, Position, Reading},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, TransactionId},
     timer::Timer,
@@ -164,6 +170,8 @@ pub struct Backlog {
     pub events: u64,
     /// Effects that were committed and not sent.
     pub effects: u64,
+    /// Events that cannot be read, and wait for their key.
+    pub locked: u64,
 }
 
 /// A value set, or deleted.
@@ -179,6 +187,7 @@ pub struct Write {
 
 /// How a delivery ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     /// The handler returned ok.
     Done,
@@ -188,6 +197,8 @@ pub enum Outcome {
     Faulted,
     /// Somebody stopped it.
     Cancelled,
+    /// The plugin rests after too many faults, and was not called.
+    Rested,
 }
 
 /// The bytes of a file that is to be sent.
@@ -226,6 +237,21 @@ pub struct Contribution {
     pub reads: Vec<Read>,
 }
 
+impl Contribution {
+    /// Of somebody who did nothing.
+    pub(crate) fn nothing() -> Self {
+        Self {
+            plugin: None,
+            digest: None,
+            outcome: Outcome::Done,
+            effects: vec![],
+            files: vec![],
+            writes: vec![],
+            reads: vec![],
+        }
+    }
+}
+
 /// Everything that ends a delivery.
 #[derive(Debug, Clone)]
 pub struct Commit {
@@ -242,6 +268,32 @@ pub struct Commit {
     pub tools: Vec<Contribution>,
     /// Nobody else will be asked: the event has ended, and its text can go.
     pub ends_event: bool,
+    /// Why it ended so, in a line, for whoever asks later: without anything that was said in an encrypted room.
+    pub line: Option<String>,
+    /// What becomes of what the delivery has learnt; none where nothing was written of that.
+    pub learnt: Option<Learnt>,
+}
+
+/// What becomes of what a delivery has learnt, when it has ended.
+#[derive(Debug, Clone)]
+pub enum Learnt {
+    /// It goes.
+    Goes,
+    /// It stays for a while.
+    Stays(Box<Kept>),
+}
+
+/// A delivery that has ended and is kept, so that it can be looked at.
+#[derive(Debug, Clone)]
+pub struct Kept {
+    /// How it began, and how it ended.
+    pub opening: Opening,
+    /// When, in milliseconds since 1970.
+    pub ended: i64,
+    /// What it has learnt and was not written yet.
+    pub entries: Vec<answers::Entry>,
+    /// There was no room for all that it learnt.
+    pub full: bool,
 }
 
 impl Commit {
@@ -307,6 +359,13 @@ pub struct Queued {
     pub plugin: Option<PluginName>,
     /// What.
     pub effect: Effect,
+}
+
+impl Queued {
+    /// Whether it is a message of its own, or the last text of a draft.
+    pub(crate) fn is_message(&self) -> bool {
+        matches!(self.effect, Effect::Send { .. })
+    }
 }
 
 /// What became of an effect.
@@ -384,13 +443,31 @@ pub trait Journal: Send + Sync + 'static {
     async fn position(&self, agent: &AgentName) -> Result<Option<Position>, Error>;
 
     /// Stores a batch and its position. Answers, for each arrival, its place in the order, or none where the
-    /// event was received before or may not pass.
+    /// event was received before or may not pass. What cannot be read waits for [`Self::unlock`], or until it is received
+    /// again so that it can be.
     async fn receive(
         &self,
         agent: &AgentName,
         arrivals: &[Arrival],
         position: &Position,
     ) -> Result<Vec<Option<Sequence>>, Error>;
+
+    /// What cannot be read and waits for its key, in order.
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error>;
+
+    /// An event that waited for its key waits no more: it is pending in its place, as it reads now, or refused. Answers
+    /// whether it is pending now, and was not before.
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error>;
+
+    /// Notes in each room an event that was there before the agent's first contact.
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error>;
+
+    /// The event of a room that was received or noted last. It is known for ever.
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error>;
+
+    /// Forgets what was received and sent before the time `before` (milliseconds since 1970, of the receipt or as the
+    /// event itself says, whichever is later), and is over; the oldest first, at most `limit` events. Answers how many.
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error>;
 
     /// What has not ended, in order, after `after`, of one session or of all, at most `limit`.
     async fn pending(
@@ -494,6 +571,25 @@ pub trait Journal: Send + Sync + 'static {
     /// trial, nothing is undone.
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error>;
 
+    /// Writes down what a delivery has learnt; of one that was committed, nothing.
+    async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error>;
+
+    /// The deliveries of an event that have learnt something and have not ended, in the order in which they began.
+    async fn begun(&self, agent: &AgentName, event: &EventId) -> Result<Vec<Record>, Error>;
+
+    /// Forgets what a delivery has learnt that has not ended.
+    async fn put_aside(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<(), Error>;
+
+    /// What is kept of the deliveries of an event that have ended, all agents', in the order in which they began.
+    async fn past(&self, event: &EventId) -> Result<Vec<Record>, Error>;
+
+    /// The components that what is kept is of: SHA-256, in hexadecimal.
+    async fn components(&self) -> Result<Vec<String>, Error>;
+
+    /// Forgets deliveries that ended before `before` (milliseconds since 1970), the oldest ones where all that is kept has
+    /// more than `most` bytes, and those whose event has ended without them: at most `limit`. Answers how many those were.
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error>;
+
     /// The timers of a plugin in one session, in the order in which they are due.
     async fn timers(
         &self,
@@ -531,6 +627,19 @@ pub trait Journal: Send + Sync + 'static {
     /// What waits.
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error>;
 
+    /// The agents of which there is anything, by name.
+    async fn agents(&self) -> Result<Vec<AgentName>, Error>;
+
+    /// What happened last to an agent.
+    async fn last(&self, agent: &AgentName) -> Result<Last, Error>;
+
+    /// What became of an event; none where the agent never received it, or it is forgotten.
+    async fn story(&self, agent: &AgentName, event: &EventId) -> Result<Option<Story>, Error>;
+
+    /// Puts away what nobody needs any more, a step of it. Answers whether there may be more to do. What waits, what a
+    /// plugin remembers, which rooms were encrypted and the audit record stay.
+    async fn tidy(&self, agent: &AgentName, tidy: Tidy) -> Result<bool, Error>;
+
     /// Queues what the host says for an agent by itself, without an event. Answers what is to be sent. Of a delivery
     /// that was queued or committed before it changes nothing and answers nothing.
     async fn announce(
@@ -563,7 +672,16 @@ impl Commit {
             writes: vec![],
             reads: vec![],
         };
-        Self { agent, sequence, delivery, contribution, tools: vec![], ends_event: true }
+        Self {
+            agent,
+            sequence,
+            delivery,
+            contribution,
+            tools: vec![],
+            ends_event: true,
+            line: None,
+            learnt: None,
+        }
     }
 }
 
@@ -572,6 +690,17 @@ impl Draft {
         let id = EffectId { delivery: delivery.clone(), ordinal: None };
         Self { transaction: id.transaction(), event }
     }
+}
+
+/// Whether it waits for its key.
+fn is_locked(event: &Event) -> bool {
+    matches!(event.reading, Reading::Locked(_))
+}
+
+/// Until when an event is told from a new one: it is forgotten so long after this time, in milliseconds since 1970.
+fn time_of(event: &Event) -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis());
+    i64::try_from(now.max(u128::from(event.sent))).unwrap_or(i64::MAX)
 }
 
 /// Whether this effect takes the place of its delivery's draft, or removes it: what is known of the draft is kept

@@ -2,6 +2,7 @@
 //! on, after a restart too. Files of 0600 in a folder of 0700; a digest is checked whenever one is read.
 
 use std::{
+    collections::BTreeSet,
     fs,
     io::Write as _,
     os::unix::fs::DirBuilderExt as _,
@@ -50,7 +51,7 @@ impl Kept {
         }
         let place = |error: std::io::Error| format!("{}: {error}", path.display());
         let mut file = tempfile::NamedTempFile::new_in(&self.folder).map_err(place)?;
-        file.write_all(component).map_err(place)?;
+        file.write_all(component).and_then(|()| file.as_file().sync_all()).map_err(place)?;
         file.persist(&path).map_err(|error| place(error.error))?;
         Ok(())
     }
@@ -63,11 +64,11 @@ impl Kept {
     }
 
     /// Forgets all others.
-    pub fn only(&self, digests: &[&str]) {
+    pub fn only(&self, digests: &BTreeSet<String>) {
         for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
             let path = entry.path();
             let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
-            if !digests.contains(&stem.as_str()) {
+            if !digests.contains(&stem) {
                 drop(fs::remove_file(path));
             }
         }

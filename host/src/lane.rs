@@ -2,10 +2,11 @@
 //! in the journal; what has to overtake is taken out before.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -34,13 +35,19 @@ pub struct Waiting {
 
 /// All lanes of one agent.
 #[derive(Default)]
-pub struct Lanes(Mutex<All>);
+pub struct Lanes {
+    all: Mutex<All>,
+    /// A hold has ended.
+    changed: watch::Sender<()>,
+}
 
 #[derive(Default)]
 struct All {
     lanes: HashMap<SessionId, Lane>,
     /// The newest event that was put into any lane: a newer one in the journal is still on its way here.
     pushed: Option<Sequence>,
+    /// What cannot be read yet: it is pushed when it can, and no refill hands it out before.
+    locked: BTreeSet<Sequence>,
 }
 
 #[derive(Default)]
@@ -55,6 +62,19 @@ struct Lane {
     running: Option<CancellationToken>,
     /// The next one is ended before it has begun.
     stopped: bool,
+    /// Events that cannot be read: until when each holds what came after it.
+    holds: BTreeMap<Sequence, Instant>,
+}
+
+impl Lane {
+    /// Until when nothing is handled.
+    fn held(&mut self) -> Option<Instant> {
+        let now = Instant::now();
+        self.holds.retain(|_, until| *until > now);
+        let (first, until) = self.holds.first_key_value()?;
+        let after = self.queue.front().is_none_or(|next| next.sequence > *first);
+        after.then_some(*until)
+    }
 }
 
 /// What a lane does next.
@@ -63,6 +83,8 @@ pub enum Next {
     Handle(Waiting, CancellationToken),
     /// Read on in the journal, after this event.
     Refill(Option<Sequence>),
+    /// Wait until then, or until [`Lanes::changed`].
+    Wait(Instant),
     /// The lane is gone.
     Nothing,
 }
@@ -72,8 +94,16 @@ impl Lanes {
     pub fn push(&self, waiting: Waiting) -> bool {
         let mut all = self.lock();
         all.pushed = all.pushed.max(Some(waiting.sequence));
+        all.locked.remove(&waiting.sequence);
         if let Some(lane) = all.lanes.get_mut(&waiting.session) {
-            if lane.overflow || lane.queue.len() >= LANE {
+            if lane.holds.remove(&waiting.sequence).is_some() {
+                self.changed.send_replace(());
+            }
+            if lane.newest >= Some(waiting.sequence) {
+                // It could not be read in its turn, and is not among what the journal has still to give.
+                let place = lane.queue.partition_point(|other| other.sequence < waiting.sequence);
+                lane.queue.insert(place, waiting);
+            } else if lane.overflow || lane.queue.len() >= LANE {
                 lane.overflow = true;
                 lane.again = true;
             } else {
@@ -87,10 +117,49 @@ impl Lanes {
         true
     }
 
+    /// This event cannot be read yet; until then, what comes after it in its session waits for it. Answers true where the lane is new and somebody has to run it.
+    pub fn hold(&self, session: &SessionId, sequence: Sequence, until: Instant) -> bool {
+        let mut all = self.lock();
+        all.pushed = all.pushed.max(Some(sequence));
+        all.locked.insert(sequence);
+        let is_new = !all.lanes.contains_key(session);
+        let lane = all.lanes.entry(session.clone()).or_default();
+        lane.holds.insert(sequence, until);
+        if !lane.overflow {
+            lane.newest = lane.newest.max(Some(sequence));
+        }
+        is_new
+    }
+
+    /// Nothing waits for this event any more.
+    pub fn release(&self, session: &SessionId, sequence: Sequence) {
+        let mut all = self.lock();
+        all.locked.remove(&sequence);
+        if let Some(lane) = all.lanes.get_mut(session) {
+            lane.holds.remove(&sequence);
+        }
+        drop(all);
+        self.changed.send_replace(());
+    }
+
+    /// Whether something waits for an event that cannot be read.
+    pub fn is_held(&self, session: &SessionId) -> bool {
+        self.lock().lanes.get_mut(session).is_some_and(|lane| lane.held().is_some())
+    }
+
+    /// Wakes whoever waits.
+    pub fn changed(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
     /// What a lane does next. The one before it has ended.
     pub fn next(&self, session: &SessionId) -> Next {
         let mut all = self.lock();
         let Some(lane) = all.lanes.get_mut(session) else { return Next::Nothing };
+        if let Some(until) = lane.held() {
+            lane.running = None;
+            return Next::Wait(until);
+        }
         if let Some(waiting) = lane.queue.pop_front() {
             let token = CancellationToken::new();
             if std::mem::take(&mut lane.stopped) {
@@ -111,12 +180,19 @@ impl Lanes {
     /// What was left in the journal comes into the lane.
     pub fn refill(&self, session: &SessionId, pending: Vec<Waiting>) {
         let mut all = self.lock();
-        let pushed = all.pushed;
-        let Some(lane) = all.lanes.get_mut(session) else { return };
-        lane.queue.extend(pending.into_iter().filter(|waiting| Some(waiting.sequence) <= pushed));
+        let All { lanes, pushed, locked, .. } = &mut *all;
+        let Some(lane) = lanes.get_mut(session) else { return };
+        let is_due = |at: Sequence| Some(at) <= *pushed && !locked.contains(&at);
+        lane.queue.extend(pending.into_iter().filter(|waiting| is_due(waiting.sequence)));
         let found = !lane.queue.is_empty();
         lane.newest = lane.queue.back().map(|last| last.sequence).or(lane.newest);
         lane.overflow = found || lane.again;
+    }
+
+    /// How many lanes there are, and how many of them have a handler that runs.
+    pub fn count(&self) -> (usize, usize) {
+        let all = self.lock();
+        (all.lanes.len(), all.lanes.values().filter(|lane| lane.running.is_some()).count())
     }
 
     /// How many a refill takes.
@@ -138,7 +214,7 @@ impl Lanes {
     }
 
     fn lock(&self) -> MutexGuard<'_, All> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -146,7 +222,7 @@ impl Lanes {
 mod tests {
     use super::*;
     use crate::chat::memory::message;
-    use crate::event::{DeviceTrust, Kind, Room, Sender};
+    use crate::event::{DeviceTrust, Kind, Reading, Room, Sender};
     use crate::id::{EventId, RoomId, UserId};
 
     fn waiting(sequence: i64) -> Waiting {
@@ -161,6 +237,7 @@ mod tests {
             sent: 0,
             mark: None,
             kind: Kind::Message(message("hello")),
+            reading: Reading::AtOnce,
         };
         let session = SessionId::parse("!r").unwrap();
         Waiting {
@@ -196,10 +273,48 @@ mod tests {
                     let journal = (after + 1)..=(pushed + 1).min(100);
                     lanes.refill(&session, journal.take(LANE).map(waiting).collect());
                 }
+                Next::Wait(_) => unreachable!("nothing holds"),
                 Next::Nothing if pushed == 100 => break,
                 Next::Nothing => {}
             }
         }
         assert_eq!(handled, (1..=100).collect::<Vec<_>>());
+    }
+
+    /// The journal has an event as pending from the moment at which it can be read, which is before it is pushed.
+    #[test]
+    fn what_can_be_read_after_all_is_handled_once() {
+        for pushed_before_the_refill in [true, false] {
+            let lanes = Lanes::default();
+            let session = SessionId::parse("!r").unwrap();
+            lanes.push(waiting(0));
+            for at in 1..=50 {
+                match at {
+                    45 => drop(lanes.hold(&session, Sequence(at), Instant::now())),
+                    at => drop(lanes.push(waiting(at))),
+                }
+            }
+            let mut handled = Vec::new();
+            loop {
+                match lanes.next(&session) {
+                    Next::Handle(waiting, _) => handled.push(waiting.sequence.0),
+                    Next::Refill(after) => {
+                        let after = after.map_or(0, |sequence| sequence.0);
+                        let journal: Vec<_> = ((after + 1)..=50).take(LANE).map(waiting).collect();
+                        let has_it = journal.iter().any(|waiting| waiting.sequence.0 == 45);
+                        if has_it && pushed_before_the_refill {
+                            lanes.push(waiting(45));
+                        }
+                        lanes.refill(&session, journal);
+                        if has_it && !pushed_before_the_refill {
+                            lanes.push(waiting(45));
+                        }
+                    }
+                    Next::Wait(_) => unreachable!("nothing holds"),
+                    Next::Nothing => break,
+                }
+            }
+            assert_eq!(handled, (0..=50).collect::<Vec<_>>(), "{pushed_before_the_refill}");
+        }
     }
 }

@@ -28,6 +28,7 @@
 //! it did, and the outbox sends that through the chat.
 
 // What comes in and goes out.
+pub mod answers;
 pub mod audit;
 pub mod command;
 pub mod effect;
@@ -45,6 +46,7 @@ pub mod tool;
 
 // What is decided.
 pub mod addressing;
+pub mod backlog;
 mod config;
 pub mod gate;
 pub mod grant;
@@ -78,6 +80,7 @@ pub mod clock;
 pub mod control;
 mod draft;
 mod folder;
+mod forget;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod host;
@@ -88,9 +91,10 @@ mod outbox;
 pub mod owner;
 mod record;
 mod registry;
+pub mod replay;
 mod standing;
 
-pub use agent::Agent;
+pub use agent::{Agent, KeyPatience};
 pub use capability::{http, llm};
 pub use engine::compile::{Compiler, compile_if_asked};
 pub use host::{BuildError, Commands, Host, HostBuilder, NoAgentLeft};

@@ -2,20 +2,24 @@
 //! never will. What is left when the host ends is sent at the next start, with the same transaction ids.
 
 use std::{
-    collections::{HashMap, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    audit::now,
     backoff::Backoff,
     begin,
-    chat::{Chat, SendError},
+    chat::{Chat, Outage, SendError},
     effect::{Body, Content, Effect, EffectId, File, MessageRef, Outgoing, Place, Target, Upload},
-    event::MediaSource,
+    event::{MediaSource, Own},
     id::{AgentName, EventId, RoomId, TransactionId},
     journal::{Draft, Journal, Queued, Sent},
     notice::{Notice, Notices},
@@ -36,6 +40,40 @@ pub struct Outbox {
     /// What runs; waited for when the host ends.
     tasks: TaskTracker,
     closing: CancellationToken,
+    /// When something was sent last, whatever came of it, in milliseconds since 1970; 0: not in this run.
+    tried: AtomicI64,
+    /// What has kept something from being sent, until the next is taken.
+    trouble: Mutex<Option<Outage>>,
+    /// Whether it is known what the server has taken of that which was sent before; only then more is sent.
+    up_to_date: watch::Sender<bool>,
+    /// The effects that are being sent, and their marks.
+    sending: Mutex<HashMap<i64, String>>,
+    /// Those of them that were found to have arrived.
+    arrived: watch::Sender<HashSet<i64>>,
+}
+
+/// An effect is being sent for as long as this lives: until it is noted.
+struct Sending<'a> {
+    outbox: &'a Outbox,
+    row: i64,
+}
+
+impl<'a> Sending<'a> {
+    fn begins(outbox: &'a Outbox, queued: &Queued) -> Self {
+        lock(&outbox.sending).insert(queued.row, queued.id.to_string());
+        Self { outbox, row: queued.row }
+    }
+
+    fn has_arrived(&self) -> bool {
+        self.outbox.arrived.borrow().contains(&self.row)
+    }
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        lock(&self.outbox.sending).remove(&self.row);
+        self.outbox.arrived.send_if_modified(|arrived| arrived.remove(&self.row));
+    }
 }
 
 /// What keeps its order: a room, or the chat with a person whose room is not known yet.
@@ -59,6 +97,8 @@ pub type Held = Box<dyn std::any::Any + Send>;
 enum Stuck {
     /// Say so, and go on with the next.
     Final(String),
+    /// It may have arrived or not, and is tried again: as the other side asks, or after a while.
+    Later(Option<Duration>),
     /// The host ends; it is tried again at the next start.
     Closing,
 }
@@ -74,12 +114,70 @@ impl Outbox {
     ) -> Self {
         let (rooms, encrypted) = (Mutex::default(), Mutex::default());
         let (uploads, tasks) = (Semaphore::new(UPLOADS), TaskTracker::new());
-        Self { agent, chat, journal, notices, rooms, encrypted, uploads, tasks, closing }
+        let (up_to_date, sending, arrived) =
+            (watch::Sender::new(false), Mutex::default(), watch::Sender::default());
+        Self {
+            agent,
+            chat,
+            journal,
+            notices,
+            rooms,
+            encrypted,
+            uploads,
+            tasks,
+            closing,
+            up_to_date,
+            sending,
+            arrived,
+            tried: AtomicI64::new(0),
+            trouble: Mutex::default(),
+        }
+    }
+
+    /// The connection has broken, and what was being sent may have arrived: nothing leaves until [`Self::caught_up`].
+    pub fn broke(&self) {
+        self.up_to_date.send_replace(false);
+    }
+
+    /// What the server has taken was told.
+    pub fn caught_up(&self) {
+        self.up_to_date.send_if_modified(|is| !std::mem::replace(is, true));
+    }
+
+    /// Whether it is news that the agent is seen to have said this: nobody has heard that it arrived.
+    pub fn is_in_doubt(&self, own: &[Own]) -> bool {
+        let sending = lock(&self.sending);
+        !own.is_empty()
+            && (!*self.up_to_date.borrow()
+                || sending.values().any(|mark| own.iter().any(|own| own.mark == *mark)))
+    }
+
+    /// The server has taken this one, which was noted.
+    pub fn was_sent(&self, row: i64) {
+        for waiting in lock(&self.rooms).values_mut() {
+            waiting.queued.retain(|queued| queued.row != row);
+        }
+        if lock(&self.sending).contains_key(&row) {
+            self.arrived.send_if_modified(|arrived| arrived.insert(row));
+        }
     }
 
     /// A room was seen encrypted: nothing leaves in clear there any more.
     pub fn is_encrypted(&self, room: &RoomId) {
         lock(&self.encrypted).insert(room.clone(), true);
+    }
+
+    /// When something was sent last, in milliseconds since 1970, and what keeps the next from being sent.
+    pub fn standing(&self) -> (Option<i64>, Option<Outage>) {
+        let tried = Some(self.tried.load(Relaxed)).filter(|at| *at > 0);
+        (tried, lock(&self.trouble).clone())
+    }
+
+    /// Something was not taken, and goes later.
+    fn hinders(&self, reason: String) {
+        let mut trouble = lock(&self.trouble);
+        let since = trouble.as_ref().map_or_else(now, |trouble| trouble.since);
+        *trouble = Some(Outage { since, reason });
     }
 
     /// Sends these, each after what was pushed before for the same room.
@@ -121,25 +219,60 @@ impl Outbox {
     /// Sends one room's effects, and ends when there are none.
     async fn drain(&self, key: Key) {
         loop {
-            let queued = {
+            let (queued, sending) = {
                 let mut rooms = lock(&self.rooms);
                 if self.closing.is_cancelled() {
                     return drop(rooms.remove(&key));
                 }
                 match rooms.get_mut(&key).and_then(|waiting| waiting.queued.pop_front()) {
-                    Some(queued) => queued,
+                    Some(queued) => {
+                        let sending = Sending::begins(self, &queued);
+                        (queued, sending)
+                    }
                     None => return drop(rooms.remove(&key)),
                 }
             };
-            let sent = match self.carry_out(&queued).await {
-                Ok((event, room)) => Sent::Accepted { event, room },
+            match self.carry_through(&queued, &sending).await {
+                Ok(Some((event, room))) => self.note(&queued, &Sent::Accepted { event, room }).await,
+                Ok(None) => {}
                 Err(Stuck::Final(reason)) => {
                     self.notices.say(Notice::NotSent { agent: self.agent.clone(), reason: reason.clone() });
-                    Sent::GivenUp(reason)
+                    self.note(&queued, &Sent::GivenUp(reason)).await;
                 }
-                Err(Stuck::Closing) => return drop(lock(&self.rooms).remove(&key)),
+                Err(Stuck::Closing | Stuck::Later(_)) => return drop(lock(&self.rooms).remove(&key)),
+            }
+        }
+    }
+
+    /// Tries until the chat has taken it, or says that it never will, or it is found to have arrived, which was noted.
+    async fn carry_through(
+        &self,
+        queued: &Queued,
+        sending: &Sending<'_>,
+    ) -> Result<Option<(EventId, RoomId)>, Stuck> {
+        let mut backoff = Backoff::default();
+        loop {
+            if !*self.up_to_date.borrow() {
+                let mut known = self.up_to_date.subscribe();
+                tokio::select! {
+                    () = self.closing.cancelled() => return Err(Stuck::Closing),
+                    _ = known.wait_for(|known| *known) => {}
+                }
+            }
+            if sending.has_arrived() {
+                return Ok(None);
+            }
+            let after = match self.carry_out(queued).await {
+                Err(Stuck::Later(after)) => after,
+                ended => return ended.map(Some),
             };
-            self.note(&queued, &sent).await;
+            let mut arrived = self.arrived.subscribe();
+            let delay = backoff.next(after);
+            tokio::select! {
+                () = self.closing.cancelled() => return Err(Stuck::Closing),
+                _ = arrived.wait_for(|arrived| arrived.contains(&queued.row)) => {}
+                () = tokio::time::sleep(delay) => {}
+            }
         }
     }
 
@@ -153,7 +286,7 @@ impl Outbox {
         }
     }
 
-    /// Sends one effect, however long it takes.
+    /// Sends one effect.
     async fn carry_out(&self, queued: &Queued) -> Result<(EventId, RoomId), Stuck> {
         let (to, content) = match &queued.effect {
             Effect::Send { to, body, reply_to, takes_draft, .. } => {
@@ -209,22 +342,21 @@ impl Outbox {
         }
         let must_encrypt = self.must_encrypt(room).await?;
         let (agent, delivery) = (&self.agent, &queued.id.delivery);
-        let source = self
-            .persist(|| async {
-                // It is in memory for no longer than it takes.
-                let _permit = self.uploads.acquire().await;
-                let found = self.journal.blob(agent, delivery, &file.digest).await.map_err(|error| {
-                    self.notices.say(Notice::Journal { reason: error.to_string() });
-                    SendError::Later { after: None, reason: error.to_string() }
-                })?;
-                let bytes = found.ok_or_else(|| {
-                    let reason = format!("{}: the file is not there", queued.id);
-                    SendError::Final { code: "not-found".into(), reason }
-                })?;
-                let upload = Upload { room: room.clone(), must_encrypt, mime: file.mime.clone(), bytes };
-                self.chat.upload(&upload).await
-            })
-            .await?;
+        let asked = async {
+            // It is in memory for no longer than it takes.
+            let _permit = self.uploads.acquire().await;
+            let found = self.journal.blob(agent, delivery, &file.digest).await.map_err(|error| {
+                self.notices.say(Notice::Journal { reason: error.to_string() });
+                SendError::Later { after: None, reason: error.to_string() }
+            })?;
+            let bytes = found.ok_or_else(|| {
+                let reason = format!("{}: the file is not there", queued.id);
+                SendError::Final { code: "not-found".into(), reason }
+            })?;
+            let upload = Upload { room: room.clone(), must_encrypt, mime: file.mime.clone(), bytes };
+            self.chat.upload(&upload).await
+        };
+        let source = self.ask(asked).await?;
         self.retry(|| self.journal.stage(agent, queued.row, &source)).await?;
         Ok(source)
     }
@@ -277,14 +409,14 @@ impl Outbox {
         let must_encrypt = self.must_encrypt(room).await?;
         let outgoing =
             Outgoing { room: room.clone(), transaction, mark: id.to_string(), must_encrypt, content };
-        self.persist(|| self.chat.send(&outgoing)).await
+        self.ask(self.chat.send(&outgoing)).await
     }
 
     async fn place(&self, target: &Target) -> Result<Place, Stuck> {
         match target {
             Target::Place(place) => Ok(place.clone()),
             Target::Direct(user) => {
-                let room = self.persist(|| self.chat.direct(user)).await?;
+                let room = self.ask(self.chat.direct(user)).await?;
                 Ok(Place { room, thread: None })
             }
         }
@@ -308,26 +440,23 @@ impl Outbox {
         Ok(*lock(&self.encrypted).entry(room.clone()).or_insert(known))
     }
 
-    /// Tries until the chat has taken it or says that it never will.
-    async fn persist<T, F: Future<Output = Result<T, SendError>>>(
-        &self,
-        what: impl Fn() -> F,
-    ) -> Result<T, Stuck> {
-        let mut backoff = Backoff::default();
-        loop {
-            let answer = tokio::select! {
-                biased;
-                () = self.closing.cancelled() => return Err(Stuck::Closing),
-                answer = what() => answer,
-            };
-            match answer {
-                Ok(value) => return Ok(value),
-                Err(SendError::Final { code, reason }) => {
-                    return Err(Stuck::Final(format!("{code}: {reason}")));
-                }
-                Err(SendError::Later { after, .. }) => {
-                    self.wait(backoff.next(after)).await?;
-                }
+    /// Asks the chat once.
+    async fn ask<T>(&self, what: impl Future<Output = Result<T, SendError>>) -> Result<T, Stuck> {
+        self.tried.store(now(), Relaxed);
+        let answer = tokio::select! {
+            biased;
+            () = self.closing.cancelled() => return Err(Stuck::Closing),
+            answer = what => answer,
+        };
+        match answer {
+            Ok(value) => {
+                drop(lock(&self.trouble).take());
+                Ok(value)
+            }
+            Err(SendError::Final { code, reason }) => Err(Stuck::Final(format!("{code}: {reason}"))),
+            Err(SendError::Later { after, reason }) => {
+                self.hinders(reason);
+                Err(Stuck::Later(after))
             }
         }
     }

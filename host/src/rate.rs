@@ -1,4 +1,5 @@
-//! How often something may be done within a minute: pure, of what was done and the time.
+//! How often something may be done within a minute, and how much may be used within a day: pure, of what was done and
+//! the time.
 //!
 //! A token bucket by the generic cell rate algorithm (ITU-T I.371): all that a minute allows may be done at once, and
 //! then one more whenever its share of a minute has passed.

@@ -6,7 +6,7 @@ mod turn;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError},
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
     time::Duration,
 };
 
@@ -66,9 +66,14 @@ pub struct Registry {
     agreeing: Mutex<()>,
     /// What was agreed to, where somebody keeps that.
     agreed: Option<Agreed>,
+    /// Versions that others have replaced, as long as somebody uses them.
+    replaced: Mutex<Vec<Weak<Plugin>>>,
+    /// Held while one of those is loaded again.
+    loading: tokio::sync::Mutex<()>,
+    /// What is kept of deliveries names the components that they are of, and it is said there how versions stand.
+    journal: Arc<dyn Journal>,
     /// Who may have signed what comes from files; anybody and nobody, where that is not said.
     publishers: Option<BTreeSet<Publisher>>,
-    journal: Arc<dyn Journal>,
     /// Versions on trial.
     trials: Mutex<BTreeMap<PluginName, OnTrial>>,
     /// SHA-256 of those that were rolled back since the host has started.
@@ -113,8 +118,10 @@ impl Registry {
             changing: Mutex::new(()),
             agreeing: Mutex::new(()),
             agreed,
-            publishers,
+            replaced: Mutex::default(),
+            loading: tokio::sync::Mutex::default(),
             journal,
+            publishers,
             trials: Mutex::default(),
             dropped: Mutex::default(),
             turning: tokio::sync::Mutex::new(()),
@@ -147,8 +154,8 @@ impl Registry {
 
     /// Reads a component, away from those who answer.
     async fn candidate(&self, bytes: Bytes) -> Result<Candidate, Refused> {
-        let largest = self.largest();
-        let read = tokio::task::spawn_blocking(move || Candidate::read(bytes, largest)).await;
+        let engine = self.engine.clone();
+        let read = tokio::task::spawn_blocking(move || engine.candidate(bytes)).await;
         read.map_err(|error| Refused::Host(format!("reading it failed: {error}")))?
     }
 
@@ -202,8 +209,70 @@ impl Registry {
             self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), entry);
             return Ok(());
         }
-        self.agree(name, entry).await;
+        self.agree(name, entry, &bytes).await;
         Ok(())
+    }
+
+    /// The components that are needed by what deliveries have recorded, and those that are on trial or were accepted; none
+    /// where nobody knows.
+    async fn needed(&self, agreed: &LockFile) -> Option<BTreeSet<String>> {
+        let needed = async {
+            let mut needed: BTreeSet<String> = self.journal.components().await?.into_iter().collect();
+            let now = agreed.read().map_err(Refused::Host)?;
+            for name in now.plugins.keys().chain(self.loaded().plugins.keys()) {
+                let versions = self.journal.versions(name).await?;
+                needed.extend([versions.accepted, versions.trial].into_iter().flatten().map(|it| it.digest));
+            }
+            Ok::<_, Refused>(needed)
+        };
+        let needed = needed.await;
+        needed.map_err(|reason| tracing::warn!(target: "parlour", "what is kept: {reason}")).ok()
+    }
+
+    /// The components of versions that are loaded, on trial or gone back to if that ends badly, or were replaced and still run something: what they begin may not be
+    /// written down yet.
+    fn in_use(&self) -> Vec<String> {
+        let loaded = self.loaded.load();
+        let loaded = loaded.plugins.values().map(|plugin| plugin.listing.digest.clone());
+        let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
+        replaced.retain(|version| version.strong_count() > 0);
+        let replaced = replaced.iter().filter_map(|version| Some(version.upgrade()?.listing.digest.clone()));
+        loaded.chain(replaced).chain(self.tried()).collect()
+    }
+
+    /// Forgets components that were agreed to once and that nobody needs any more.
+    pub async fn tidy(&self) {
+        let Some(Agreed { lock, kept }) = &self.agreed else { return };
+        let Some(mut needed) = self.needed(lock).await else { return };
+        let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(now) = lock.read() else { return };
+        needed.extend(self.in_use());
+        needed.extend(now.plugins.into_values().map(|locked| locked.digest));
+        kept.only(&needed);
+    }
+
+    /// A version that was agreed to once, if it is kept: it finishes what it began, with what is granted now.
+    pub async fn version(&self, name: &PluginName, digest: &str) -> Option<Arc<Plugin>> {
+        let _one = self.loading.lock().await;
+        let known = |version: &Weak<Plugin>| {
+            version.upgrade().filter(|it| it.listing.digest == digest && it.listing.plugin == *name)
+        };
+        let found = self.replaced.lock().unwrap_or_else(PoisonError::into_inner).iter().find_map(known);
+        if found.is_some() {
+            return found;
+        }
+        let component = self.agreed.as_ref()?.kept.get(digest)?;
+        let refused = |reason: Refused| {
+            tracing::warn!(target: "parlour", "plugin {name}: the version that began is refused: {reason}");
+        };
+        let candidate = self.candidate(component.into()).await.map_err(refused).ok()?;
+        self.signed(name, &candidate, self.publishers.as_ref()).map_err(refused).ok()?;
+        let unset = settings::Plugin::default();
+        let settings = self.settings.get(name).unwrap_or(&unset);
+        let plugin =
+            Arc::new(self.engine.load(name.clone(), candidate, settings).await.map_err(refused).ok()?);
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&plugin));
+        Some(plugin)
     }
 
     /// Loads what is signed as it must be.
@@ -331,6 +400,12 @@ impl Registry {
         let now = self.loaded.load();
         let mut plugins = now.plugins.clone();
         let changed = how(&mut plugins);
+        let gone = now
+            .plugins
+            .iter()
+            .filter(|(name, before)| plugins.get(*name).is_none_or(|after| !Arc::ptr_eq(before, after)));
+        let gone = gone.map(|(_, before)| Arc::downgrade(before));
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner).extend(gone);
         self.loaded.store(Arc::new(Loaded { generation: now.generation + 1, plugins }));
         self.changed.send_replace(());
         changed

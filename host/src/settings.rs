@@ -3,7 +3,9 @@
 //! Unknown keys are errors that name the place and the nearest key ([`parse`]). Nothing here reads the
 //! environment or a file except [`parse`]'s caller and [`SecretText::reveal`].
 
+mod backlog;
 pub(crate) mod homeserver;
+mod keep;
 mod parse;
 mod secret;
 mod switch;
@@ -17,6 +19,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use backlog::{Backlog, Horizon};
 pub use parse::{SettingsError, load, parse};
 pub use secret::{Secret, SecretText};
 
@@ -55,11 +58,14 @@ pub struct Settings {
     pub publishers: Option<BTreeSet<Publisher>>,
     /// The language model.
     pub llm: Option<Llm>,
+    /// What is kept of events that have ended.
+    #[serde(default)]
+    pub record: Record,
 }
 
 impl Settings {
     /// The keys of the top level.
-    pub(crate) const KEYS: [&str; 9] = [
+    pub(crate) const KEYS: [&str; 10] = [
         "data",
         "plugin_folder",
         "homeserver",
@@ -69,6 +75,7 @@ impl Settings {
         "plugins",
         "publishers",
         "llm",
+        "record",
     ];
 
     /// Who may have signed a plugin's file: its own publisher, or else one of all. None where nobody need have.
@@ -257,11 +264,45 @@ pub struct Behaviour {
     pub free_response_rooms: BTreeSet<RoomId>,
     /// In a room, each person has a session of their own.
     pub session_per_user: bool,
+    /// What is answered of that which came while the agent was away.
+    pub backlog: Backlog,
+    /// The same for single rooms.
+    pub backlog_rooms: BTreeMap<RoomId, Backlog>,
+    /// What is older is never answered.
+    pub horizon: Horizon,
 }
 
 impl Default for Behaviour {
     fn default() -> Self {
-        Self { require_mention: true, free_response_rooms: BTreeSet::new(), session_per_user: true }
+        Self {
+            require_mention: true,
+            free_response_rooms: BTreeSet::new(),
+            session_per_user: true,
+            backlog: Backlog::default(),
+            backlog_rooms: BTreeMap::new(),
+            horizon: Horizon::default(),
+        }
+    }
+}
+
+impl Behaviour {
+    /// What is answered in a room of that which came while the agent was away.
+    #[must_use]
+    pub fn backlog_in(&self, room: &RoomId) -> Backlog {
+        self.backlog_rooms.get(room).copied().unwrap_or(self.backlog)
+    }
+
+    /// What of it is of no use, if anything is.
+    fn nonsense(&self) -> Option<String> {
+        let mut windows = self.backlog_rooms.values().chain([&self.backlog]);
+        let longer = windows.find_map(|backlog| match backlog {
+            Backlog::Within(window) if *window > self.horizon.get() => Some(*window),
+            _ => None,
+        })?;
+        let (longer, horizon) = (backlog::words(longer), self.horizon);
+        Some(format!(
+            "backlog: {longer} is longer than the horizon of {horizon}, before which nothing is answered"
+        ))
     }
 }
 
@@ -283,6 +324,20 @@ pub struct Plugin {
     pub limits: CallLimits,
     /// What it asks for and was not granted is let through, and counted: to learn what it needs, and then to grant it.
     pub audit_only: bool,
+    /// What becomes of its requests that may change something and were under way when the host was ended.
+    pub in_flight: InFlight,
+}
+
+/// What becomes of a request that may change something outside, and of which nobody knows what came of it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum InFlight {
+    /// The plugin is told so.
+    #[default]
+    Fail,
+    /// It is sent again. It had an `Idempotency-Key` the first time and has the same now, by which a server that knows this
+    /// header sees that it counts once.
+    Retry,
 }
 
 /// What a call may take, where that is not the usual: as a plugin wants it, and as an operator allows it.
@@ -414,6 +469,21 @@ impl Grants {
         self.people.contains("*")
             || self.people.contains(user.as_str())
             || self.people.contains(&format!("*:{server}"))
+    }
+}
+
+/// What is kept of events that have ended, so that `parlour replay` can run them again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Record {
+    /// For how long: `"30m"`, `"24h"`, `"7d"`; with `"0"` nothing is.
+    #[serde(deserialize_with = "keep::read")]
+    pub keep: Duration,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self { keep: Duration::from_secs(24 * 60 * 60) }
     }
 }
 

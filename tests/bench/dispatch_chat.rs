@@ -1,6 +1,9 @@
 //! A chat for the benchmark: it hands over one event at a time, and notes when it is told to send the answer.
 
-use std::time::Instant;
+use std::{
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+    time::{Instant, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::Context;
 use async_trait::async_trait;
@@ -13,6 +16,8 @@ use parlour::{
 use tokio::sync::{Mutex, mpsc};
 
 pub struct Loop {
+    /// The first batch was handed over, which has nothing in it.
+    begun: AtomicBool,
     events: Mutex<mpsc::Receiver<Batch>>,
     answers: mpsc::Sender<(String, Instant)>,
 }
@@ -28,7 +33,10 @@ impl Loop {
     pub fn new() -> (Self, Person) {
         let (say, events) = mpsc::channel(1);
         let (answers, hear) = mpsc::channel(1);
-        (Self { events: Mutex::new(events), answers }, Person { events: say, answers: hear, count: 0 })
+        (
+            Self { begun: AtomicBool::default(), events: Mutex::new(events), answers },
+            Person { events: say, answers: hear, count: 0 },
+        )
     }
 }
 
@@ -44,12 +52,12 @@ impl Person {
                 display_name: None,
                 device: DeviceTrust::Cleartext,
             },
-            sent: 0,
+            sent: u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?,
             mark: None,
             kind: Kind::Message(message(text)),
+            reading: parlour::event::Reading::AtOnce,
         };
-        let batch =
-            Batch { events: vec![event], invites: vec![], position: Position(self.count.to_string()) };
+        let batch = Batch::new(vec![event], vec![], Position(self.count.to_string()));
         self.events.send(batch).await.context("the host listens")?;
         self.answers.recv().await.context("the host answers")
     }
@@ -65,6 +73,9 @@ impl Chat for Loop {
     }
 
     async fn next(&self) -> Result<Batch, Ended> {
+        if !self.begun.swap(true, Relaxed) {
+            return Ok(Batch::new(vec![], vec![], Position("0".into())));
+        }
         self.events.lock().await.recv().await.ok_or(Ended::Closed)
     }
 

@@ -109,7 +109,7 @@ fn engine() -> wasmtime::Result<Engine> {
 fn map(engine: &Engine, folder: &Path) -> Result<Vec<Component>> {
     let files: std::io::Result<Vec<PathBuf>> = fs::read_dir(folder)?.map(|entry| Ok(entry?.path())).collect();
     let mut files = files.context("the cache")?;
-    files.retain(|file| !file.ends_with("key"));
+    files.retain(|file| file.extension().is_some_and(|extension| extension == "sealed"));
     let mapped = files.iter().map(|file| {
         #[expect(unsafe_code, reason = "this process has just had it compiled")]
         // SAFETY: nobody else can write to this folder.

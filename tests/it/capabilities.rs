@@ -285,59 +285,71 @@ async fn the_model_is_asked_so_often_and_no_more() {
     assert_eq!(asked.load(Relaxed) - before, 64);
 }
 
+async fn asking(llm: LlmGrant) -> Stage {
+    Stage::start(&[("deeds", guest("deeds"))], |builder| {
+        let grants = granted(Grants { llm: Some(llm), ..Grants::default() });
+        builder.plugin_settings("deeds".parse().unwrap(), grants).llm(Counting)
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_plugin_asks_the_models_that_it_was_granted_for_so_many_tokens() {
-    let stage = async |llm| {
-        Stage::start(&[("deeds", guest("deeds"))], |builder| {
-            let grants = granted(Grants { llm: Some(llm), ..Grants::default() });
-            builder.plugin_settings("deeds".parse().unwrap(), grants).llm(Counting)
-        })
-        .await
-    };
     let outside = "/choose: the grant `llm` does not have it";
-    let usual = stage(LlmGrant::default()).await;
+    let usual = asking(LlmGrant::default()).await;
     assert_eq!(usual.ask("/model hello").await, "the default");
     assert_eq!(usual.ask("/choose small hello").await, outside);
     for models in ["small", "*"] {
         let granted = LlmGrant { models: [models.to_owned()].into(), ..LlmGrant::default() };
-        let some = stage(granted).await;
+        let some = asking(granted).await;
         assert_eq!(some.ask("/choose small hello").await, "small");
         assert_eq!(some.ask("/choose large hello").await, if models == "*" { "large" } else { outside });
     }
     // Each answer costs a thousand.
     let budget = LlmGrant { tokens_per_day: NonZeroU32::new(2500), ..LlmGrant::default() };
-    let stage = stage(budget).await;
+    let stage = asking(budget).await;
     for _ in 0..3 {
         assert_eq!(stage.ask("/model hello").await, "the default");
     }
     stage.rooms.say(ALICE, &stage.room, "/model hello");
-    let waits = "plugin deeds waits for agent agent: this plugin may use 2500 tokens within a day, and has";
     let told = "/model: this plugin may use 2500 tokens within a day, and has";
     let lines = stage.until(&stage.room, |lines| lines.last().is_some_and(|line| line.text == told)).await;
-    assert_eq!(lines.len(), 8, "{waits}");
+    assert_eq!(lines.len(), 8);
+    // What is not counted costs as much as its text, also when nobody has heard all of it.
+    let models = ["uncounted".to_owned()].into();
+    let uncounted = LlmGrant { models, tokens_per_day: NonZeroU32::new(2500) };
+    let stage = asking(uncounted).await;
+    assert_eq!(stage.ask("/choose uncounted hello").await, "x".repeat(9000));
+    assert_eq!(stage.ask("/model hello").await, told);
 }
 
-/// A model that says its name, and costs a thousand tokens.
+/// Models that say their names, and cost a thousand tokens; but for one that does not count.
 struct Counting;
 
 #[async_trait]
 impl llm::Backend for Counting {
     async fn ask(&self, request: llm::Request) -> Result<Box<dyn llm::Answer>, llm::Failure> {
-        Ok(Box::new(Named(Some(request.model.unwrap_or_else(|| "the default".into())))))
+        let counts = request.model.as_deref() != Some("uncounted");
+        let name = request.model.unwrap_or_else(|| "the default".into());
+        Ok(Box::new(Named { says: Some(if counts { name } else { "x".repeat(9000) }), counts }))
     }
 }
 
-struct Named(Option<String>);
+struct Named {
+    says: Option<String>,
+    counts: bool,
+}
 
 #[async_trait]
 impl llm::Answer for Named {
     async fn next(&mut self) -> Result<Option<llm::Piece>, llm::Failure> {
-        Ok(self.0.take().map(|text| llm::Piece { text, ..llm::Piece::default() }))
+        Ok(self.says.take().map(|text| llm::Piece { text, ..llm::Piece::default() }))
     }
 
     fn outcome(&self) -> Option<llm::Outcome> {
-        let outcome = llm::Outcome { prompt_tokens: Some(400), ..llm::Outcome::default() };
-        self.0.is_none().then_some(llm::Outcome { completion_tokens: Some(600), ..outcome })
+        let [prompt_tokens, completion_tokens] = [400, 600].map(|tokens| self.counts.then_some(tokens));
+        let outcome = llm::Outcome { prompt_tokens, completion_tokens, ..llm::Outcome::default() };
+        self.says.is_none().then_some(outcome)
     }
 }
 

@@ -108,7 +108,7 @@ impl Kept {
     /// Everything in it but the key.
     fn files(&self) -> Vec<PathBuf> {
         let files = fs::read_dir(self.path()).unwrap().map(|entry| entry.unwrap().path());
-        files.filter(|file| !file.ends_with("key")).collect()
+        files.filter(|file| file.extension().is_some_and(|extension| extension == "sealed")).collect()
     }
 }
 

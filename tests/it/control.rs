@@ -14,7 +14,7 @@ use std::{
 use parlour::{
     Agent, Host,
     chat::memory::Rooms,
-    control::{self, Answer, NoAnswer, Question, Status},
+    control::{self, Answer, NoAnswer, PluginState, Question, Status},
     journal::sqlite::Sqlite,
     package,
     settings::Grants,
@@ -100,14 +100,26 @@ async fn a_host_says_how_it_does() {
     fs::write(folder.join("plugins/other.wasm"), "nothing").unwrap();
     stage.noticed("it is no WebAssembly component").await;
 
-    let found =
-        until(folder, |status| status.agents[0].events_waiting == 0 && status.agents[0].effects_unsent == 0)
-            .await;
+    let found = until(folder, |status| {
+        let agent = &status.agents[0];
+        agent.events_waiting == 0 && agent.effects_unsent == 0 && agent.lanes == 0
+    })
+    .await;
     assert!(found.agents[0].serves_since.is_some());
     assert_eq!(found.agents[0].said.as_deref(), Some("serves as @agent:memory"));
     let [deeds, other, sethome] = &found.plugins[..] else { panic!("{found:#?}") };
     assert_eq!((deeds.version.as_deref(), deeds.denied), (Some("1.0.0"), 1));
     assert!(deeds.not_taken.as_ref().is_some_and(|file| file.waits && file.reason.contains("`kv`")));
+    assert_eq!((deeds.calls, deeds.faults, deeds.state), (1, 0, PluginState::Serving));
+    assert!(deeds.cpu_us > 0);
+    assert_eq!((other.state, other.calls), (PluginState::Refused, 0));
+    let agent = &found.agents[0];
+    assert_eq!(agent.user.as_ref().map(|user| user.as_str()), Some(AGENT));
+    let lines = stage.rooms.transcript(&stage.room);
+    assert_eq!(agent.last.accepted.as_ref().and_then(|it| it.event.as_ref()), Some(&lines[0].id));
+    assert!(agent.last.dropped.is_none(), "the agent's own is no news");
+    assert_eq!(agent.last.acknowledged.as_ref().and_then(|it| it.event.as_ref()), Some(&lines[1].id));
+    assert!(agent.tried.is_some() && agent.trouble.is_none());
     assert!(other.digest.is_none() && other.not_taken.as_ref().is_some_and(|file| !file.waits));
     assert!(sethome.not_taken.is_none() && sethome.digest.is_some());
     assert!(found.audit_count > 3 && found.audit_hash.len() == 64);
@@ -115,8 +127,14 @@ async fn a_host_says_how_it_does() {
     let shown = text(&parlour(folder, &["status"]).stdout);
     for line in [
         "agent agent: serves since 20",
-        "; 0 events wait, 0 effects are not sent; 20",
+        " as @agent:memory\n",
+        "  waiting       0 events, 0 effects not sent; 0 of 0 lanes run\n",
+        "  last accepted $",
+        "  last sent     ",
+        "  last taken    $",
+        "  said          20",
         "plugin deeds 1.0.0: loaded (",
+        "), serves; 1 calls, 0 faults, ",
         "  its file: ",
         "deeds.wasm: it waits until you agree: it now asks to remember things of its own (`kv`)",
         "  denied: 1 calls, named by `parlour plugin check deeds`\n",
@@ -135,7 +153,10 @@ async fn a_host_says_how_it_does() {
     fs::remove_file(folder.join("plugins/other.wasm")).unwrap();
     until(folder, |status| status.plugins.len() == 2).await;
     stage.rooms.say(ALICE, &stage.room, "/later");
-    until(folder, |status| status.agents[0].events_waiting == 1).await;
+    let waits =
+        until(folder, |status| status.agents[0].events_waiting == 1 && status.agents[0].lanes_running == 1)
+            .await;
+    assert!(waits.agents[0].last.oldest_event.is_some());
     stage.stop().await;
     assert!(!folder.join("data/control.sock").exists(), "it takes its socket with it");
     assert_eq!(parlour(folder, &["status"]).status.code(), Some(1));
@@ -172,6 +193,7 @@ async fn a_plugin_that_rests_is_resumed_and_its_home_hears_of_both() {
     let naughty = found.plugins.iter().find(|plugin| plugin.name.as_str() == "naughty").unwrap();
     assert_eq!(naughty.rests[0].user.as_str(), ALICE);
     assert!((1..=60).contains(&naughty.rests[0].left_s));
+    assert_eq!((naughty.state, naughty.calls, naughty.faults), (PluginState::Resting, 5, 5));
 
     let said = resume(&["--user", BOB]);
     assert_eq!(text(&said.stderr), format!("parlour: plugin naughty does not rest from what {BOB} does\n"));

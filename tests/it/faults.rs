@@ -2,12 +2,14 @@
 
 use std::{num::NonZeroU32, sync::Arc, time::Duration};
 
-use parlour::{engine::limits::Limits, notice::Notice};
+use async_trait::async_trait;
+use parlour::{engine::limits::Limits, journal::memory::Memory, notice::Notice};
+use tokio::sync::watch;
 
 use crate::{
     guests::{example, guest, host},
-    hanging::Hanging,
     stage::{AGENT, ALICE, BOB, Stage},
+    watched::{Watch, Watched},
 };
 
 async fn stage() -> Stage {
@@ -157,13 +159,24 @@ async fn load(bytes: Arc<[u8]>) -> Result<(), String> {
     built.map(drop).map_err(|error| error.to_string())
 }
 
+/// Nothing is looked up as long as this is true.
+pub struct Hanging(pub watch::Receiver<bool>);
+
+#[async_trait]
+impl Watch for Hanging {
+    async fn looks_up(&self) {
+        self.0.clone().wait_for(|hangs| !hangs).await.unwrap();
+    }
+}
+
 /// 3: what the host itself keeps does not answer.
 #[tokio::test]
 async fn a_storage_that_hangs_ends_a_call_and_is_asked_again() {
     for (command, answer) in
         [("/count", "1"), ("/answer $some-event", "/answer: the agent knows no such event")]
     {
-        let (journal, hangs) = Hanging::new();
+        let (hang, hangs) = watch::channel(true);
+        let journal = Watched { journal: Memory::default(), watch: Hanging(hangs) };
         let limits = Limits { lookup: Duration::from_millis(200), ..Limits::default() };
         let guests = [("deeds", guest("deeds")), ("echo", example("echo"))];
         let stage = Stage::start(&guests, |builder| builder.journal(journal).limits(limits)).await;
@@ -171,7 +184,7 @@ async fn a_storage_that_hangs_ends_a_call_and_is_asked_again() {
         let asked = stage.rooms.say(ALICE, &room, command);
         stage.noticed("plugin deeds waits for agent agent: the storage failed").await;
         assert_eq!(stage.ask("/echo still here").await, "still here");
-        hangs.send_replace(false);
+        hang.send_replace(false);
         assert_eq!(stage.answer_to(&room, &asked).await.text, answer);
     }
 }

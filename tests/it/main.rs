@@ -10,14 +10,16 @@
 
 // The harness.
 mod guests;
-mod hanging;
 mod host;
+mod inside;
 mod installed;
 mod model;
 mod person;
+mod proxy;
 mod registry;
 mod stage;
 mod synapse;
+mod watched;
 mod web;
 
 // What an agent says and does, in rooms in memory.
@@ -39,7 +41,6 @@ mod uploads;
 // What they do by themselves, later.
 mod timers;
 // Who made it, and whether that matters.
-mod power;
 mod publishers;
 // Where it was pulled from.
 mod oci;
@@ -49,6 +50,8 @@ mod tools;
 mod audit;
 // How a host that runs is asked how it does, and what homes are told.
 mod control;
+// Why an event was answered, or was not.
+mod why;
 // Plugins that misbehave are contained.
 mod attacks;
 mod attacks_in_languages;
@@ -60,8 +63,17 @@ mod fuzz;
 mod swap;
 // Plugins in other languages than Rust.
 mod languages;
-// What is promised after a crash.
+// What is promised after a crash, and when the power goes.
+mod power;
 mod recovery;
+// What came while the agent was away.
+mod backlog;
+// What cannot be read when it comes.
+mod keys;
+// What a handler learnt from outside is paid for once.
+mod answers;
+// A past event again.
+mod replay;
 // Every chat keeps the same promises.
 mod conformance;
 // What the README shows.

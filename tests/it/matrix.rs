@@ -1,6 +1,9 @@
 //! Agents in rooms on a real Synapse, with people whose client is another implementation in another process.
 
+mod backlog;
+mod connection;
 mod control;
+mod keys;
 mod media;
 mod refusals;
 mod rooms;

@@ -191,6 +191,17 @@ impl Person {
         self.ask(json!({ "do": "upload", "text": text, "mime": mime, "encrypt": encrypt })).await
     }
 
+    /// What is said next in a room has a new key, of which nobody hears; answers its name.
+    pub async fn withhold(&self, room: &str) -> Result<String> {
+        let withheld = self.ask(json!({ "do": "withhold", "room": room })).await?;
+        withheld["key"].as_str().map(str::to_owned).context("a key has a name")
+    }
+
+    /// Gives a key that was withheld to somebody to whom another one was given before.
+    pub async fn give(&self, key: &str, user: &str) -> Result<()> {
+        self.ask(json!({ "do": "give", "key": key, "user": user })).await.map(drop)
+    }
+
     /// What is in the file of a message, out of its encryption.
     pub async fn download(&self, content: &Value) -> Result<Vec<u8>> {
         let file = self.ask(json!({ "do": "download", "content": content })).await?;

@@ -12,13 +12,14 @@ use std::{
 };
 
 use parlour::{
+    answers::{Entry, Fact, Key, Opening, Writing},
     chat::memory::message,
     effect::{Body, Effect, Place, Target},
-    event::{DeviceTrust, Event, Kind, Position, Room, Sender},
+    event::{DeviceTrust, Event, Kind, Position, Reading, Room, Sender},
     gate::Verdict,
     id::{AgentName, DeliveryId, EventId, RoomId, SessionId},
     journal::{
-        Arrival, Commit, Contribution, Journal, Namespace, Outcome, Queued, Scope, Sent, Write,
+        Arrival, Commit, Contribution, Journal, Kept, Learnt, Namespace, Outcome, Queued, Scope, Sent, Write,
         sqlite::Sqlite,
     },
 };
@@ -146,6 +147,7 @@ impl Stepped {
             sent: 0,
             mark: None,
             kind: Kind::Message(message(&"words ".repeat(200))),
+            reading: Reading::AtOnce,
         };
         let arrival = Arrival { event, verdict: Verdict::Allow, session };
         let position = Position(format!("s{number}"));
@@ -179,13 +181,32 @@ impl Stepped {
             ],
             reads: vec![],
         };
+        let delivery = DeliveryId::parse(format!("delivery{number}")).unwrap();
+        let opening = Opening {
+            agent: agent.clone(),
+            delivery: delivery.clone(),
+            plugin: namespace.plugin.clone(),
+            event: EventId::parse(format!("$event{number}")).unwrap(),
+            component: "component".into(),
+            begun: 0,
+            said: "how it began ".repeat(50),
+        };
+        let fact = Fact::Begun { request: "POST http://a/".into() };
+        let entry = Entry { key: Key([7; 32]), order: 0, at: 1, fact, body: vec![7; 700] };
+        let writing = Writing { entries: vec![entry], full: false };
+        self.journal.learn(&opening, writing).await.unwrap();
+        self.step("learnt");
+
+        let kept = Kept { opening, ended: 2, entries: vec![], full: false };
         let commit = Commit {
             agent: agent.clone(),
             sequence,
-            delivery: DeliveryId::parse(format!("delivery{number}")).unwrap(),
+            delivery,
             contribution,
             tools: vec![],
             ends_event: true,
+            line: None,
+            learnt: Some(if number.is_multiple_of(2) { Learnt::Goes } else { Learnt::Stays(Box::new(kept)) }),
         };
         let queued: Vec<Queued> = self.journal.commit(commit).await.unwrap();
         self.step("committed");
@@ -250,7 +271,7 @@ async fn whatever_reached_the_disk_the_journal_is_whole() {
     }
     println!("{cuts} cuts, nothing or all of it: {seen:?}");
     // Both were met: the cuts come where something is decided.
-    for what in ["received", "committed", "noted"] {
+    for what in ["received", "learnt", "committed", "noted"] {
         assert!(seen[what].0 > 10 && seen[what].1 > 0, "{seen:?}");
     }
 }

@@ -137,6 +137,16 @@ impl Stage {
         tokio::time::timeout(PATIENCE, wait).await.expect("the agent types");
     }
 
+    /// Waits until an event has its place: what comes now comes after it.
+    pub async fn until_read(&self, room: &RoomId, event: &EventId) {
+        let wait = async {
+            while !self.rooms.reads(room).iter().any(|(_, read)| read == event) {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.expect("it is read");
+    }
+
     /// What is said in a room: `alice: hello`.
     pub fn transcript(&self, room: &RoomId) -> String {
         let lines = self.rooms.transcript(room);
@@ -163,6 +173,13 @@ impl Stage {
         };
         let found = tokio::time::timeout(PATIENCE, wait).await;
         found.unwrap_or_else(|_| panic!("nobody said {what:?}: {:#?}", self.notices()))
+    }
+
+    /// Ends the host in the middle of whatever it does, and drops what it had in mind.
+    pub async fn kill(mut self) -> Rooms {
+        self.serving.abort();
+        drop((&mut self.serving).await);
+        self.rooms
     }
 
     /// Ends the host as an operator does.

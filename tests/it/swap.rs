@@ -12,14 +12,16 @@ use parlour::{
     chat::memory::Rooms,
     control::{Answer, Question},
     id::RoomId,
-    journal::sqlite::Sqlite,
+    journal::{memory::Memory, sqlite::Sqlite},
     settings::{Grants, Role, Timers},
 };
+use tokio::sync::watch;
 
 use crate::{
+    faults::Hanging,
     guests::{component, example, guest, patched},
-    hanging::Hanging,
     stage::{AGENT, ALICE, BOB, Stage, granted},
+    watched::Watched,
 };
 
 async fn stage(folder: &Path) -> Stage {
@@ -228,7 +230,8 @@ async fn a_handler_that_runs_is_finished_by_the_version_that_began_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("steady.wasm");
     fs::write(&file, guest("steady")).unwrap();
-    let (journal, hangs) = Hanging::new();
+    let (hangs, hanging) = watch::channel(true);
+    let journal = Watched { journal: Memory::default(), watch: Hanging(hanging) };
     let stage = Stage::start(&[], |builder| builder.plugin_folder(folder.path()).journal(journal)).await;
     let elsewhere = stage.rooms.create_direct(BOB, AGENT);
     let asked = stage.rooms.say(BOB, &elsewhere, "/tally first");

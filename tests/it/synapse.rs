@@ -42,6 +42,10 @@ const LOOK: Duration = Duration::from_millis(20);
 pub struct Options {
     /// Messages per second and the burst that one user may send; unlimited if absent.
     pub message_rate: Option<(f64, u32)>,
+    /// Most events of a room in one answer to a sync; Synapse's own 100 if absent.
+    pub timeline: Option<u32>,
+    /// How long an access token lives that comes with a refresh token; Synapse's own 5 minutes if absent.
+    pub token_life: Option<&'static str>,
 }
 
 pub struct Synapse {

@@ -394,7 +394,7 @@ async fn a_timer_that_nobody_could_handle_is_handled_later() {
     .await;
     stage.ask("/at tea 60 once").await;
     let waiting = stage.rooms.say(ALICE, &world.room, "/wait");
-    stage.until_it_types(&world.room).await;
+    stage.until_read(&world.room, &waiting).await;
     world.later(MINUTE);
     until_gone(&world, &world.room, "tea").await;
     std::fs::remove_file(&file).unwrap();

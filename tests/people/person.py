@@ -8,7 +8,9 @@ Every line is a JSON object. In come requests:
     {"id": 2, "do": "send",    "room": …, "type": …, "content": {…}, "members": [user, …]}
     {"id": 3, "do": "devices", "user": …}
     {"id": 4, "do": "upload",  "text": …, "mime": …, "encrypt": true}
-    {"id": 5, "do": "download", "content": {…}}
+    {"id": 5, "do": "withhold", "room": …}
+    {"id": 6, "do": "give",    "key": …, "user": …}
+    {"id": 7, "do": "download", "content": {…}}
 
 Out go one answer for each, `{"id": 1, "ok": {…}}` or `{"id": 1, "error": "…"}`, and, unasked, what the person sees:
 
@@ -35,6 +37,7 @@ from nio import (
     MegolmEvent,
     SyncError,
     SyncResponse,
+    ToDeviceMessage,
 )
 from nio.crypto.attachments import decrypt_attachment
 
@@ -70,6 +73,7 @@ class Person:
         self.count = 0
         self.locked = []  # (n, room, raw event, nio's event): not decrypted yet
         self.rooms = set()
+        self.withheld = {}  # by session
 
     # What can be asked.
 
@@ -102,6 +106,29 @@ class Person:
         )
         url = checked(uploaded).content_uri
         return {"file": keys | {"url": url}} if encrypt else {"url": url}
+
+    async def withhold(self, room):
+        """What is said next has a new key, which nobody is told."""
+        olm = self.client.olm
+        olm.create_outbound_group_session(room)
+        session = olm.outbound_group_sessions[room]
+        self.withheld[session.id] = {
+            "algorithm": "m.megolm.v1.aes-sha2",
+            "room_id": room,
+            "session_id": session.id,
+            "session_key": session.session_key,
+        }
+        session.mark_as_shared()
+        return {"key": session.id}
+
+    async def give(self, key, user):
+        """The key as it was at first. There has been a key for this user before."""
+        olm = self.client.olm
+        for device in olm.device_store.active_user_devices(user):
+            session = olm.session_store.get(device.curve25519)
+            content = olm._olm_encrypt(session, device, "m.room_key", self.withheld[key])
+            checked(await self.client.to_device(ToDeviceMessage("m.room.encrypted", user, device.id, content)))
+        return {}
 
     async def download(self, content):
         """The file of a message, out of its encryption."""
@@ -212,7 +239,15 @@ class Person:
     async def answer(self, request):
         asked = request.pop("id")
         try:
-            does = {"login": self.login, "send": self.send, "devices": self.devices, "upload": self.upload, "download": self.download}
+            does = {
+                "login": self.login,
+                "send": self.send,
+                "devices": self.devices,
+                "upload": self.upload,
+                "withhold": self.withhold,
+                "give": self.give,
+                "download": self.download,
+            }
             do = does[request.pop("do")]
             say({"id": asked, "ok": await asyncio.wait_for(do(**request), DEADLINE)})
         except Exception as error:

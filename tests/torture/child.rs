@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     death::{Death, Plan},
-    mortal::{MortalChat, MortalJournal},
+    mortal::MortalChat,
     remote::Remote,
+    watched::Watched,
 };
 
 /// Says to a process of this program that it is one.
@@ -99,7 +100,7 @@ async fn serve(life: Life) -> Result<(), Box<dyn std::error::Error>> {
 
 async fn host(life: Life, chat: impl Chat, death: Arc<Death>) -> Result<(), Box<dyn std::error::Error>> {
     let chat = MortalChat { chat, death: death.clone() };
-    let journal = MortalJournal { journal: Sqlite::open(&life.journal)?, death };
+    let journal = Watched { journal: Sqlite::open(&life.journal)?, watch: death };
     let users = life.people.iter().map(|user| user.parse()).collect::<Result<_, _>>()?;
     let agent = Agent::new("agent".parse()?, chat).access(Access { users, ..Access::default() });
     let host = Host::builder()

@@ -22,6 +22,8 @@ mod person;
 #[path = "../it/synapse.rs"]
 #[expect(dead_code, clippy::pedantic, reason = "of the other tests, which use the rest")]
 mod synapse;
+#[path = "../it/watched.rs"]
+mod watched;
 
 #[path = "../bench/dispatch_chat.rs"]
 mod dispatch_chat;
@@ -45,7 +47,6 @@ use std::process::ExitCode;
 use libtest_mimic::{Arguments, Failed, Trial};
 
 fn main() -> ExitCode {
-    parlour::compile_if_asked();
     if let Some(life) = child::Life::of_this_process() {
         return child::live(life);
     }

@@ -3,7 +3,7 @@
 use parlour::{
     chat::SendError,
     effect::Outgoing,
-    event::{Batch, Event, Invite, Position},
+    event::{Batch, Event, Invite, Own, Position},
     id::{EventId, RoomId, UserId},
 };
 use serde::{Deserialize, Serialize};
@@ -36,6 +36,9 @@ pub enum Answer {
         events: Vec<Event>,
         invites: Vec<(RoomId, Option<UserId>)>,
         position: Position,
+        missed: bool,
+        /// As [`Own`] has them.
+        own: Vec<(RoomId, EventId, String, Option<EventId>)>,
     },
     /// The rooms are closed.
     Over,
@@ -48,8 +51,10 @@ pub enum Answer {
 
 impl Answer {
     pub fn batch(batch: Batch) -> Self {
-        let invites = batch.invites.into_iter().map(|invite| (invite.room, invite.inviter)).collect();
-        Self::Batch { events: batch.events, invites, position: batch.position }
+        let Batch { events, invites, position, missed, own, .. } = batch;
+        let invites = invites.into_iter().map(|invite| (invite.room, invite.inviter)).collect();
+        let own = own.into_iter().map(|own| (own.room, own.event, own.mark, own.replaces)).collect();
+        Self::Batch { events, invites, position, missed, own }
     }
 
     pub fn failed(error: &SendError) -> Self {
@@ -60,9 +65,10 @@ impl Answer {
     }
 
     pub fn into_batch(self) -> Option<Batch> {
-        let Self::Batch { events, invites, position } = self else { return None };
+        let Self::Batch { events, invites, position, missed, own } = self else { return None };
         let invites = invites.into_iter().map(|(room, inviter)| Invite { room, inviter }).collect();
-        Some(Batch { events, invites, position })
+        let own = own.into_iter().map(|(room, event, mark, replaces)| Own { room, event, mark, replaces });
+        Some(Batch { missed, own: own.collect(), ..Batch::new(events, invites, position) })
     }
 
     /// What a send was answered, where it was not the answer that was hoped for.

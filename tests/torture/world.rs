@@ -64,14 +64,15 @@ pub struct Accidents {
     pub ambush: Ambush,
 }
 
-/// Serves every host that connects, until it is dropped.
+/// Serves one host after the other, until it is dropped. To each the transaction ids of those before it say nothing, as
+/// after a day.
 pub fn serve(rooms: Rooms, agent: &str, socket: &Path, accidents: Accidents) -> std::io::Result<JoinSet<()>> {
     let listener = UnixListener::bind(socket)?;
     let (agent, mut serving) = (agent.to_owned(), JoinSet::new());
     serving.spawn(async move {
-        let mut hosts = JoinSet::new();
         while let Ok((host, _)) = listener.accept().await {
-            hosts.spawn(one(rooms.account(&agent), host, accidents.clone()));
+            rooms.forget_transactions();
+            one(rooms.account(&agent), host, accidents.clone()).await;
         }
     });
     Ok(serving)

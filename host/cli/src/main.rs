@@ -6,8 +6,10 @@ mod chat;
 mod log;
 mod oci;
 mod plugin;
+mod replay;
 mod run;
 mod status;
+mod why;
 
 use std::{io::Write as _, path::PathBuf, process::ExitCode};
 
@@ -48,11 +50,26 @@ enum Command {
     /// Ends with 1 where the record was changed.
     #[command(after_help = "Example: parlour audit --plugin weather")]
     Audit(audit::Options),
+    /// Run a past event again, from what is kept of it: nobody is asked, nothing is sent, nothing is kept
+    ///
+    /// Ends with 1 where it does something else than then, and with 2 where it cannot be run.
+    #[command(after_help = "Example: parlour replay '$abc' --plugin weather --with new.wasm")]
+    Replay(replay::Options),
     /// Say how the host that runs here does: its agents, its plugins, and what waits
     ///
-    /// Ends with 1 where none runs.
+    /// Ends with 1 where none runs, and shows what its journal tells. In what --json prints, times are in milliseconds
+    /// since 1970: `uptime_s`; of each of `agents` the account (`user`), `connection` (`device`, `signed_in`, `synced`,
+    /// `outage`, `encryption`), what waits (`events_waiting`, `effects_unsent`, `oldest_event`, `oldest_effect`, `lanes`,
+    /// `lanes_running`) and what happened last (`accepted`, `dropped`, `tried`, `trouble`, `acknowledged`, `given_up`); of
+    /// each of `plugins` `version`, `digest`, `state` (serving, resting, waiting, refused), `not_taken`, `rests`, `calls`,
+    /// `faults` and `cpu_us`; `audit_count` and `audit_hash`.
     #[command(after_help = "Example: parlour status --json")]
     Status(status::Options),
+    /// Say what became of an event: what the gate said, which plugins had it, what they queued, and whether that was sent
+    ///
+    /// It needs no host. What was said is not shown: it is not kept. Ends with 1 where no agent has received the event.
+    #[command(after_help = "Example: parlour why '$Zx3hK…' --agent helper")]
+    Why(why::Options),
     /// Build a plugin's folder into one .wasm file
     ///
     /// A folder with a Cargo.toml is Rust; otherwise its plugin.toml says what it is.
@@ -79,7 +96,9 @@ fn main() -> ExitCode {
         Some(Command::Run(options)) => run::run(&options),
         Some(Command::Plugin(command)) => plugin::plugin(command),
         Some(Command::Status(options)) => status::status(&options),
+        Some(Command::Why(options)) => why::why(&options),
         Some(Command::Audit(options)) => audit::audit(&options),
+        Some(Command::Replay(options)) => replay::replay(&options),
         Some(Command::Build(Build { folder, out })) => {
             build::build(&folder, out.as_deref()).map(|file| {
                 // Nobody may read it.

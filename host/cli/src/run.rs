@@ -54,6 +54,8 @@ async fn serve(file: &Path, settings: Settings) -> anyhow::Result<()> {
     let mut builder = Host::builder()
         .notices(notices.clone())
         .journal(Sqlite::open(data.folder.join("journal.db")).map_err(|error| anyhow!("{error}"))?)
+        .secret(data.folder.join("secret"))
+        .keep(settings.record.keep)
         .cache(data.folder.join("compiled"))
         .lock(crate::plugin::lock_of(file), data.folder.join("plugins"))
         .strict(true)

@@ -1,17 +1,20 @@
 //! One event and one plugin, and how that ends: values, and what a person is told of them.
 
+use std::sync::Arc;
+
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
 
-use super::serving::Serving;
+use super::{began::Began, serving::Serving};
 use crate::{
     addressing::Addressed,
+    answers::Record,
     capability::outbox,
     effect::{Body, Effect, Place, Target},
-    engine::Call,
+    engine::{Call, Plugin},
     event::Event,
     id::{AgentName, DeliveryId, PluginName},
-    journal::{Commit, Contribution, Outcome},
+    journal::{Commit, Contribution, Learnt, Outcome},
     lane::Waiting,
     settings::Role,
 };
@@ -35,6 +38,17 @@ pub struct Delivery<'a> {
     /// Nobody else will be asked.
     pub last: bool,
     pub stopped: &'a CancellationToken,
+    /// What began before a crash, and goes on.
+    pub before: Option<Before>,
+}
+
+/// A delivery that began before a crash.
+pub struct Before {
+    /// What it learnt.
+    pub record: Record,
+    pub began: Began,
+    /// The version that began it.
+    pub plugin: Arc<Plugin>,
 }
 
 /// What people have seen of a delivery by now, over all attempts.
@@ -52,6 +66,8 @@ pub struct Conclusion {
     pub tools: Vec<Contribution>,
     /// The next plugin is asked.
     pub passed: bool,
+    /// Why it ended so, for whoever asks later: without anything that was said in an encrypted room.
+    pub line: Option<String>,
 }
 
 impl Conclusion {
@@ -76,8 +92,8 @@ pub enum Asked {
 
 impl Delivery<'_> {
     /// For the journal.
-    pub fn commit(&self, conclusion: Conclusion) -> Commit {
-        let Conclusion { own, tools, passed } = conclusion;
+    pub fn commit(&self, conclusion: Conclusion, learnt: Option<Learnt>) -> Commit {
+        let Conclusion { own, tools, passed, line } = conclusion;
         Commit {
             agent: self.agent.clone(),
             sequence: self.waiting.sequence,
@@ -85,6 +101,8 @@ impl Delivery<'_> {
             contribution: own,
             tools,
             ends_event: self.last || !passed,
+            line,
+            learnt,
         }
     }
 
@@ -103,7 +121,7 @@ impl Delivery<'_> {
             writes: vec![],
             reads: vec![],
         };
-        Conclusion { own, tools: vec![], passed }
+        Conclusion { own, tools: vec![], passed, line: None }
     }
 
     /// Every plugin hears of a member, whatever becomes of the others.

@@ -5,12 +5,13 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Running,
     delivery::{Asked, Delivery, answer, delivery_id},
+    learnt::Then,
     timers::has_grant,
 };
 use crate::{
     effect::Effect,
     engine::Call,
-    event::Kind,
+    event::{Event, Kind},
     gate::Denial,
     id::PluginName,
     journal::{Commit, Contribution, Outcome},
@@ -18,6 +19,9 @@ use crate::{
     router::Route,
     settings::Role,
 };
+
+/// Why nobody was asked.
+const STOP: &str = "it stops what runs, and no plugin has it";
 
 impl Running {
     /// Handles one event to its end, by whatever version of its plugins that takes.
@@ -32,32 +36,47 @@ impl Running {
 
     /// Handles it by the plugins as they are. Answers which have ended with it, where another took the place of the next.
     async fn handle_now(&self, waiting: &Waiting, stopped: &CancellationToken) -> Option<Vec<PluginName>> {
-        let subject = match &waiting.event.kind {
-            Kind::Message(_) | Kind::Timer(_) => &waiting.event.sender.id,
-            Kind::Member(member) => &member.user,
-        };
-        let role = |user| self.agent.access.role(user);
-        let Some(subject_role) = role(subject) else {
-            self.end(waiting).await;
+        let Some((role, subject_role)) = self.roles(&waiting.event) else {
+            self.end(waiting, Denial::NotListed.to_string()).await;
             return None;
-        };
-        // Who invites an admin is none.
-        let role = role(&waiting.event.sender.id).unwrap_or(Role::Guest);
-        let role = match &waiting.event.kind {
-            // No more than they had when they set it.
-            Kind::Timer(fired) => role.min(fired.timer.role),
-            Kind::Message(_) | Kind::Member(_) => role,
         };
         let addressed = self.addressed(&waiting.event);
         let serving = self.servings.now();
+        let delivery = |plugin: PluginName, call, last, before| Delivery {
+            agent: &self.agent.name,
+            waiting,
+            addressed: &addressed,
+            role,
+            subject_role,
+            serving: &serving,
+            id: delivery_id(&self.agent.name, &waiting.event, Some(&plugin)),
+            plugin,
+            call,
+            last,
+            stopped,
+            before,
+        };
+        let mut finished = Vec::new();
+        // Who has ended with it before may have said something.
+        let mut silent = waiting.ended.is_empty();
+        if waiting.resumed {
+            let (passed, then) = self.finish(waiting, &serving, role, &delivery).await;
+            silent &= passed.iter().all(|(_, said)| !said);
+            finished.extend(passed.into_iter().map(|(plugin, _)| plugin));
+            match then {
+                Then::NextOnes => {}
+                Then::Nobody => return None,
+                Then::Anew => return Some([waiting.ended.clone(), finished].concat()),
+            }
+        }
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
         let (plugins, call) = match route {
             Route::Stop => {
-                self.end(waiting).await;
+                self.end(waiting, STOP.into()).await;
                 return None;
             }
             Route::Answer(line) => {
-                self.tell(waiting, line).await;
+                self.tell(waiting, line, "no plugin had it: the host answered that itself").await;
                 return None;
             }
             Route::Command { plugin, typed, arguments } => {
@@ -73,7 +92,7 @@ impl Running {
                 };
                 if !has_grant(&self.toolbox.permissions(loaded)) {
                     self.denied_timer(&fired.timer, Denial::Grant.of_a_timer());
-                    self.end(waiting).await;
+                    self.end(waiting, Denial::Grant.to_string()).await;
                     return None;
                 }
                 (vec![plugin.clone()], Call::Timer)
@@ -83,32 +102,13 @@ impl Running {
                 return None;
             }
         };
-        let left: Vec<_> = plugins.into_iter().filter(|plugin| !waiting.ended.contains(plugin)).collect();
+        let mut ended = [waiting.ended.clone(), finished].concat();
+        let left: Vec<_> = plugins.into_iter().filter(|plugin| !ended.contains(plugin)).collect();
         let count = left.len();
-        // Who has ended with it before may have said something.
-        let mut silent = waiting.ended.is_empty();
-        let mut ended = waiting.ended.clone();
         for (index, plugin) in left.into_iter().enumerate() {
             // A message that all plugins pass on is answered by the host.
             let last = index + 1 == count && !matches!(call, Call::Message);
-            let id = delivery_id(&self.agent.name, &waiting.event, Some(&plugin));
-            let agent = &self.agent.name;
-            let name = plugin.clone();
-            let (addressed, serving, call) = (&addressed, &*serving, call.clone());
-            let delivery = Delivery {
-                agent,
-                waiting,
-                addressed,
-                role,
-                subject_role,
-                serving,
-                id,
-                plugin,
-                call,
-                last,
-                stopped,
-            };
-            match self.deliver(delivery).await {
+            match self.deliver(delivery(plugin.clone(), call.clone(), last, None)).await {
                 Asked::Handled | Asked::Interrupted => return None,
                 Asked::Replaced => return Some(ended),
                 Asked::Passed { said } => silent &= !said,
@@ -116,16 +116,35 @@ impl Running {
             if last {
                 return None;
             }
-            ended.push(name);
+            ended.push(plugin);
         }
         let asked = addressed.mentioned || waiting.event.room.direct;
         if matches!(call, Call::Message) && silent && asked {
             let hint = if serving.catalogue.knows("help") { " /help lists what I can do." } else { "" };
-            self.tell(waiting, format!("I have no answer to that.{hint}")).await;
+            let line = format!("I have no answer to that.{hint}");
+            self.tell(waiting, line, "no plugin had an answer").await;
             return None;
         }
-        self.end(waiting).await;
+        self.end(waiting, "there was nothing more to do".into()).await;
         None
+    }
+
+    /// Of who did it, and of whom it is about; none where that is nobody who is listed.
+    fn roles(&self, event: &Event) -> Option<(Role, Role)> {
+        let subject = match &event.kind {
+            Kind::Message(_) | Kind::Timer(_) => &event.sender.id,
+            Kind::Member(member) => &member.user,
+        };
+        let role = |user| self.agent.access.role(user);
+        let subject_role = role(subject)?;
+        // Who invites an admin is none.
+        let role = role(&event.sender.id).unwrap_or(Role::Guest);
+        let role = match &event.kind {
+            // No more than they had when they set it.
+            Kind::Timer(fired) => role.min(fired.timer.role),
+            Kind::Message(_) | Kind::Member(_) => role,
+        };
+        Some((role, subject_role))
     }
 
     /// The answer to a `/stop`: what it has stopped says so itself.
@@ -133,23 +152,23 @@ impl Running {
         // In a room of many, nobody can know who was meant.
         let asked = waiting.event.room.direct || self.addressed(&waiting.event).mentioned;
         if stopped || waiting.resumed || !asked {
-            self.end(waiting).await;
+            self.end(waiting, STOP.into()).await;
         } else {
-            self.tell(waiting, "Nothing is running.".into()).await;
+            self.tell(waiting, "Nothing is running.".into(), STOP).await;
         }
     }
 
     /// An event of which nothing remains to be done.
-    pub(super) async fn end(&self, waiting: &Waiting) {
-        self.commit_own(waiting, vec![]).await;
+    pub(super) async fn end(&self, waiting: &Waiting, why: String) {
+        self.commit_own(waiting, vec![], why).await;
     }
 
     /// The host's own answer, in one line.
-    async fn tell(&self, waiting: &Waiting, line: String) {
-        self.commit_own(waiting, vec![answer(&waiting.event, line, false)]).await;
+    async fn tell(&self, waiting: &Waiting, line: String, why: &str) {
+        self.commit_own(waiting, vec![answer(&waiting.event, line, false)], why.into()).await;
     }
 
-    pub(super) async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>) {
+    pub(super) async fn commit_own(&self, waiting: &Waiting, effects: Vec<Effect>, line: String) {
         let delivery = delivery_id(&self.agent.name, &waiting.event, None);
         let contribution = Contribution {
             plugin: None,
@@ -167,6 +186,8 @@ impl Running {
             contribution,
             tools: vec![],
             ends_event: true,
+            line: Some(line),
+            learnt: None,
         };
         // The host reads nothing that could have changed.
         drop(self.commit(commit).await);

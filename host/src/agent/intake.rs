@@ -2,11 +2,12 @@
 
 use std::sync::{Arc, atomic::Ordering};
 
-use super::{PENDING, Running, lock};
+use super::{PENDING, Running, lock, past::now};
 use crate::{
+    backlog::{self, Came},
     begin,
-    event::{Batch, Event, Kind, Position},
-    gate::{self, Verdict},
+    event::{Batch, Event, Kind, Position, Reading},
+    gate::{self, Denial, Verdict},
     id::SessionId,
     journal::{Arrival, Pending, Sequence},
     lane::{Lanes, Next, Waiting},
@@ -40,8 +41,14 @@ impl Running {
 
     /// Stores a batch, and hands on what may pass.
     pub(super) async fn take_in(self: &Arc<Self>, batch: Batch) {
-        let Batch { events, invites, position } = batch;
-        let arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event)).collect();
+        let Batch { events, invites, position, missed, history, .. } = batch;
+        if !history.is_empty() {
+            // Before the position, with which it would be taken for known.
+            self.journalled(|| self.shared.journal.remember(&self.agent.name, &history)).await;
+        }
+        let came = Came { at: now(), missed };
+        let arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event, came)).collect();
+        self.say_what_is_late(&arrivals);
         let entering = self.entering.lock().await;
         let sequences = self.receive(&arrivals, &position).await;
         let alone = arrivals.len() == 1;
@@ -56,8 +63,14 @@ impl Running {
                 continue;
             };
             let Arrival { event, session, .. } = arrival;
+            if matches!(event.reading, Reading::Locked(_)) {
+                self.wait_for_key(sequence, event, session);
+                continue;
+            }
             let event = Arc::new(event);
             self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, alone);
+            // It may have come before, and not have been readable then.
+            self.waits_no_more(sequence);
         }
         drop(entering);
         for invite in invites {
@@ -71,13 +84,45 @@ impl Running {
         self.journalled(|| self.shared.journal.receive(&self.agent.name, arrivals, position)).await
     }
 
-    fn judge(&self, event: Event) -> Arrival {
+    pub(super) fn judge(&self, mut event: Event, came: Came) -> Arrival {
+        if let Reading::Locked(locked) = &mut event.reading {
+            (locked.at, locked.missed) = (came.at, came.missed);
+        }
         let addressed = self.addressed(&event);
         let known =
             addressed.command.as_ref().is_some_and(|typed| self.servings.now().catalogue.knows(&typed.name));
-        let verdict = gate::authorize(self.policy(&lock(&self.shared.accounts)), &event, &addressed, known);
+        let accounts = lock(&self.shared.accounts);
+        let mut verdict = match &event.reading {
+            Reading::Locked(_) if !self.may_wait() => Verdict::Deny(Denial::Undecryptable),
+            Reading::Locked(_) => gate::waits(self.policy(&accounts), &event),
+            _ => gate::authorize(self.policy(&accounts), &event, &addressed, known),
+        };
+        drop(accounts);
+        if verdict == Verdict::Allow
+            && let Some(denial) = backlog::late(&self.agent.behaviour, &event, &addressed, known, came)
+        {
+            verdict = Verdict::Deny(denial);
+        }
         let session = session::of(&event, &self.agent.behaviour);
         Arrival { event, verdict, session }
+    }
+
+    /// Whoever wonders why there is no answer finds it in the log.
+    fn say_what_is_late(&self, arrivals: &[Arrival]) {
+        let count =
+            |denial| arrivals.iter().filter(|arrival| arrival.verdict == Verdict::Deny(denial)).count();
+        let (missed, old) = (count(Denial::Missed), count(Denial::TooOld));
+        if missed > 0 {
+            self.say(format!(
+                "{missed} events that came while the agent was away are not answered: behaviour.backlog"
+            ));
+        }
+        if old > 0 {
+            let horizon = self.agent.behaviour.horizon;
+            self.say(format!(
+                "{old} events are not answered: they say that they are further away than {horizon}, or this machine's clock is wrong"
+            ));
+        }
     }
 
     /// Puts an event into its lane. From here on people may see that it was read. What is `alone` is begun here,
@@ -95,7 +140,9 @@ impl Running {
                 }
                 let running = self.clone();
                 self.tasks.spawn(async move {
-                    running.end(&waiting).await;
+                    running
+                        .end(&waiting, format!("after a restart it may not pass any more: {denial}"))
+                        .await;
                     running.agent.chat.ended(&waiting.event.id);
                 });
                 return;
@@ -125,7 +172,7 @@ impl Running {
         }
     }
 
-    async fn run_lane(self: Arc<Self>, session: SessionId) {
+    pub(super) async fn run_lane(self: Arc<Self>, session: SessionId) {
         loop {
             if self.draining.is_cancelled() {
                 return;
@@ -151,6 +198,17 @@ impl Running {
                         .await;
                     let pending = pending.into_iter().map(|pending| self.waiting(pending));
                     self.lanes.refill(&session, pending.collect());
+                }
+                Next::Wait(until) => {
+                    let mut changed = self.lanes.changed();
+                    // It may have changed before it was waited for.
+                    if self.lanes.is_held(&session) {
+                        tokio::select! {
+                            () = tokio::time::sleep_until(until) => {}
+                            _ = changed.changed() => {}
+                            () = self.draining.cancelled() => return,
+                        }
+                    }
                 }
                 Next::Nothing => return,
             }

@@ -2,15 +2,40 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use tokio_util::sync::CancellationToken;
+
+use super::AGAIN;
 use crate::{
-    capability::{kv, outbox, schedule},
+    answers::{Opening, Writing},
+    capability::{answers::Keeper, kv, outbox, schedule},
     id::{AgentName, EventId, PluginName, SessionId},
     journal::{self, Journal, KeyQuery, Known, Named, Namespace, Remembered, Stored, Usage},
+    notice::{Notice, Notices},
     timer::Timer,
 };
 
+/// The journal as what is learnt is written to it.
+pub(super) struct ToJournal {
+    pub journal: Arc<dyn Journal>,
+    pub notices: Notices,
+    pub closing: CancellationToken,
+}
+
+#[async_trait::async_trait]
+impl Keeper for ToJournal {
+    async fn learn(&self, opening: Opening, writing: Writing) {
+        while let Err(error) = self.journal.learn(&opening, writing.clone()).await {
+            self.notices.say(Notice::Journal { reason: error.to_string() });
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = self.closing.cancelled() => return,
+            }
+        }
+    }
+}
+
 /// Asked while a handler runs; what it wrote itself is not in here yet.
-pub(super) struct FromJournal {
+pub struct FromJournal {
     pub journal: Arc<dyn Journal>,
     /// A guest that waits longer is told that the storage failed.
     pub within: Duration,

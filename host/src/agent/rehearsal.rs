@@ -2,15 +2,23 @@
 
 use std::sync::Arc;
 
+use async_trait::async_trait;
+use bytes::Bytes;
+
 use super::{health, ledger::AsBefore};
 use crate::{
+    capability::{
+        answers::Recorder,
+        media::{self, Failure, Files},
+    },
     engine::{Call, Engine, Handling, Plugin},
+    event::MediaSource,
     journal::{self, Journal},
     trial,
 };
 
-/// Whether the version before does better: it is called with what it remembered before the trial, and with nothing that
-/// reaches anybody. Its permissions are those in `handling`.
+/// Whether the version before does better: it is called with what it remembered before the trial and what the other one has
+/// learnt from outside, and with nothing that reaches anybody. Its permissions are those in `handling`.
 pub(super) async fn does_better(
     engine: &Arc<Engine>,
     journal: &dyn Journal,
@@ -19,14 +27,29 @@ pub(super) async fn does_better(
     handling: Handling,
 ) -> Result<bool, journal::Error> {
     let remembered = journal.remembered(&handling.agent, &handling.plugin, true).await?;
+    let record = handling.record.rehearsal();
     let handling = Handling {
         kv: Arc::new(AsBefore::new(remembered)),
         permissions: Arc::new(handling.permissions.rehearsing()),
+        media: Arc::new(Files::new(Arc::new(Nowhere(record.clone())))),
         drafts: None,
-        llm: None,
         spent: Arc::default(),
+        record: record.clone(),
         ..handling
     };
     let (end, was_denied) = engine.rehearse(before, call, handling).await;
+    // What was asked of nobody was denied as well.
+    let was_denied = was_denied || !record.unknown().is_empty();
     Ok(trial::does_better(health::ended(&end), was_denied))
+}
+
+/// Where no file is fetched from.
+struct Nowhere(Arc<Recorder>);
+
+#[async_trait]
+impl media::Source for Nowhere {
+    async fn fetch(&self, _: &MediaSource, _: usize) -> Result<Bytes, Failure> {
+        self.0.is_past("media: a file");
+        Err(Failure::Gone("it is not fetched for this".into()))
+    }
 }

@@ -10,7 +10,7 @@ use super::{Running, lock};
 use crate::{
     chat::Attendance,
     effect::Effect,
-    event::{Event, Kind, Room},
+    event::{Event, Kind, Reading, Room},
     gate::{self, Denial, Verdict},
     grant::Permissions,
     id::{EventId, PluginName},
@@ -38,6 +38,9 @@ pub(super) fn sets_timers(commit: &Commit) -> bool {
     let mut effects = contributions.flat_map(|contribution| &contribution.effects);
     effects.any(|(_, effect)| matches!(effect, Effect::SetTimer(_) | Effect::PutBack(_)))
 }
+
+/// Of a timer whose plugin is gone.
+const WAITS: &str = "waits: the plugin is not there";
 
 impl Running {
     /// Fires timers, until the future is dropped.
@@ -165,14 +168,15 @@ impl Running {
             sent: due,
             mark: None,
             kind: Kind::Timer(Box::new(Fired { timer: timer.clone(), due, missed })),
+            reading: Reading::AtOnce,
         }
     }
 
     /// A timer whose plugin went away between its time and its handler waits until that is back.
     pub(super) async fn put_back(&self, waiting: &Waiting, fired: &Fired) {
         let timer = &fired.timer;
-        self.say(format!("{}: waits: the plugin is not there", words(timer)));
-        self.commit_own(waiting, vec![Effect::PutBack(Box::new(timer.clone()))]).await;
+        self.say(format!("{}: {WAITS}", words(timer)));
+        self.commit_own(waiting, vec![Effect::PutBack(Box::new(timer.clone()))], WAITS.into()).await;
     }
 
     /// Says that a timer was not handled, after all.

@@ -82,6 +82,7 @@ impl Tools for Toolbox {
         let caller = std::mem::replace(&mut handling.plugin, of.plugin.clone());
         handling.callers.push(caller);
         let spent = handling.spent.clone();
+        let asked = handling.record.counts();
         let mut work = work;
         let mut faults = 0;
         let called = loop {
@@ -112,6 +113,7 @@ impl Tools for Toolbox {
             work = ended;
             work.end(false);
             work.begin(&of.plugin, &of.digest);
+            handling.record.come_back(asked.clone());
         };
         if let Called::Ended(end, _) = &called {
             health::report(&self.notices, plugin, &agent, &event, end);

@@ -6,6 +6,7 @@
 
 mod body;
 pub mod client;
+mod recorded;
 
 use std::{
     pin::Pin,
@@ -26,14 +27,19 @@ pub use self::client::{Resolver, System};
 use self::{
     body::{Allowance, Incoming},
     client::{CONNECT, Outlet},
+    recorded::{Asking, Way},
 };
-use super::{Handling, Spent, State};
+use super::{
+    Handling, Spent, State,
+    answers::{Alive, Recorder},
+};
 use crate::{
     grant::{Denied, Permissions, Route},
     manifest::Permission,
     origin::Target,
     scrub::Scrubbing,
     secret::{Bound, Secrets},
+    settings::InFlight,
     tally::Counts,
 };
 
@@ -76,10 +82,19 @@ impl Http {
 
     /// With what the plugin may do in this delivery.
     #[must_use]
-    pub fn with(mut self, handling: &Handling, counts: Arc<Mutex<Counts>>) -> Self {
-        let Handling { permissions, event, spent, .. } = handling;
+    pub fn with(
+        mut self,
+        handling: &Handling,
+        counts: Arc<Mutex<Counts>>,
+        in_flight: InFlight,
+        alive: Alive,
+    ) -> Self {
+        let Handling { permissions, event, spent, record, path, .. } = handling;
         let (permissions, spent) = (permissions.clone(), spent.clone());
-        self.hooks.caller = Some(Caller { permissions, encrypted: event.room.encrypted, spent, counts });
+        let (record, path) = (record.clone(), path.clone());
+        let encrypted = event.room.encrypted;
+        let caller = Caller { permissions, encrypted, spent, counts, record, path, in_flight, alive };
+        self.hooks.caller = Some(caller);
         self
     }
 }
@@ -97,6 +112,10 @@ struct Caller {
     encrypted: bool,
     spent: Arc<Spent>,
     counts: Arc<Mutex<Counts>>,
+    record: Arc<Recorder>,
+    path: Arc<str>,
+    in_flight: InFlight,
+    alive: Alive,
 }
 
 impl Caller {
@@ -178,11 +197,19 @@ impl Outgoing {
         let target = Target::of(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
         let (route, granted) = caller.route(&target, request.method().as_str(), self.outlet.homeservers())?;
         let slot = Slot::take(&self.open).ok_or(Error::ConnectionLimitReached)?;
-        if caller.spent.http.fetch_add(1, Relaxed) >= REQUESTS {
-            return Err(Error::ConnectionLimitReached);
-        }
         let (parts, body) = request.into_parts();
         let mut headers = parts.headers;
+        let asking = Asking {
+            record: caller.record.clone(),
+            path: caller.path.clone(),
+            spent: caller.spent.clone(),
+            alive: caller.alive.clone(),
+            in_flight: caller.in_flight,
+            words: format!("http: {} {target}", parts.method),
+            changes: recorded::changes(&parts.method),
+            // Without what the host puts on it.
+            head: recorded::head(&parts.method, target.url().as_str(), &headers),
+        };
         let bound: Vec<&Bound> = self.secrets.to(&target).filter(|_| granted).collect();
         if !bound.is_empty() {
             caller.counts().used(Permission::Secrets);
@@ -196,7 +223,7 @@ impl Outgoing {
             }
         }
         let scrubs = bound.iter().map(|bound| bound.scrub.clone()).collect();
-        Ok(Admitted { target, route, method: parts.method, headers, body, scrubs, slot })
+        Ok(Admitted { target, route, method: parts.method, headers, body, scrubs, slot, asking })
     }
 }
 
@@ -209,6 +236,7 @@ struct Admitted {
     body: WasiBody,
     scrubs: Vec<crate::scrub::Scrub>,
     slot: Slot,
+    asking: Asking,
 }
 
 impl Admitted {
@@ -217,20 +245,28 @@ impl Admitted {
         outlet: Arc<Outlet>,
         options: RequestOptions,
     ) -> Result<(Response<WasiBody>, Io), Error> {
-        let Self { target, route, method, headers, body, scrubs, mut slot } = self;
+        let Self { target, route, method, mut headers, body, scrubs, slot, asking } = self;
+        let deadline = |said: Option<Duration>| said.unwrap_or(DEADLINE).min(DEADLINE);
+        let nothing_more: Io = Box::new(std::future::ready(Ok(())));
+        let looked_at = tokio::time::timeout(deadline(options.first_byte_timeout), recorded::looked_at(body));
+        let (body, digest) = looked_at.await.map_err(|_| Error::HttpResponseTimeout)??;
+        let (question, mut slot) = match asking.way(digest, slot)? {
+            Way::Answered(response) => return Ok((response, nothing_more)),
+            Way::Open(question, slot) => (question, slot),
+        };
         let connect = options.connect_timeout.unwrap_or(CONNECT).min(CONNECT);
         // Those that wait may hold what the others wait for: they give up.
         let room = tokio::time::timeout(connect, outlet.room()).await;
         slot.room = room.map_err(|_| Error::ConnectionLimitReached)?;
-        let deadline = |said: Option<Duration>| said.unwrap_or(DEADLINE).min(DEADLINE);
-        let mut request = reqwest::Request::new(method, target.url().clone());
-        *request.headers_mut() = headers;
-        let allowance = Allowance::new(body::REQUEST);
-        *request.body_mut() = body::outgoing(body, &allowance);
         if let Some(address) = target.address() {
             let vetted = tokio::time::timeout(connect, outlet.vet(&[address], route)).await;
             vetted.map_err(|_| Error::ConnectionTimeout)??;
         }
+        question.begins(&mut headers).await?;
+        let mut request = reqwest::Request::new(method, target.url().clone());
+        *request.headers_mut() = headers;
+        let allowance = Allowance::new(body::REQUEST);
+        *request.body_mut() = body::outgoing(body, &allowance);
         let answer = client::within(connect, outlet.client(&target, route)?.execute(request));
         let answer = tokio::time::timeout(deadline(options.first_byte_timeout), answer).await;
         let answer = answer.map_err(|_| Error::HttpResponseTimeout)?.map_err(|error| {
@@ -244,8 +280,10 @@ impl Admitted {
         *response.status_mut() = answer.status();
         *response.headers_mut() = clean(answer.headers(), &scrubs)?;
         let scrubbing = (!scrubs.is_empty()).then(|| Scrubbing::new(scrubs));
-        let incoming = Incoming::new(answer, scrubbing, deadline(options.between_bytes_timeout), slot);
-        let nothing_more: Io = Box::new(std::future::ready(Ok(())));
+        let length = answer.content_length().filter(|_| scrubbing.is_none());
+        let recording = question.came(answer.status(), response.headers(), length).await;
+        let between = deadline(options.between_bytes_timeout);
+        let incoming = Incoming::new(answer, scrubbing, between, slot, recording);
         Ok((response.map(|()| incoming.body()), nothing_more))
     }
 }

@@ -11,6 +11,7 @@ use super::{
     types::{Error, ErrorKind},
 };
 use crate::{
+    answers::{self, Entry, Fact},
     id::{AgentName, PluginName},
     journal::{self, KeyQuery, Namespace, Read, Stored, Usage},
     manifest::Permission,
@@ -168,12 +169,43 @@ impl State {
         if !self.work.reads.keys.contains_key(&at) {
             self.work.reads.charge(at.1.len())?;
         }
-        let source = self.handling()?.kv.clone();
-        let stored = source.get(&at.0, &at.1).await.map_err(|failed| unavailable(&failed))?;
+        let stored = self.stored(&at).await?;
         let version = stored.as_ref().map(|stored| stored.version);
         // The first look counts: if it has changed since, the commit finds out.
         self.work.reads.keys.entry(at).or_insert(version);
         Ok(stored.map(|stored| stored.value))
+    }
+
+    /// What was there before the handler, as it saw it first.
+    async fn stored(&mut self, at: &(Namespace, String)) -> Result<Option<Stored>, Error> {
+        let Handling { kv, record, .. } = self.handling()?;
+        let what = recorded(&at.0, [at.1.as_bytes()]);
+        if let Some(Entry { fact: Fact::Value { version }, body, .. }) = record.seen("kv", &what) {
+            return Ok(version.map(|version| Stored { value: body, version }));
+        }
+        let stored = kv.get(&at.0, &at.1).await.map_err(|failed| unavailable(&failed))?;
+        let fact = Fact::Value { version: stored.as_ref().map(|stored| stored.version) };
+        record.saw("kv", &what, fact, || stored.as_ref().map_or_else(Vec::new, |it| it.value.clone()));
+        Ok(stored)
+    }
+
+    /// The same of a list of keys.
+    async fn found(&mut self, namespace: &Namespace, query: &KeyQuery) -> Result<Vec<String>, Error> {
+        let Handling { kv, record, .. } = self.handling()?;
+        let after = query
+            .after
+            .as_ref()
+            .map_or_else(Vec::new, |after| [b"after ".as_slice(), after.as_bytes()].concat());
+        let what = recorded(
+            namespace,
+            [query.prefix.as_bytes(), after.as_slice(), query.limit.to_le_bytes().as_slice()],
+        );
+        if let Some(Entry { fact: Fact::Keys { found }, .. }) = record.seen("keys", &what) {
+            return Ok(found);
+        }
+        let found = kv.keys(namespace, query).await.map_err(|failed| unavailable(&failed))?;
+        record.saw("keys", &what, Fact::Keys { found: found.clone() }, Vec::new);
+        Ok(found)
     }
 
     async fn write(&mut self, layers: &Layers, key: &str, value: Option<Vec<u8>>) -> Result<(), Error> {
@@ -239,7 +271,6 @@ impl State {
     }
 
     async fn list_at(&mut self, namespace: Namespace, query: KeyQuery) -> Result<Vec<String>, Error> {
-        let source = self.handling()?.kv.clone();
         // What this handler deleted may stand among the first, so that many more are asked for.
         let ours: Vec<(String, bool)> = self
             .work
@@ -251,7 +282,7 @@ impl State {
         let deleted = u32::try_from(ours.iter().filter(|(_, set)| !set).count()).unwrap_or(u32::MAX);
         let asked = KeyQuery { limit: query.limit.saturating_add(deleted), ..query.clone() };
         self.work.reads.charge(asked.prefix.len() + asked.after.as_ref().map_or(0, String::len))?;
-        let found = source.keys(&namespace, &asked).await.map_err(|failed| unavailable(&failed))?;
+        let found = self.found(&namespace, &asked).await?;
         self.work.reads.charge(found.iter().map(|key| key.len() + ENTRY).sum())?;
         self.work.reads.lists.push(Read::Keys { namespace, query: asked, found: found.clone() });
         let mut keys: BTreeSet<String> = found.into_iter().collect();
@@ -344,6 +375,14 @@ pub(super) fn sum(kept: Option<Vec<u8>>, by: i32) -> Result<i32, Error> {
             .ok_or_else(|| error(ErrorKind::Invalid, "the value is no decimal number"))?,
     };
     old.checked_add(by).ok_or_else(|| error(ErrorKind::Conflict, "the sum is too large"))
+}
+
+/// What is read, for the record.
+fn recorded<'a>(of: &Namespace, what: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let scope = format!("{:?}", of.scope);
+    let of = answers::digest([of.plugin.as_str().as_bytes(), scope.as_bytes()]);
+    let what = answers::digest(what);
+    answers::digest([of.as_slice(), what.as_slice()])
 }
 
 fn selects(query: &KeyQuery, key: &str) -> bool {

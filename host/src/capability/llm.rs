@@ -1,6 +1,7 @@
 //! `llm`: a language model. The guest sees neither the endpoint nor the key.
 
 pub mod openai;
+mod recorded;
 
 use std::{
     num::NonZeroU32,
@@ -142,17 +143,16 @@ type Reply<T> = wasmtime::Result<Result<T, Error>>;
 
 impl wit::Host for State {
     async fn ask(&mut self, request: wit::Request) -> Reply<Resource<Answering>> {
-        let Admitted { backend, request, budget } = match self.admitted(request) {
+        let admitted = match self.admitted(request) {
             Ok(admitted) => admitted,
             Err(error) => return Ok(Err(error)),
         };
-        let text = request.size() as u64;
-        match soon(backend.ask(request)).await {
+        match self.answered(admitted).await {
             Ok(answer) => {
                 self.work.answering += 1;
-                Ok(Ok(self.table.push(Answering { answer, text, budget })?))
+                Ok(Ok(self.table.push(answer)?))
             }
-            Err(failure) => Ok(Err(told(&failure))),
+            Err(error) => Ok(Err(error)),
         }
     }
 }
@@ -161,7 +161,8 @@ impl wit::Host for State {
 struct Admitted {
     backend: Arc<dyn Backend>,
     request: Request,
-    budget: Option<Budget>,
+    /// Its bytes of text.
+    text: u64,
 }
 
 impl State {
@@ -172,17 +173,43 @@ impl State {
         let call = if model.is_some() { "llm.ask of a model by name" } else { "llm.ask" };
         self.may(Permission::Llm, call, |permissions| permissions.model(model))?;
         self.leaves(Permission::Llm, "llm.ask")?;
+        let text = size(&request);
+        if text > REQUEST {
+            return Err(error(ErrorKind::TooLarge, "a request has at most 1 MiB"));
+        }
         let request = read(request)?;
         let handling = self.handling()?;
         let unsupported = || error(ErrorKind::Unsupported, "no language model is set up");
         let backend = handling.llm.clone().ok_or_else(unsupported)?;
-        if handling.spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
-            return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
-        }
         if self.work.answering >= OPEN {
             return Err(error(ErrorKind::TooLarge, "at most 8 answers are open at once; drop one"));
         }
-        Ok(Admitted { backend, request, budget: self.budget()? })
+        Ok(Admitted { backend, request, text: text as u64 })
+    }
+
+    /// The answer that was recorded, which was charged then, or a new one.
+    async fn answered(&mut self, admitted: Admitted) -> Result<Answering, Error> {
+        let Admitted { backend, request, text } = admitted;
+        let Handling { record, path, spent, .. } = self.handling()?;
+        let (key, found) = record.ask(path, "llm", &recorded::digest(&request));
+        if let Some(entry) = found
+            && let Some(answer) = recorded::Recorded::of(&entry)
+        {
+            record.came(entry.at);
+            return Ok(Answering { answer: Box::new(answer), text, budget: None });
+        }
+        let words = recorded::words(&request);
+        if record.is_past(&words) {
+            return Err(error(ErrorKind::Unavailable, "this was never asked"));
+        }
+        let budget = self.budget()?;
+        if spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
+            return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
+        }
+        let answer = soon(backend.ask(request)).await.map_err(|failure| told(&failure))?;
+        let alive = self.alive.clone();
+        let answer = Box::new(recorded::Recording::new(answer, record.clone(), alive, key, words));
+        Ok(Answering { answer, text, budget })
     }
 
     /// What an answer will be charged to, where the plugin has a budget and something is left of it.
@@ -199,21 +226,22 @@ impl State {
     }
 }
 
-impl Request {
-    /// Bytes of text.
-    fn size(&self) -> usize {
-        self.turns.iter().map(|turn| turn.text.len()).sum()
-    }
+/// Bytes of a request's text.
+fn size(request: &wit::Request) -> usize {
+    let length = |extra: &Option<String>| extra.as_ref().map_or(0, String::len);
+    let turns = request.turns.iter().map(|turn| turn.text.len() + length(&turn.extra));
+    turns.sum::<usize>() + length(&request.extra)
 }
 
 impl wit::HostAnswer for State {
     async fn next(&mut self, answer: Resource<Answering>) -> Reply<Option<wit::Piece>> {
         let answering = self.table.get_mut(&answer)?;
         let next = soon(answering.answer.next()).await;
-        if let Ok(Some(piece)) = &next {
-            answering.text += piece.text.len() as u64;
-        }
-        let piece = |piece: Piece| wit::Piece { text: piece.text, extra: extra(&piece.extra) };
+        let piece = |piece: Piece| {
+            let piece = wit::Piece { text: piece.text, extra: extra(&piece.extra) };
+            answering.text += (piece.text.len() + piece.extra.as_ref().map_or(0, String::len)) as u64;
+            piece
+        };
         Ok(next.map(|next| next.map(piece)).map_err(|failure| told(&failure)))
     }
 
@@ -238,11 +266,6 @@ async fn soon<T>(answer: impl Future<Output = Result<T, Failure>>) -> Result<T, 
 }
 
 fn read(request: wit::Request) -> Result<Request, Error> {
-    let size: usize =
-        request.turns.iter().map(|turn| turn.text.len() + turn.extra.as_ref().map_or(0, String::len)).sum();
-    if size + request.extra.as_ref().map_or(0, String::len) > REQUEST {
-        return Err(error(ErrorKind::TooLarge, "a request has at most 1 MiB"));
-    }
     let turns = request.turns.into_iter().map(|turn| {
         let role = match turn.role {
             wit::Role::System => "system",

@@ -19,6 +19,7 @@ use super::{
     types::{Error, ErrorKind},
 };
 use crate::{
+    answers::{self, Entry, Fact},
     event::{Attachment, Kind, MediaSource},
     id::PluginName,
     manifest::Permission,
@@ -229,6 +230,13 @@ impl State {
         let at_most = usize::try_from(most).unwrap_or(usize::MAX);
         let bytes =
             handling.media.source.fetch(source, at_most).await.map_err(|failed| told(failed, most))?;
+        let (what, digest) = (answers::digest([handle.as_bytes()]), blake3::hash(&bytes).to_string());
+        match handling.record.seen("file", &what) {
+            Some(Entry { fact: Fact::File { digest: before }, .. }) if before != digest => {
+                return Err(told(Failure::Altered, most));
+            }
+            _ => handling.record.saw("file", &what, Fact::File { digest }, Vec::new),
+        }
         let room = room.split(kib(bytes.len() as u64) as usize);
         let bytes = Bytes::from_owner(Kept { bytes, _room: room });
         held.fetched.insert(place, bytes.clone());

@@ -5,12 +5,13 @@ use std::{collections::BTreeMap, sync::Arc};
 use async_trait::async_trait;
 
 use super::{
-    State,
+    Handling, State,
     bindings::parlour::plugin::schedule::{self, Host},
     error,
     types::{Error, ErrorKind},
 };
 use crate::{
+    answers::{self, Entry, Fact},
     effect::{Effect, EffectId},
     id::{AgentName, PluginName, SessionId},
     journal::{self, Read},
@@ -86,7 +87,7 @@ impl State {
         catch_up: schedule::CatchUp,
     ) -> Result<schedule::Timer, Error> {
         self.holds(Permission::Timers, "schedule.at")?;
-        let now = self.clocks.wall.now();
+        let now = self.clocks.now();
         let latest = now.saturating_add(ahead());
         let when = milliseconds(when).filter(|when| (now.saturating_sub(PAST)..=latest).contains(when));
         let when = when.ok_or_else(|| {
@@ -108,7 +109,7 @@ impl State {
     ) -> Result<schedule::Timer, Error> {
         self.holds(Permission::Timers, "schedule.every")?;
         let every = Every::parse(&cron, &zone).map_err(|reason| error(ErrorKind::Invalid, reason))?;
-        let now = self.clocks.wall.now();
+        let now = self.clocks.now();
         let next = every.after(now).filter(|next| *next <= now.saturating_add(ahead()));
         let next = next.ok_or_else(|| {
             error(ErrorKind::Invalid, format!("{:?} is not due within 366 days", text::beginning(&cron)))
@@ -191,10 +192,8 @@ impl State {
         let (before, in_all) = if let Some(before) = self.work.timers_before.get(&plugin) {
             before.clone()
         } else {
-            let (source, session) = (handling.timers.clone(), handling.session.clone());
-            let failed = |failed: journal::Error| unavailable(&failed);
-            let found = source.timers(&agent, &plugin, &session).await.map_err(failed)?;
-            let in_all = source.count(&agent, &plugin).await.map_err(failed)?;
+            let session = handling.session.clone();
+            let (found, in_all) = before(handling).await.map_err(|failed| unavailable(&failed))?;
             // The first look counts: if it has changed since, the commit finds out.
             let read = Read::Timers { agent, plugin: plugin.clone(), session, found: found.clone() };
             self.work.reads.push(read);
@@ -216,6 +215,19 @@ impl State {
         let in_all = (in_all + timers.len() as u64).saturating_sub(before.len() as u64);
         Ok((timers, in_all))
     }
+}
+
+/// Those that were there before, and how many in all; as the handler saw them first, if it runs again.
+async fn before(handling: &Handling) -> Result<(Vec<Timer>, u64), journal::Error> {
+    let Handling { agent, plugin, session, timers, record, .. } = handling;
+    let what = answers::digest([plugin.as_str().as_bytes()]);
+    if let Some(Entry { fact: Fact::Timers { found, in_all }, .. }) = record.seen("timers", &what) {
+        return Ok((found, in_all));
+    }
+    let found = timers.timers(agent, plugin, session).await?;
+    let in_all = timers.count(agent, plugin).await?;
+    record.saw("timers", &what, Fact::Timers { found: found.clone(), in_all }, Vec::new);
+    Ok((found, in_all))
 }
 
 fn ahead() -> u64 {

@@ -63,10 +63,11 @@ impl wit::Host for State {
             Ok(found) => found,
             Err(error) => return Ok(Err(error)),
         };
-        let handling = match self.handling() {
+        let mut handling = match self.handling() {
             Ok(handling) => handling.clone(),
             Err(error) => return Ok(Err(error)),
         };
+        handling.path = handling.record.tool(&handling.path, &offer.name);
         let tools = handling.tools.clone();
         let mut work = std::mem::take(&mut self.work);
         work.begin(&offer.listing.plugin, &offer.listing.digest);

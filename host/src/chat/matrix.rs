@@ -15,47 +15,50 @@ mod presence;
 mod room;
 mod send;
 mod sign_in;
+mod standing;
 mod store;
 mod sync;
 mod upload;
 mod wire;
 
 use std::{
-    collections::{HashMap, HashSet},
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+    collections::{BTreeSet, HashMap, HashSet},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Duration, SystemTime},
 };
 
+use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, StreamExt, future::BoxFuture, stream::BoxStream};
 use matrix_sdk::{
     Client, Room, SessionMeta, SessionTokens,
     authentication::matrix::MatrixSession,
     config::RequestConfig,
     cross_process_lock::CrossProcessLockConfig,
+    deserialized_responses::TimelineEvent,
     encryption::{BackupDownloadStrategy, EncryptionSettings},
-    ruma::{OwnedEventId, OwnedRoomId, OwnedUserId, RoomId as MatrixRoomId},
+    ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId as MatrixRoomId},
     store::{RoomLoadSettings, StateStoreDataKey},
 };
 use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
 
 pub use self::account::{Account, Encryption, Secret};
 use self::{
     identity::{Identity as CrossSigning, Outcome},
     presence::Presence,
-    sign_in::SignedIn,
+    sign_in::{Renewed, SignedIn},
+    standing::Standing,
     store::{Session, Store},
-    sync::{Start, matrix_room},
+    sync::{Halt, Start, matrix_room},
     wire::{Wire, cause},
 };
 use crate::{
-    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
+    backoff::Backoff,
+    chat::{Attendance, Chat, Connection, Ended, Identity, MediaError, Opened, Past, SendError, StartError},
     effect::{Outgoing, Upload},
-    event::{Batch, MediaSource, Position},
-    id::{EventId, RoomId, UserId},
+    event::{Batch, Event, MediaSource, Position},
+    id::{AgentName, EventId, RoomId, UserId},
     notice::{Notice, Notices},
 };
 
@@ -68,46 +71,64 @@ const IDENTITY: Duration = Duration::from_mins(1);
 /// So may the first contact: an account in many rooms has much to tell.
 const FIRST_CONTACT: Duration = Duration::from_mins(5);
 
+/// Between two looks at something that nobody tells.
+const MOMENT: Duration = Duration::from_millis(50);
+
+/// Requests of a session that has run out end by themselves: the server refuses them.
+const LAST_REQUESTS: Duration = Duration::from_secs(60);
+
 const NOT_YET: &str = "the account has not signed in yet";
 
 /// One account on one homeserver.
 pub struct Matrix {
     account: Account,
     notices: Notices,
-    live: OnceLock<Arc<Live>>,
+    /// None before it has signed in, and for a moment when it does so again.
+    live: ArcSwapOption<Live>,
+    past: OnceLock<Arc<dyn Past>>,
     stream: tokio::sync::Mutex<Stream>,
 }
 
 /// The request under way belongs to no caller, so that dropping [`Chat::next`] loses nothing.
 struct Stream {
     start: Start,
-    running: Option<JoinHandle<Result<Batch, Ended>>>,
+    running: Option<JoinHandle<Result<Batch, Halt>>>,
     /// Came while the account was started.
-    ready: Option<Result<Batch, Ended>>,
+    ready: Option<Result<Batch, Halt>>,
 }
 
 impl Stream {
     /// What comes next. Cancel-safe: the request goes on.
-    async fn poll(&mut self, live: &Arc<Live>) -> Result<Batch, Ended> {
+    async fn poll(&mut self, live: &Arc<Live>) -> Result<Batch, Halt> {
         let start = &self.start;
         let running =
             self.running.get_or_insert_with(|| tokio::spawn(sync::step(live.clone(), start.clone())));
         let result = running.await;
         self.running = None;
-        result.unwrap_or_else(|error| Err(Ended::Lost(format!("the sync loop failed: {error}"))))
+        let failed = |error| Err(Halt::Ended(Ended::Lost(format!("the sync loop failed: {error}"))));
+        result.unwrap_or_else(failed)
     }
 }
+
+type Keys = BoxStream<'static, Option<BTreeSet<String>>>;
 
 /// What exists once the account is signed in.
 struct Live {
     client: Client,
-    wire: Wire,
+    wire: Arc<Wire>,
     account: Account,
     notices: Notices,
     session: Session,
-    store: Store,
+    store: Arc<Store>,
     presence: Presence,
-    outage: AtomicBool,
+    standing: Arc<Standing>,
+    past: Option<Arc<dyn Past>>,
+    /// Tells which keys come.
+    keys: tokio::sync::Mutex<Option<Keys>>,
+    /// When the server answered last that all is known.
+    here: Mutex<SystemTime>,
+    /// Another session has taken its place.
+    over: CancellationToken,
     identity_settled: tokio::sync::Mutex<bool>,
     /// Invitations that were handed over in this run.
     invited: Mutex<HashSet<OwnedRoomId>>,
@@ -121,32 +142,32 @@ impl Matrix {
     /// An account that has not signed in yet.
     #[must_use]
     pub fn new(account: Account, notices: Notices) -> Self {
-        let start = Start { position: None, full_state: false, at_once: true };
+        let start = Start { position: None, full_state: false, at_once: true, away: true, refused: false };
         let stream = tokio::sync::Mutex::new(Stream { start, running: None, ready: None });
-        Self { account, notices, live: OnceLock::new(), stream }
+        Self { account, notices, live: ArcSwapOption::empty(), past: OnceLock::new(), stream }
     }
 
-    fn live(&self) -> Result<&Arc<Live>, SendError> {
-        self.live.get().ok_or(SendError::Later { after: None, reason: NOT_YET.into() })
+    fn live(&self) -> Result<Arc<Live>, SendError> {
+        self.live.load_full().ok_or(SendError::Later { after: None, reason: NOT_YET.into() })
     }
 
-    async fn sign_in(&self, from: Option<Position>) -> Result<Identity, StartError> {
-        let mut stream = self.stream.lock().await;
-        if self.live.get().is_some() {
-            return Err(StartError::new("the account was started before"));
-        }
-        let (account, notices) = (self.account.clone(), self.notices.clone());
-        let say = |text: String| notices.say(Notice::Agent { agent: account.agent.clone(), text });
-        let wire = Wire::new(&account.homeserver)?;
-        let store = Store::open(&account.store).await?;
-        let had_keys = store.has_keys();
-        let SignedIn { session, reachable, fresh } = sign_in::sign_in(&account, &store, &wire, &say).await?;
-        let client = open_client(&wire, &store, &session).await?;
-        if reachable {
-            let local = client.encryption().ed25519_key().await;
-            sign_in::check_keys(&wire, &session, &store, local.as_deref()).await?;
-        }
-        let live = Arc::new(Live {
+    /// A session, ready for work.
+    async fn begin(
+        &self,
+        wire: Arc<Wire>,
+        store: Arc<Store>,
+        session: Session,
+        standing: Arc<Standing>,
+    ) -> Result<Live, StartError> {
+        let client = open_client(&wire, &store, &session, &self.account.agent, &self.notices).await?;
+        let keys = client.encryption().room_keys_received_stream().await.map(|keys| {
+            // An error says that there were too many to tell.
+            let names = keys.map(|keys| {
+                Some(keys.ok()?.into_iter().map(|key| key.session_id).collect::<BTreeSet<String>>())
+            });
+            names.boxed()
+        });
+        Ok(Live {
             client,
             wire,
             account: self.account.clone(),
@@ -154,12 +175,74 @@ impl Matrix {
             session,
             store,
             presence: Presence::default(),
-            outage: AtomicBool::new(!reachable),
+            standing,
+            past: self.past.get().cloned(),
+            keys: tokio::sync::Mutex::new(keys),
+            here: Mutex::new(SystemTime::now()),
+            over: CancellationToken::new(),
             identity_settled: tokio::sync::Mutex::default(),
             invited: Mutex::default(),
             declined: Mutex::default(),
             made: tokio::sync::Mutex::default(),
-        });
+        })
+    }
+
+    /// The session has run out: another one takes its place, on the same device, with the same keys.
+    async fn sign_in_again(&self, live: Arc<Live>) -> Result<(), Ended> {
+        let mut backoff = Backoff::default();
+        let session = Session { token: live.token(), ..live.session.clone() };
+        let session = loop {
+            match sign_in::renew(&self.account, &live.store, &live.wire, &session).await {
+                Renewed::Session(session) => break session,
+                Renewed::Ended(error) => return Err(Ended::Lost(error.reason)),
+                Renewed::Later(reason) => {
+                    if live.standing.failed(&reason) {
+                        live.say(format!("{} is out of reach: {reason}; trying on", self.account.homeserver));
+                    }
+                    backoff.wait(None).await;
+                }
+            }
+        };
+        live.say("the session had run out, and the agent has signed in again on the same device".into());
+        let (wire, store) = (live.wire.clone(), live.store.clone());
+        let (here, standing) = (*lock(&live.here), live.standing.clone());
+        // Two clients must not use the same keys: nothing of the old one is left before there is a new one.
+        self.live.store(None);
+        live.over.cancel();
+        live.presence.end();
+        let alone = async {
+            while Arc::strong_count(&live) > 1 {
+                tokio::time::sleep(MOMENT).await;
+            }
+        };
+        if tokio::time::timeout(LAST_REQUESTS, alone).await.is_err() {
+            tracing::warn!(target: "parlour", "a request of the old session has not ended");
+        }
+        drop(live);
+        let opened =
+            self.begin(wire, store, session, standing).await.map_err(|error| Ended::Lost(error.reason))?;
+        *lock(&opened.here) = here;
+        self.live.store(Some(Arc::new(opened)));
+        Ok(())
+    }
+
+    async fn sign_in(&self, from: Option<Position>) -> Result<Identity, StartError> {
+        let mut stream = self.stream.lock().await;
+        if self.live.load().is_some() {
+            return Err(StartError::new("the account was started before"));
+        }
+        let (account, notices) = (self.account.clone(), self.notices.clone());
+        let say = |text: String| notices.say(Notice::Agent { agent: account.agent.clone(), text });
+        let wire = Arc::new(Wire::new(&account.homeserver)?);
+        let store = Arc::new(Store::open(&account.store).await?);
+        let had_keys = store.has_keys();
+        let SignedIn { session, reachable, fresh } = sign_in::sign_in(&account, &store, &wire, &say).await?;
+        let standing = Arc::new(Standing::new(reachable));
+        let live = Arc::new(self.begin(wire, store, session, standing).await?);
+        if reachable {
+            let local = live.client.encryption().ed25519_key().await;
+            sign_in::check_keys(&live.wire, &live.session, &live.store, local.as_deref()).await?;
+        }
         let mut display_name = None;
         if reachable {
             let _ = tokio::time::timeout(IDENTITY, live.settle_identity()).await;
@@ -172,26 +255,48 @@ impl Matrix {
             full_state: from.is_some() && (fresh || !had_keys),
             position: from.map(|position| position.0),
             at_once: true,
+            away: true,
+            refused: false,
         };
         // From here on what is new counts, so the first contact is made now.
         if reachable && stream.start.position.is_none() {
             stream.ready = tokio::time::timeout(FIRST_CONTACT, stream.poll(&live)).await.ok();
         }
-        let _ = self.live.set(live);
+        self.live.store(Some(live));
         Ok(Identity { user, display_name })
     }
 
     async fn batch(&self) -> Result<Batch, Ended> {
         let mut stream = self.stream.lock().await;
-        let Some(live) = self.live.get() else {
-            return Err(Ended::Lost("the account was never signed in".into()));
+        let mut again = Backoff::default();
+        let mut renewed = false;
+        let batch = loop {
+            let Some(live) = self.live.load_full() else {
+                return Err(Ended::Lost("the account was never signed in".into()));
+            };
+            let result = match stream.ready.take() {
+                Some(result) => result,
+                None => stream.poll(&live).await,
+            };
+            match result {
+                Ok(batch) => break batch,
+                Err(Halt::Ended(ended)) => return Err(ended),
+                Err(Halt::Signed) => {
+                    if std::mem::replace(&mut renewed, true) {
+                        again.wait(None).await;
+                    }
+                    self.sign_in_again(live).await?;
+                    stream.start.at_once = true;
+                }
+            }
         };
-        let result = match stream.ready.take() {
-            Some(result) => result,
-            None => stream.poll(live).await,
+        stream.start = Start {
+            position: Some(batch.position.0.clone()),
+            full_state: false,
+            at_once: false,
+            away: false,
+            refused: false,
         };
-        let batch = result?;
-        stream.start = Start { position: Some(batch.position.0.clone()), full_state: false, at_once: false };
         Ok(batch)
     }
 }
@@ -217,19 +322,53 @@ impl Matrix {
         most: usize,
     ) -> BoxFuture<'f, Result<Bytes, MediaError>> {
         async move {
-            let live = self.live.get().ok_or(MediaError::Later { after: None, reason: NOT_YET.into() })?;
-            media::fetch(live, file, most).await
+            let not_yet = || MediaError::Later { after: None, reason: NOT_YET.into() };
+            let live = self.live.load_full().ok_or_else(not_yet)?;
+            media::fetch(&live, file, most).await
+        }
+        .boxed()
+    }
+
+    fn waiting_for_keys(&self) -> BoxFuture<'_, Option<BTreeSet<String>>> {
+        async {
+            loop {
+                if let Some(live) = self.live.load_full() {
+                    // What is over must be let go of.
+                    let keys = tokio::select! {
+                        keys = live.keys() => Some(keys),
+                        () = live.over.cancelled() => None,
+                    };
+                    if let Some(keys) = keys {
+                        return keys;
+                    }
+                }
+                tokio::time::sleep(MOMENT).await;
+            }
+        }
+        .boxed()
+    }
+
+    fn opening<'f>(&'f self, event: &'f Event) -> BoxFuture<'f, Opened> {
+        async move {
+            match self.live.load_full() {
+                Some(live) => sync::open(&live, event).await,
+                None => Opened::NotYet,
+            }
         }
         .boxed()
     }
 
     fn uploading<'f>(&'f self, upload: &'f Upload) -> BoxFuture<'f, Result<MediaSource, SendError>> {
-        async { upload::upload(self.live()?, upload).await }.boxed()
+        async {
+            let live = self.live()?;
+            upload::upload(&live, upload).await
+        }
+        .boxed()
     }
 
     fn seeing<'f>(&'f self, room: &'f RoomId) -> BoxFuture<'f, Attendance> {
         async move {
-            let room = matrix_room(room).and_then(|room| self.live.get()?.client.get_room(&room));
+            let room = matrix_room(room).and_then(|room| self.live.load_full()?.client.get_room(&room));
             match room {
                 Some(room) => room::attendance(&room).await,
                 None => Attendance::Unknown,
@@ -239,16 +378,38 @@ impl Matrix {
     }
 
     fn answering<'f>(&'f self, room: &'f RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>> {
-        async move { membership::answer(self.live()?, room, accept).await }.boxed()
+        async move {
+            let live = self.live()?;
+            membership::answer(&live, room, accept).await
+        }
+        .boxed()
+    }
+
+    fn connected(&self) -> BoxFuture<'_, Connection> {
+        async {
+            match self.live.load_full() {
+                Some(live) => standing::connection(&live).await,
+                None => Connection::default(),
+            }
+        }
+        .boxed()
     }
 
     fn finding<'f>(&'f self, user: &'f UserId) -> BoxFuture<'f, Result<RoomId, SendError>> {
-        async { membership::direct(self.live()?, user).await }.boxed()
+        async {
+            let live = self.live()?;
+            membership::direct(&live, user).await
+        }
+        .boxed()
     }
 }
 
 /// The signatures are what `async_trait` would make of them.
 impl Chat for Matrix {
+    fn remember(&self, past: Arc<dyn Past>) {
+        drop(self.past.set(past));
+    }
+
     fn start<'s, 'f>(&'s self, from: Option<Position>) -> BoxFuture<'f, Result<Identity, StartError>>
     where
         's: 'f,
@@ -287,6 +448,23 @@ impl Chat for Matrix {
         self.fetching(file, most)
     }
 
+    fn keys<'s, 'f>(&'s self) -> BoxFuture<'f, Option<BTreeSet<String>>>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        self.waiting_for_keys()
+    }
+
+    fn open<'s, 'e, 'f>(&'s self, event: &'e Event) -> BoxFuture<'f, Opened>
+    where
+        's: 'f,
+        'e: 'f,
+        Self: 'f,
+    {
+        self.opening(event)
+    }
+
     fn upload<'s, 'u, 'f>(&'s self, upload: &'u Upload) -> BoxFuture<'f, Result<MediaSource, SendError>>
     where
         's: 'f,
@@ -306,16 +484,24 @@ impl Chat for Matrix {
     }
 
     fn typing(&self, room: &RoomId, on: bool) {
-        if let (Some(live), Some(room)) = (self.live.get(), matrix_room(room)) {
+        if let (Some(live), Some(room)) = (self.live.load_full(), matrix_room(room)) {
             live.presence.typing(&live.client, room, on);
         }
     }
 
     fn read(&self, room: &RoomId, event: &EventId, _thread: Option<&EventId>) {
         let event = OwnedEventId::try_from(event.as_str());
-        if let (Some(live), Some(room), Ok(event)) = (self.live.get(), matrix_room(room), event) {
+        if let (Some(live), Some(room), Ok(event)) = (self.live.load_full(), matrix_room(room), event) {
             live.presence.read(&live.client, room, event);
         }
+    }
+
+    fn connection<'s, 'f>(&'s self) -> BoxFuture<'f, Connection>
+    where
+        's: 'f,
+        Self: 'f,
+    {
+        self.connected()
     }
 
     fn answer<'s, 'r, 'f>(&'s self, room: &'r RoomId, accept: bool) -> BoxFuture<'f, Result<(), SendError>>
@@ -346,7 +532,13 @@ impl Drop for Matrix {
 }
 
 /// Opens the SDK's stores and gives it the session. Nothing is sent yet.
-async fn open_client(wire: &Wire, store: &Store, session: &Session) -> Result<Client, StartError> {
+async fn open_client(
+    wire: &Wire,
+    store: &Arc<Store>,
+    session: &Session,
+    agent: &AgentName,
+    notices: &Notices,
+) -> Result<Client, StartError> {
     let folder = store.folder().display();
     let failed = |what: &str, error: &dyn std::error::Error| {
         StartError::new(format!("{what} in {folder}: {}", cause(error)))
@@ -355,6 +547,7 @@ async fn open_client(wire: &Wire, store: &Store, session: &Session) -> Result<Cl
     let client = Client::builder()
         .homeserver_url(wire.base().as_str())
         .respect_login_well_known(false)
+        .handle_refresh_tokens()
         .sqlite_store(store.folder(), None)
         // When a request is made again is the outbox's and the sync loop's decision.
         .request_config(RequestConfig::new().disable_retry().timeout(REQUEST))
@@ -376,9 +569,11 @@ async fn open_client(wire: &Wire, store: &Store, session: &Session) -> Result<Cl
         .map_err(|error| failed("cannot write the databases", &error))?;
     let user = OwnedUserId::try_from(session.user.as_str())
         .map_err(|error| failed("session.json names no account", &error))?;
+    keep_tokens(&client, store, session, agent, notices)
+        .map_err(|error| failed("cannot keep tokens", &error))?;
     let session = MatrixSession {
         meta: SessionMeta { user_id: user, device_id: session.device.as_str().into() },
-        tokens: SessionTokens { access_token: session.token.clone(), refresh_token: None },
+        tokens: SessionTokens { access_token: session.token.clone(), refresh_token: session.refresh.clone() },
     };
     client.matrix_auth().restore_session(session, RoomLoadSettings::default()).await.map_err(|error| {
         StartError::new(format!(
@@ -389,7 +584,44 @@ async fn open_client(wire: &Wire, store: &Store, session: &Session) -> Result<Cl
     Ok(client)
 }
 
+/// Has the session written down whenever its tokens change, which is before the next request: until one of the new ones is
+/// used, the server takes the old.
+fn keep_tokens(
+    client: &Client,
+    store: &Arc<Store>,
+    session: &Session,
+    agent: &AgentName,
+    notices: &Notices,
+) -> Result<(), matrix_sdk::Error> {
+    // The folder's lock is not the client's, of which something may live on for a moment.
+    let (store, session) = (Arc::downgrade(store), session.clone());
+    let (agent, notices) = (agent.clone(), notices.clone());
+    let nobody_else_has_them = Box::new(|client: Client| {
+        client
+            .session_tokens()
+            .ok_or_else(|| Box::<dyn std::error::Error + Send + Sync>::from("it has no tokens"))
+    });
+    let keep = Box::new(move |client: Client| {
+        let (Some(store), Some(tokens)) = (store.upgrade(), client.session_tokens()) else { return Ok(()) };
+        let SessionTokens { access_token, refresh_token } = tokens;
+        let next = Session { token: access_token, refresh: refresh_token, ..session.clone() };
+        store.keep_session(&next).map_err(|error| {
+            let text = format!(
+                "the session's new tokens could not be written: {error}; the next start may need the password"
+            );
+            notices.say(Notice::Agent { agent: agent.clone(), text });
+            Box::<dyn std::error::Error + Send + Sync>::from(error)
+        })
+    });
+    client.set_session_callbacks(nobody_else_has_them, keep)
+}
+
 impl Live {
+    /// The access token as it is now.
+    fn token(&self) -> String {
+        self.client.access_token().unwrap_or_else(|| self.session.token.clone())
+    }
+
     fn own(&self) -> &str {
         &self.session.user
     }
@@ -398,14 +630,39 @@ impl Live {
         self.notices.say(Notice::Agent { agent: self.account.agent.clone(), text });
     }
 
-    /// Whether this is news.
-    fn begin_outage(&self) -> bool {
-        !self.outage.swap(true, Ordering::Relaxed)
+    /// What is being sent may have arrived or not.
+    fn broke(&self) {
+        if let Some(past) = &self.past {
+            past.broke();
+        }
     }
 
-    /// Whether there was one.
-    fn end_outage(&self) -> bool {
-        self.outage.swap(false, Ordering::Relaxed)
+    /// By the clock on the wall: a machine that slept was away, too.
+    fn was_away(&self, longer_than: Duration) -> bool {
+        lock(&self.here).elapsed().is_ok_and(|since| since > longer_than)
+    }
+
+    fn is_here(&self) {
+        *lock(&self.here) = SystemTime::now();
+    }
+
+    /// Whether it is older than anything that is answered.
+    fn is_too_old(&self, event: &TimelineEvent) -> bool {
+        let Some(past) = &self.past else { return false };
+        let sent = event.timestamp().and_then(MilliSecondsSinceUnixEpoch::to_system_time);
+        sent.is_some_and(|sent| sent.elapsed().is_ok_and(|age| age > past.horizon()))
+    }
+
+    /// The keys of rooms that have come since it was asked last; none where some may have been missed.
+    async fn keys(&self) -> Option<BTreeSet<String>> {
+        let mut stream = self.keys.lock().await;
+        if let Some(keys) = stream.as_mut() {
+            if let Some(keys) = keys.next().await {
+                return keys;
+            }
+            *stream = None;
+        }
+        std::future::pending().await
     }
 
     /// Sets up the account's identity, once per run.

@@ -1,7 +1,8 @@
 //! Rooms in memory: a chat for tests, benchmarks and embedders, and what the terminal stands on.
 //!
 //! [`Rooms`] plays the homeserver: it outlives a host, remembers transaction ids, and shows what another person
-//! in the room would see. It has no network to fail; [`Rooms::refuse`] makes it say no.
+//! in the room would see. It has no network to fail; [`Rooms::refuse`] makes it say no, and [`Rooms::lose_answer`] say
+//! nothing.
 //!
 //! ```
 //! # tokio_test(async {
@@ -190,6 +191,38 @@ impl Rooms {
         id
     }
 
+    /// Somebody has written at another time, as their server says: milliseconds since 1970.
+    ///
+    /// # Panics
+    /// Where `user` is no user id.
+    pub fn say_at(&self, user: &str, room: &RoomId, text: &str, sent: u64) -> EventId {
+        let mut world = self.lock();
+        let id = world.write(&user_id(user), room, message(text), None, None);
+        world.antedate(sent);
+        drop(world);
+        self.tell();
+        id
+    }
+
+    /// Somebody writes, and the key to what they write does not come with it.
+    ///
+    /// # Panics
+    /// Where `user` is no user id.
+    pub fn say_locked(&self, user: &str, room: &RoomId, text: &str) -> EventId {
+        let mut world = self.lock();
+        let id = world.write(&user_id(user), room, message(text), None, None);
+        world.lock_newest();
+        drop(world);
+        self.tell();
+        id
+    }
+
+    /// The key to an event comes.
+    pub fn give_key(&self, event: &EventId) {
+        self.lock().keys.push(event.clone());
+        self.tell();
+    }
+
     /// Keeps a file, for attachments to be found by.
     pub fn keep(&self, bytes: impl Into<Bytes>) -> MediaSource {
         self.lock().keep(bytes.into())
@@ -232,6 +265,24 @@ impl Rooms {
     /// The next send is answered with this error.
     pub fn refuse(&self, error: SendError) {
         self.lock().refusals.insert(0, error);
+    }
+
+    /// What is sent is taken again, whatever [`Self::refuse`] has left.
+    pub fn accept(&self) {
+        self.lock().refusals.clear();
+    }
+
+    /// What is sent next arrives, and whoever sent it does not hear so.
+    pub fn lose_answer(&self) {
+        self.lock().lost_answers += 1;
+    }
+
+    /// Forgets which transaction ids were used, as servers do after a day: what comes with one of them again is sent
+    /// again.
+    pub fn forget_transactions(&self) {
+        let mut world = self.lock();
+        world.transactions.clear();
+        world.sent.clear();
     }
 
     /// The next upload is answered with this error.

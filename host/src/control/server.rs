@@ -8,8 +8,11 @@ use std::{
         net,
     },
     path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::{
@@ -20,15 +23,19 @@ use tokio::{
     time::timeout,
 };
 
-use super::{AgentStatus, Answer, PATIENCE, PluginStatus, QUESTION, Question, Rest, Status};
+use super::{
+    AgentStatus, Answer, PATIENCE, PluginState, PluginStatus, QUESTION, Question, Refusal, Rest, Status,
+};
 use crate::{
-    agent::Shared,
-    engine::Plugin,
+    agent::{Running, Shared},
+    engine::{Plugin, Took},
     id::{AgentName, PluginName, UserId},
     notice::Notice,
     record,
 };
 
+/// For what a chat says of its connection.
+const CONNECTION: Duration = Duration::from_secs(2);
 /// Clients at once; more wait.
 const CLIENTS: usize = 8;
 
@@ -77,7 +84,8 @@ impl Drop for Bound {
 /// What answers.
 pub struct Server {
     pub shared: Shared,
-    pub agents: Vec<AgentName>,
+    /// With what is gone when it serves no more.
+    pub agents: Vec<(AgentName, Weak<Running>)>,
     pub started: Instant,
 }
 
@@ -108,7 +116,7 @@ impl Server {
                     });
                 }
                 // Too many open files: it may be better in a moment.
-                Err(_) => tokio::time::sleep(std::time::Duration::from_millis(100)).await,
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
             }
         }
     }
@@ -186,35 +194,32 @@ impl Server {
         let failed = |error: crate::journal::Error| error.to_string();
         let head = journal.record_head().await.map_err(failed)?;
         let mut agents = Vec::new();
-        for name in &self.agents {
+        for (name, running) in &self.agents {
             let chatting = standing.chatting(name);
-            let backlog = journal.backlog(name).await.map_err(failed)?;
-            agents.push(AgentStatus {
-                name: name.clone(),
-                serves_since: chatting.since,
-                said_at: chatting.said.as_ref().map(|(at, _)| *at),
-                said: chatting.said.map(|(_, text)| text),
-                events_waiting: backlog.events,
-                effects_unsent: backlog.effects,
-            });
+            let mut status = AgentStatus::known(&**journal, name.clone()).await.map_err(failed)?;
+            (status.serves_since, status.said_at) =
+                (chatting.since, chatting.said.as_ref().map(|(at, _)| *at));
+            status.said = chatting.said.map(|(_, text)| text);
+            if let Some(running) = running.upgrade()
+                && chatting.since.is_some()
+            {
+                // A chat that is busy is not waited for.
+                let told = timeout(CONNECTION, running.describe(&mut status)).await;
+                status.connection = told.ok();
+            }
+            agents.push(status);
         }
         let (loaded, mut not_taken) = (registry.loaded(), registry.not_taken());
         let mut plugins: Vec<PluginStatus> = loaded
             .plugins
             .iter()
-            .map(|(name, plugin)| PluginStatus {
-                not_taken: not_taken.remove(name),
-                ..self.plugin(name, Some(plugin))
-            })
+            .map(|(name, plugin)| self.plugin(name, Some(plugin), not_taken.remove(name)))
             .collect();
         let others = not_taken.into_iter();
-        plugins.extend(others.map(|(name, not_taken)| PluginStatus {
-            not_taken: Some(not_taken),
-            ..self.plugin(&name, None)
-        }));
+        plugins.extend(others.map(|(name, not_taken)| self.plugin(&name, None, Some(not_taken))));
         plugins.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(Status {
-            uptime_s: self.started.elapsed().as_secs(),
+            uptime_s: Some(self.started.elapsed().as_secs()),
             agents,
             plugins,
             audit_count: head.count,
@@ -222,19 +227,34 @@ impl Server {
         })
     }
 
-    fn plugin(&self, name: &PluginName, plugin: Option<&Arc<Plugin>>) -> PluginStatus {
+    fn plugin(
+        &self,
+        name: &PluginName,
+        plugin: Option<&Arc<Plugin>>,
+        not_taken: Option<Refusal>,
+    ) -> PluginStatus {
         let denials = self.shared.tally.denials(name);
         let rests = plugin.map(|plugin| plugin.resting(Instant::now())).unwrap_or_default();
+        let count = |of: fn(&Took) -> &AtomicU64| plugin.map_or(0, |plugin| of(&plugin.took).load(Relaxed));
         PluginStatus {
             name: name.clone(),
+            state: match (plugin, &not_taken) {
+                (Some(_), _) if rests.is_empty() => PluginState::Serving,
+                (Some(_), _) => PluginState::Resting,
+                (None, Some(file)) if file.waits => PluginState::Waiting,
+                (None, _) => PluginState::Refused,
+            },
             version: plugin.and_then(|plugin| plugin.version.as_ref()).map(ToString::to_string),
             digest: plugin.map(|plugin| plugin.listing.digest.clone()),
-            not_taken: None,
+            not_taken,
             on_trial: plugin.and_then(|plugin| self.shared.registry.on_trial(plugin)).map(|of| of.well),
             rests: rests.into_iter().map(|(user, left)| Rest { user, left_s: left.as_secs() }).collect(),
             audit_only: plugin.map(|plugin| plugin.permissions.spared()).unwrap_or_default(),
             denied: denials.denied,
             would_be_denied: denials.spared,
+            calls: count(|took| &took.calls),
+            faults: count(|took| &took.faults),
+            cpu_us: count(|took| &took.cpu),
         }
     }
 }

@@ -171,6 +171,15 @@ impl Candidate {
     /// # Errors
     /// [`Refused`].
     pub fn read(bytes: Bytes, limit: usize) -> Result<Self, Refused> {
+        Self::read_with(bytes, limit, kept::digest)
+    }
+
+    /// As [`Self::read`], where `digest` says its SHA-256.
+    pub(crate) fn read_with(
+        bytes: Bytes,
+        limit: usize,
+        digest: impl FnOnce(&[u8]) -> String,
+    ) -> Result<Self, Refused> {
         if bytes.len() > limit {
             return Err(Refused::TooLarge {
                 size: bytes.len().div_ceil(1024 * 1024),
@@ -179,7 +188,7 @@ impl Candidate {
         }
         let surface = surface(&bytes)?;
         surface.admit()?;
-        Ok(Self { digest: kept::digest(&bytes), bytes, surface })
+        Ok(Self { digest: digest(&bytes), bytes, surface })
     }
 
     /// What is to be agreed to.

@@ -12,13 +12,15 @@ use crate::{
         types,
     },
     command::{Argument, Command, Parameter},
-    event::{AttachmentKind, DeviceTrust, Kind, Membership, Message},
+    event::{AttachmentKind, DeviceTrust, Kind, Membership, Message, Reading},
     id::UserId,
     settings::Role,
     text,
     tool::Tool,
 };
 
+/// In a message's `extra`: what was said after it was handled before it.
+const LATE: &str = r#"{"late":true}"#;
 /// What a guest's error may say to a person or a log.
 const MESSAGE: usize = 4 * 1024;
 /// Most commands that one plugin has, and most tools.
@@ -71,7 +73,7 @@ pub fn message(handling: &Handling) -> types::Message {
         attachments: said.map_or_else(Vec::new, |message| attachments(handling, message)),
         addressed: handling.addressed,
         sent: timestamp(event.sent),
-        extra: None,
+        extra: (event.reading == Reading::Late).then(|| LATE.to_owned()),
     }
 }
 

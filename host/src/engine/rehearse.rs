@@ -7,6 +7,7 @@ use super::{
     background::{HEAD, Panicked},
     limits::Meter,
 };
+use crate::capability::outbox::Said;
 
 impl Engine {
     /// Calls a plugin as [`Self::call`] does. What it did is dropped, and what it was allowed and denied is not counted:
@@ -24,6 +25,7 @@ impl Engine {
         let running = async move {
             let _slots = engine.slots(&plugin).await;
             let mut store = engine.store(&plugin, Some(handling), work);
+            store.data_mut().said = Arc::new(Said::new(engine.limits.messages));
             let counts = store.data().counts.clone();
             let end = engine.run_in(&mut store, &plugin, &call, metered).await;
             let was_denied = counts.lock().unwrap_or_else(PoisonError::into_inner).denials().next().is_some();

@@ -8,6 +8,8 @@ mod inbox;
 mod kv;
 mod model;
 mod outbox;
+mod record;
+mod story;
 mod timers;
 mod versions;
 
@@ -19,7 +21,7 @@ use super::{
 };
 use crate::{
     effect::{Body, Effect, File, Place, Target},
-    event::{Class, DeviceTrust, Event, Kind, Message, Position, Room, Sender},
+    event::{Class, DeviceTrust, Event, Kind, Locked, Message, Position, Reading, Room, Sender},
     gate::{Denial, Verdict},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId, UserId},
 };
@@ -54,6 +56,11 @@ mod keeps {
             each_lane_has_its_own_events
             a_room_that_was_encrypted_stays_so
             agents_know_nothing_of_each_other
+            what_is_over_is_forgotten_when_it_is_old
+            what_waits_is_not_forgotten
+            what_cannot_be_read_waits_apart_and_keeps_its_place
+            what_is_read_after_all_is_handed_out_once
+            the_newest_event_of_a_room_is_known_for_ever
         }
         commits {
             a_plugin_that_ended_is_not_asked_again
@@ -92,6 +99,7 @@ mod keeps {
             a_file_is_its_deliverys_and_counts_as_its_plugins
             where_a_file_was_uploaded_to_is_kept_until_it_is_sent
             a_message_is_known_as_a_file
+            an_event_whose_file_waits_is_not_forgotten
         }
         kv {
             what_is_remembered_is_counted
@@ -102,6 +110,28 @@ mod keeps {
             keys_are_listed_in_byte_order
             a_list_begins_where_it_is_asked_to
         }
+        record {
+            what_was_learnt_comes_back_whole
+            what_is_learnt_of_the_same_takes_its_place
+            what_was_learnt_goes_with_its_delivery
+            a_delivery_that_ended_is_kept_with_all_that_it_learnt
+            of_a_committed_delivery_nothing_more_is_learnt
+            what_is_put_aside_is_gone
+            what_is_old_is_forgotten_in_steps
+            what_is_too_much_is_forgotten_the_oldest_first
+            what_an_event_ended_without_is_forgotten
+            what_was_learnt_of_a_timer_stays_while_that_waits
+            components_are_known_as_long_as_they_are_needed
+        }
+        story {
+            an_event_tells_what_became_of_it
+            what_is_refused_tells_why_and_nothing_else
+            an_effect_tells_what_became_of_it
+            the_agents_own_message_tells_what_it_was_sent_for
+            what_happened_last_is_known
+            agents_are_listed
+            what_nobody_needs_any_more_is_put_away
+        }
         timers {
             a_timer_is_set_and_cancelled_with_the_commit
             a_commit_that_fails_sets_no_timer
@@ -109,6 +139,7 @@ mod keeps {
             a_timer_that_is_due_becomes_an_event_once
             a_timer_that_may_not_pass_moves_on_all_the_same
             a_timer_that_nobody_could_handle_is_put_back
+            a_timer_is_forgotten_as_an_event_and_is_none_of_its_room
         }
         versions {
             a_version_is_accepted_at_once_or_after_its_trial
@@ -191,6 +222,7 @@ pub(super) fn said(id: &str, text: &str) -> Arrival {
         sent: 1_700_000_000_000,
         mark: None,
         kind: Kind::Message(message),
+        reading: Reading::AtOnce,
     };
     Arrival { event, verdict: Verdict::Allow, session: session("lane") }
 }
@@ -230,7 +262,16 @@ pub(super) fn ends(sequence: Sequence, id: &str) -> Commit {
         reads: Vec::new(),
     };
     let delivery = delivery(id);
-    Commit { agent: agent(), sequence, delivery, contribution, tools: Vec::new(), ends_event: true }
+    Commit {
+        agent: agent(),
+        sequence,
+        delivery,
+        contribution,
+        tools: Vec::new(),
+        ends_event: true,
+        line: None,
+        learnt: None,
+    }
 }
 
 pub(super) fn says(mut commit: Commit, effects: impl IntoIterator<Item = Effect>) -> Commit {

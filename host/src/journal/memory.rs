@@ -17,15 +17,18 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
-    Pending, Queued, Read, Release, Remembered, Sent, Sequence, Stored, Undone, Usage, Versions, Write,
+    Arrival, Backlog, Became, Commit, Decision, Draft, EffectKind, Error, Fate, Journal, KeyQuery, Known,
+    Last, Learnt, Moved, Named, Namespace, Pending, Queued, Read, Release, Remembered, Sent, Sequence,
+    Stored, Story, Tidy, Told, Undone, Usage, Versions, Write,
+    story::{Happening, destination},
     version::Standing,
 };
 use crate::{
-    audit::{Entry, Head, Recorded},
+    answers::{self, Opening, Record, Writing},
+    audit::{Entry, Head, Recorded, now},
     effect::{Effect, EffectId, Place},
     event::{Event, Kind, MediaSource, Position},
-    gate::Verdict,
+    gate::{Denial, Verdict},
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
     timer::Timer,
 };
@@ -61,13 +64,19 @@ struct Agent {
     home: Option<Place>,
     encrypted: HashSet<RoomId>,
     known: HashMap<EventId, RoomId>,
-    /// Every number of this agent's events, and what was committed for each.
-    received: HashMap<Sequence, Vec<DeliveryId>>,
+    newest: HashMap<RoomId, EventId>,
+    /// Every number of this agent's events that is remembered, and what was committed for each.
+    received: HashMap<Sequence, Received>,
+    /// Events by their ids; what the host says by itself has none.
+    sequences: HashMap<EventId, Sequence>,
     /// Events in the order in which they ended.
-    ended: VecDeque<(Sequence, EventId)>,
+    ended: VecDeque<Sequence>,
     pending: BTreeMap<Sequence, Waiting>,
     lanes: BTreeSet<(SessionId, Sequence)>,
-    committed: HashSet<DeliveryId>,
+    /// What cannot be read.
+    locked: BTreeMap<Sequence, (SessionId, Event)>,
+    /// What was committed, and about which event.
+    committed: HashMap<DeliveryId, Sequence>,
     unsent: BTreeMap<i64, Queued>,
     accepted: HashMap<EffectId, EventId>,
     named: HashMap<PluginName, HashMap<String, Newest>>,
@@ -75,7 +84,10 @@ struct Agent {
     messages: HashMap<EventId, Known>,
     /// What was accepted, in its order.
     sent: VecDeque<Delivered>,
-    drafts: HashMap<DeliveryId, Draft>,
+    /// And when each was noted last.
+    drafts: HashMap<DeliveryId, (i64, Draft)>,
+    /// What deliveries have learnt, by when they wrote of it first.
+    records: BTreeMap<i64, Record>,
     /// Files of effects that wait.
     blobs: HashMap<(DeliveryId, String), Kept>,
     staged: HashMap<i64, MediaSource>,
@@ -84,10 +96,27 @@ struct Agent {
     replaced: BTreeMap<TimerKey, Option<Timer>>,
     /// Events that timers became.
     fired: HashSet<EventId>,
+    last: Last,
 }
 
 /// Whose, in which session, and its name there.
 type TimerKey = (PluginName, SessionId, String);
+
+/// What is remembered of an event, and what was committed for it.
+#[derive(Debug)]
+struct Received {
+    /// Its id, its room and its lane; none of what the host says by itself.
+    event: Option<(EventId, RoomId, SessionId)>,
+    /// It is a timer's.
+    own: bool,
+    /// When it came.
+    at: i64,
+    /// Until when it is told from a new one.
+    until: i64,
+    again: u32,
+    verdict: Verdict,
+    deliveries: Vec<(DeliveryId, Told)>,
+}
 
 /// An event that has not ended.
 #[derive(Debug)]
@@ -317,12 +346,17 @@ impl Ledger {
 
 impl Ledger {
     fn commit(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
-        let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
+        let Commit { agent: name, sequence, delivery, .. } = commit;
         match self.agents.get(name) {
-            Some(agent) if agent.committed.contains(delivery) => return Ok(Vec::new()),
+            Some(agent) if agent.committed.contains_key(delivery) => return Ok(Vec::new()),
             Some(agent) if agent.received.contains_key(sequence) => {}
             _ => return Err(super::never_received(name, *sequence)),
         }
+        self.carry_out(commit)
+    }
+
+    fn carry_out(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
+        let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
         let mut reads = commit.contributions().flat_map(|contribution| &contribution.reads);
         if !reads.all(|read| self.unchanged(read)) {
             return Err(Error::Conflict);
@@ -344,7 +378,7 @@ impl Ledger {
                 self.write(write.clone(), version);
             }
         }
-        let agent = self.agents.get_mut(name).expect("its event was found above");
+        let agent = self.agents.get_mut(name).expect("the ledger has this agent");
         for contribution in commit.contributions() {
             for blob in &contribution.files {
                 // A copy: what a plugin holds is counted, and this is not held by it any more.
@@ -354,8 +388,17 @@ impl Ledger {
             }
         }
         let mut queued = Vec::new();
+        let mut fates = Vec::new();
         let mut takes_draft = false;
+        let own = commit.contribution.plugin.as_ref();
         for (ordinal, plugin, effect) in commit.effects() {
+            fates.push(Fate {
+                ordinal,
+                tool: plugin.filter(|_| plugin != own).cloned(),
+                kind: Some(EffectKind::of(effect)),
+                to: Some(destination(effect)),
+                became: if effect.is_inward() { Became::Done } else { Became::Waiting },
+            });
             if effect.is_inward() {
                 if let Some(plugin) = plugin.filter(|plugin| on_trial.contains(plugin)) {
                     agent.keep_timer(plugin, effect);
@@ -373,8 +416,12 @@ impl Ledger {
         if !takes_draft {
             agent.drafts.remove(delivery);
         }
-        agent.committed.insert(delivery.clone());
-        agent.received.entry(*sequence).or_default().push(delivery.clone());
+        agent.committed.insert(delivery.clone(), *sequence);
+        if let Some(received) = agent.received.get_mut(sequence) {
+            let (plugin, outcome) = (commit.contribution.plugin.clone(), commit.contribution.outcome);
+            let told = Told { plugin, outcome, at: Some(now()), line: commit.line.clone(), effects: fates };
+            received.deliveries.push((delivery.clone(), told));
+        }
         if *ends_event {
             agent.end(*sequence);
         } else if let Some(plugin) = &commit.contribution.plugin
@@ -382,6 +429,18 @@ impl Ledger {
             && !waiting.ended.contains(plugin)
         {
             waiting.ended.push(plugin.clone());
+        }
+        match &commit.learnt {
+            None => {}
+            Some(Learnt::Goes) => agent.records.retain(|_, of| of.opening.delivery != *delivery),
+            Some(Learnt::Stays(kept)) => {
+                self.row += 1;
+                let record = agent.record(&kept.opening, self.row);
+                record.opening = kept.opening.clone();
+                record.ended = Some(kept.ended);
+                record.full |= kept.full;
+                learn(record, &kept.entries);
+            }
         }
         Ok(queued)
     }
@@ -394,27 +453,124 @@ impl Agent {
             self.encrypted.insert(event.room.id.clone());
         }
         // A timer's is the host's own, and nothing that anybody could refer to.
-        if matches!(event.kind, Kind::Timer(_)) {
-            if !self.fired.insert(event.id.clone()) {
-                return None;
-            }
+        let own = matches!(event.kind, Kind::Timer(_));
+        if self.known.contains_key(&event.id) || self.fired.contains(&event.id) {
+            return self.came_again(arrival);
+        }
+        if own {
+            self.fired.insert(event.id.clone());
         } else {
-            if self.known.contains_key(&event.id) {
-                return None;
-            }
             self.known.insert(event.id.clone(), event.room.id.clone());
+            self.newest.insert(event.room.id.clone(), event.id.clone());
+            self.note(arrival);
         }
         *last += 1;
         let sequence = Sequence(*last);
-        self.received.insert(sequence, Vec::new());
+        let received = Received {
+            event: Some((event.id.clone(), event.room.id.clone(), arrival.session.clone())),
+            own,
+            at: now(),
+            until: super::time_of(event),
+            again: 0,
+            verdict: arrival.verdict,
+            deliveries: Vec::new(),
+        };
+        self.received.insert(sequence, received);
+        self.sequences.insert(event.id.clone(), sequence);
         if arrival.verdict != Verdict::Allow {
-            self.ended(sequence, event.id.clone());
+            self.ended(sequence);
             return None;
         }
+        if super::is_locked(event) {
+            self.locked.insert(sequence, (arrival.session.clone(), event.clone()));
+        } else {
+            self.wait(sequence, arrival);
+        }
+        Some(sequence)
+    }
+
+    fn wait(&mut self, sequence: Sequence, arrival: &Arrival) {
         let session = arrival.session.clone();
         self.lanes.insert((session.clone(), sequence));
-        self.pending.insert(sequence, Waiting { event: event.clone(), session, ended: Vec::new() });
-        Some(sequence)
+        self.pending.insert(sequence, Waiting { event: arrival.event.clone(), session, ended: Vec::new() });
+    }
+
+    /// What was there before may be readable only now.
+    fn came_again(&mut self, arrival: &Arrival) -> Option<Sequence> {
+        let sequence = *self.sequences.get(&arrival.event.id)?;
+        if !super::is_locked(&arrival.event)
+            && let Some(pending) = self.unlock(sequence, arrival)
+        {
+            return pending.then_some(sequence);
+        }
+        self.received.get_mut(&sequence)?.again += 1;
+        None
+    }
+
+    /// Whether it is pending now. Nothing, where it did not wait for its key.
+    fn unlock(&mut self, sequence: Sequence, arrival: &Arrival) -> Option<bool> {
+        self.locked.remove(&sequence)?;
+        self.note(arrival);
+        if let Some(received) = self.received.get_mut(&sequence) {
+            received.verdict = arrival.verdict;
+            if let Some((.., session)) = &mut received.event {
+                session.clone_from(&arrival.session);
+            }
+        }
+        if arrival.verdict != Verdict::Allow {
+            self.ended(sequence);
+            return Some(false);
+        }
+        self.wait(sequence, arrival);
+        Some(true)
+    }
+
+    /// What happened last.
+    fn note(&mut self, arrival: &Arrival) {
+        let (event, at) = (&arrival.event, now());
+        match arrival.verdict {
+            Verdict::Allow => {
+                let room = event.room.id.to_string();
+                self.last.accepted = Some(Happening { event: Some(event.id.clone()), room, at, why: None });
+            }
+            Verdict::Deny(Denial::Own) => {}
+            Verdict::Deny(denial) => {
+                self.last.dropped = Some(Happening::denied(event.id.clone(), &event.room.id, at, denial));
+            }
+        }
+    }
+
+    /// Forgets what is too old, the oldest first.
+    fn forget(&mut self, before: i64, limit: u32) -> u32 {
+        let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
+        let over = self.ended.iter().filter_map(|sequence| {
+            let Received { until, deliveries, .. } = self.received.get(sequence)?;
+            let waits = deliveries.iter().any(|(delivery, _)| unsent.contains(delivery));
+            (*until < before && !waits).then_some((*until, *sequence))
+        });
+        let mut over: Vec<(i64, Sequence)> = over.collect();
+        over.sort_unstable();
+        over.truncate(limit as usize);
+        for (_, sequence) in &over {
+            self.forget_one(*sequence);
+        }
+        self.ended.retain(|sequence| self.received.contains_key(sequence));
+        u32::try_from(over.len()).unwrap_or(limit)
+    }
+
+    fn forget_one(&mut self, sequence: Sequence) {
+        let Some(received) = self.received.remove(&sequence) else { return };
+        if let Some((event, ..)) = &received.event {
+            self.sequences.remove(event);
+            if received.own {
+                self.fired.remove(event);
+            } else {
+                self.known.remove(event);
+            }
+        }
+        for (delivery, _) in &received.deliveries {
+            self.committed.remove(delivery);
+        }
     }
 
     /// A file that no effect needs any more goes.
@@ -491,20 +647,98 @@ impl Agent {
     fn end(&mut self, sequence: Sequence) {
         if let Some(waiting) = self.pending.remove(&sequence) {
             self.lanes.remove(&(waiting.session, sequence));
-            self.ended(sequence, waiting.event.id);
+            self.ended(sequence);
         }
     }
 
-    fn ended(&mut self, sequence: Sequence, event: EventId) {
-        self.ended.push_back((sequence, event));
+    fn ended(&mut self, sequence: Sequence) {
+        self.ended.push_back(sequence);
         if self.ended.len() > REMEMBERED
-            && let Some((sequence, event)) = self.ended.pop_front()
+            && let Some(sequence) = self.ended.pop_front()
         {
-            self.known.remove(&event);
-            for delivery in self.received.remove(&sequence).unwrap_or_default() {
-                self.committed.remove(&delivery);
+            self.forget_one(sequence);
+        }
+    }
+
+    /// What became of an effect, for whoever asks.
+    fn became(&mut self, queued: &Queued, sent: &Sent) {
+        let at = now();
+        let (became, to) = match sent {
+            Sent::Accepted { event, room } => {
+                let (id, room) = (Some(event.clone()), room.to_string());
+                self.last.acknowledged = Some(Happening { event: id, room: room.clone(), at, why: None });
+                (Became::Sent { event: event.clone(), at: Some(at) }, room)
+            }
+            Sent::GivenUp(reason) => {
+                let (to, why) = (destination(&queued.effect), Some(reason.clone()));
+                self.last.given_up = Some(Happening { event: None, room: to.clone(), at, why });
+                (Became::GivenUp { reason: reason.clone(), at: Some(at) }, to)
+            }
+        };
+        let EffectId { delivery, ordinal } = &queued.id;
+        let received = self.committed.get(delivery).and_then(|of| self.received.get_mut(of));
+        let told = received.and_then(|it| it.deliveries.iter_mut().find(|(of, _)| of == delivery));
+        let fate =
+            told.and_then(|(_, told)| told.effects.iter_mut().find(|fate| Some(fate.ordinal) == *ordinal));
+        if let Some(fate) = fate {
+            (fate.became, fate.to) = (became, Some(to));
+        }
+    }
+
+    fn story(&self, event: &EventId) -> Option<Story> {
+        let sequence = self.sequences.get(event)?;
+        let received = self.received.get(sequence)?;
+        let (_, room, session) = received.event.clone()?;
+        let sent_for =
+            self.sent.iter().find(|sent| sent.event == *event && self.messages.contains_key(event));
+        let sent_for = sent_for.and_then(|sent| self.committed.get(&sent.id.delivery)).and_then(|cause| {
+            self.sequences.iter().find_map(|(event, sequence)| (sequence == cause).then(|| event.clone()))
+        });
+        Some(Story {
+            event: event.clone(),
+            room,
+            session,
+            received: Some(received.at),
+            again: received.again,
+            verdict: received.verdict,
+            waits: self.pending.contains_key(sequence),
+            locked: self.locked.contains_key(sequence),
+            deliveries: received.deliveries.iter().map(|(_, told)| told.clone()).collect(),
+            sent_for,
+        })
+    }
+
+    fn tidy(&mut self, tidy: Tidy) -> bool {
+        let step = tidy.step as usize;
+        let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
+        let old = self.drafts.iter().filter(|(of, (at, _))| *at < tidy.drafts_before && !unsent.contains(of));
+        let mut old: Vec<_> = old.map(|(of, (at, _))| (*at, of.clone())).collect();
+        old.sort();
+        let drafts: Vec<_> = old.into_iter().take(step).collect();
+        let mut own: Vec<_> =
+            self.received.iter().filter(|(_, it)| it.event.is_none()).map(|(of, _)| *of).collect();
+        own.sort();
+        own.truncate(own.len().saturating_sub(tidy.announcements as usize));
+        own.retain(|of| !self.received[of].deliveries.iter().any(|(delivery, _)| unsent.contains(delivery)));
+        own.truncate(step);
+        let mut gone = drafts.len() + own.len();
+        for (_, draft) in drafts {
+            self.drafts.remove(&draft);
+        }
+        for sequence in own {
+            self.forget_one(sequence);
+        }
+        for names in self.named.values_mut() {
+            let mut rows: Vec<_> = names.iter().map(|(name, newest)| (newest.row, name.clone())).collect();
+            rows.sort();
+            rows.truncate(rows.len().saturating_sub(tidy.names as usize));
+            rows.truncate(step);
+            gone += rows.len();
+            for (_, name) in rows {
+                names.remove(&name);
             }
         }
+        gone >= step
     }
 
     fn accepted(&mut self, delivered: Delivered) {
@@ -525,8 +759,44 @@ impl Agent {
     }
 }
 
+impl Received {
+    /// What the host says by itself is about no event.
+    fn announced() -> Self {
+        Self {
+            event: None,
+            own: true,
+            at: now(),
+            until: i64::MAX,
+            again: 0,
+            verdict: Verdict::Allow,
+            deliveries: Vec::new(),
+        }
+    }
+}
+
 fn key(timer: &Timer) -> TimerKey {
     (timer.plugin.clone(), timer.session.clone(), timer.key.clone())
+}
+
+impl Agent {
+    fn record(&mut self, opening: &Opening, row: i64) -> &mut Record {
+        let found = self.records.iter().find(|(_, of)| of.opening.delivery == opening.delivery);
+        let row = found.map_or(row, |(row, _)| *row);
+        let new = || Record { opening: opening.clone(), ended: None, full: false, entries: vec![] };
+        self.records.entry(row).or_insert_with(new)
+    }
+}
+
+/// In place of what was learnt of the same.
+fn learn(record: &mut Record, entries: &[answers::Entry]) {
+    record.entries.retain(|old| entries.iter().all(|new| new.key != old.key));
+    record.entries.extend_from_slice(entries);
+    record.entries.sort_by_key(|entry| entry.order);
+}
+
+fn size(record: &Record) -> u64 {
+    let entries = record.entries.iter().map(answers::Entry::size);
+    (record.opening.said.len() + entries.sum::<usize>()) as u64
 }
 
 impl Waiting {
@@ -559,6 +829,30 @@ impl Journal for Memory {
         agent.position = Some(position.clone());
         ledger.sequence = last;
         Ok(sequences)
+    }
+
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
+        let locked = agent.locked.iter();
+        Ok(locked.map(|(at, (session, event))| (*at, session.clone(), event.clone())).collect())
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        Ok(self.ledger().agent(agent).unlock(sequence, arrival).unwrap_or(false))
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        self.ledger().agent(agent).newest.extend(newest.iter().cloned());
+        Ok(())
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.newest.get(room).cloned()))
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        Ok(self.ledger().agent(agent).forget(i64::try_from(before).unwrap_or(i64::MAX), limit))
     }
 
     async fn pending(
@@ -596,6 +890,7 @@ impl Journal for Memory {
         let mut ledger = self.ledger();
         let Some(agent) = ledger.agents.get_mut(agent) else { return Ok(()) };
         let Some(queued) = agent.unsent.remove(&row) else { return Ok(()) };
+        agent.became(&queued, sent);
         if super::takes_draft(&queued.effect) {
             agent.drafts.remove(&queued.id.delivery);
         }
@@ -657,7 +952,7 @@ impl Journal for Memory {
         let Some(agent) = ledger.agents.get(agent) else { return Ok(None) };
         Ok(match id.ordinal {
             Some(_) => agent.accepted.get(id).cloned(),
-            None => agent.drafts.get(&id.delivery).and_then(|draft| draft.event.clone()),
+            None => agent.drafts.get(&id.delivery).and_then(|(_, draft)| draft.event.clone()),
         })
     }
 
@@ -699,21 +994,25 @@ impl Journal for Memory {
     ) -> Result<Draft, Error> {
         let mut ledger = self.ledger();
         let agent = ledger.agent(agent);
-        if let Some(draft) = agent.drafts.get_mut(delivery) {
+        if let Some((_, draft)) = agent.drafts.get_mut(delivery) {
             if let Some(event) = event {
                 draft.event = Some(event.clone());
             }
             return Ok(draft.clone());
         }
         let draft = Draft::of(delivery, event.cloned());
-        if !agent.committed.contains(delivery) {
-            agent.drafts.insert(delivery.clone(), draft.clone());
+        if !agent.committed.contains_key(delivery) {
+            agent.drafts.insert(delivery.clone(), (now(), draft.clone()));
         }
         Ok(draft)
     }
 
     async fn drafted(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<Option<Draft>, Error> {
-        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.drafts.get(delivery).cloned()))
+        Ok(self
+            .ledger()
+            .agents
+            .get(agent)
+            .and_then(|agent| agent.drafts.get(delivery).map(|(_, draft)| draft.clone())))
     }
 
     async fn home(&self, agent: &AgentName) -> Result<Option<Place>, Error> {
@@ -768,6 +1067,76 @@ impl Journal for Memory {
 
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {
         Ok(self.ledger().decide(plugin, decision))
+    }
+
+    async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error> {
+        let mut ledger = self.ledger();
+        ledger.row += 1;
+        let row = ledger.row;
+        let agent = ledger.agent(&opening.agent);
+        if !agent.committed.contains_key(&opening.delivery) {
+            let record = agent.record(opening, row);
+            record.full |= writing.full;
+            learn(record, &writing.entries);
+        }
+        Ok(())
+    }
+
+    async fn begun(&self, agent: &AgentName, event: &EventId) -> Result<Vec<Record>, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(vec![]) };
+        let begun = agent.records.values().filter(|of| of.opening.event == *event && of.ended.is_none());
+        Ok(begun.cloned().collect())
+    }
+
+    async fn put_aside(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<(), Error> {
+        let aside = |of: &Record| of.opening.delivery == *delivery && of.ended.is_none();
+        self.ledger().agent(agent).records.retain(|_, of| !aside(of));
+        Ok(())
+    }
+
+    async fn past(&self, event: &EventId) -> Result<Vec<Record>, Error> {
+        let ledger = self.ledger();
+        let all = ledger.agents.values().flat_map(|agent| &agent.records);
+        let past = all.filter(|(_, of)| of.opening.event == *event && of.ended.is_some());
+        let past: BTreeMap<_, _> = past.collect();
+        Ok(past.into_values().cloned().collect())
+    }
+
+    async fn components(&self) -> Result<Vec<String>, Error> {
+        let ledger = self.ledger();
+        let all = ledger.agents.values().flat_map(|agent| agent.records.values());
+        let components: BTreeSet<_> = all.map(|of| of.opening.component.clone()).collect();
+        Ok(components.into_iter().collect())
+    }
+
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
+        let mut ledger = self.ledger();
+        let records = ledger.agents.values().flat_map(|agent| agent.records.values());
+        let mut bytes: u64 = records.filter(|of| of.ended.is_some()).map(size).sum();
+        let mut ended: Vec<(i64, i64, u64)> = Vec::new();
+        for agent in ledger.agents.values() {
+            let waits = |id: &EventId| agent.pending.values().any(|waiting| waiting.event.id == *id);
+            for (row, of) in &agent.records {
+                match of.ended {
+                    Some(at) => ended.push((at, *row, size(of))),
+                    None if !waits(&of.opening.event) => ended.push((i64::MIN, *row, 0)),
+                    None => {}
+                }
+            }
+        }
+        ended.sort_unstable();
+        let mut gone = Vec::new();
+        for (at, row, size) in ended {
+            if gone.len() < limit as usize && (at < before || bytes > most) {
+                bytes -= size;
+                gone.push(row);
+            }
+        }
+        for agent in ledger.agents.values_mut() {
+            agent.records.retain(|row, _| !gone.contains(row));
+        }
+        Ok(u32::try_from(gone.len()).unwrap_or(u32::MAX))
     }
 
     async fn timers(
@@ -837,9 +1206,35 @@ impl Journal for Memory {
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         let ledger = self.ledger();
-        let of = |agent: &Agent| (agent.pending.len() as u64, agent.unsent.len() as u64);
-        let (events, effects) = ledger.agents.get(agent).map(of).unwrap_or_default();
-        Ok(Backlog { events, effects })
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Backlog::default()) };
+        let [events, effects, locked] =
+            [agent.pending.len(), agent.unsent.len(), agent.locked.len()].map(|count| count as u64);
+        Ok(Backlog { events, effects, locked })
+    }
+
+    async fn agents(&self) -> Result<Vec<AgentName>, Error> {
+        let mut agents: Vec<_> = self.ledger().agents.keys().cloned().collect();
+        agents.sort();
+        Ok(agents)
+    }
+
+    async fn last(&self, agent: &AgentName) -> Result<Last, Error> {
+        let ledger = self.ledger();
+        let Some(agent) = ledger.agents.get(agent) else { return Ok(Last::default()) };
+        let oldest_event = agent.pending.keys().next().and_then(|of| agent.received.get(of)).map(|it| it.at);
+        let oldest_effect = agent.unsent.values().next().and_then(|queued| {
+            let received = agent.received.get(agent.committed.get(&queued.id.delivery)?)?;
+            received.deliveries.iter().find(|(of, _)| *of == queued.id.delivery)?.1.at
+        });
+        Ok(Last { oldest_event, oldest_effect, ..agent.last.clone() })
+    }
+
+    async fn story(&self, agent: &AgentName, event: &EventId) -> Result<Option<Story>, Error> {
+        Ok(self.ledger().agents.get(agent).and_then(|agent| agent.story(event)))
+    }
+
+    async fn tidy(&self, agent: &AgentName, tidy: Tidy) -> Result<bool, Error> {
+        Ok(self.ledger().agents.get_mut(agent).is_some_and(|agent| agent.tidy(tidy)))
     }
 
     async fn announce(
@@ -849,13 +1244,13 @@ impl Journal for Memory {
         effects: Vec<Effect>,
     ) -> Result<Vec<Queued>, Error> {
         let mut ledger = self.ledger();
-        if ledger.agent(agent).committed.contains(delivery) {
+        if ledger.agent(agent).committed.contains_key(delivery) {
             return Ok(Vec::new());
         }
         ledger.sequence += 1;
         let sequence = Sequence(ledger.sequence);
-        ledger.agent(agent).received.insert(sequence, Vec::new());
-        ledger.commit(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
+        ledger.agent(agent).received.insert(sequence, Received::announced());
+        ledger.carry_out(&Commit::own(agent.clone(), sequence, delivery.clone(), effects))
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
@@ -883,7 +1278,7 @@ mod tests {
     use super::*;
     use crate::{
         chat::memory::message,
-        event::{DeviceTrust, Kind, Room, Sender},
+        event::{DeviceTrust, Kind, Reading, Room, Sender},
         gate::Denial,
         id::UserId,
     };
@@ -901,6 +1296,7 @@ mod tests {
             sent: 0,
             mark: None,
             kind: Kind::Message(message("hello")),
+            reading: Reading::AtOnce,
         };
         Arrival { event, verdict, session: SessionId::parse("!r").unwrap() }
     }

@@ -2,7 +2,8 @@
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
 //! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
-//! few statements, in [`inbox`], [`commit`], [`outbox`], [`kv`], [`timers`], [`version`] and
+//! few statements, in [`inbox`], [`forget`], [`commit`], [`outbox`], [`story`], [`kv`], [`version`], [`timers`],
+//! [`record`] and
 //! [`audit`].
 //!
 //! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
@@ -11,9 +12,12 @@
 mod audit;
 mod commit;
 mod file;
+mod forget;
 mod inbox;
 mod kv;
 mod outbox;
+mod record;
+mod story;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -27,13 +31,15 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, Row, types::Type};
 
 use super::{
-    Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Moved, Named, Namespace,
-    Pending, Queued, Release, Remembered, Sent, Sequence, Stored, Undone, Usage, Versions,
+    Arrival, Backlog, Commit, Decision, Draft, Error, Journal, KeyQuery, Known, Last, Moved, Named,
+    Namespace, Pending, Queued, Release, Remembered, Sent, Sequence, Stored, Story, Tidy, Undone, Usage,
+    Versions,
 };
 use crate::{
+    answers::{Opening, Record, Writing},
     audit::{Entry, Head, Recorded},
     effect::{Effect, EffectId, Place},
-    event::{MediaSource, Position},
+    event::{Event, MediaSource, Position},
     id::{AgentName, DeliveryId, EventId, InvalidId, PluginName, RoomId, SessionId},
     timer::Timer,
 };
@@ -89,6 +95,32 @@ impl Journal for Sqlite {
         self.thread.write(move |db| inbox::receive(db, &agent, rows, &position)).await
     }
 
+    async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| inbox::locked(db, &agent)).await
+    }
+
+    async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
+        let agent = agent.clone();
+        let received = inbox::Received::of(arrival).map_err(|it| it.0)?;
+        self.thread.write(move |db| inbox::unlock(db, &agent, sequence, received)).await
+    }
+
+    async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
+        let (agent, newest) = (agent.clone(), newest.to_vec());
+        self.thread.write(move |db| forget::remember(db, &agent, &newest)).await
+    }
+
+    async fn newest(&self, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Error> {
+        let (agent, room) = (agent.clone(), room.clone());
+        self.thread.read(move |db| forget::newest(db, &agent, &room)).await
+    }
+
+    async fn forget(&self, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Error> {
+        let agent = agent.clone();
+        self.thread.write(move |db| forget::forget(db, &agent, before, limit)).await
+    }
+
     async fn pending(
         &self,
         agent: &AgentName,
@@ -103,7 +135,8 @@ impl Journal for Sqlite {
 
     async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
         let effects = commit::Effects::of(&commit).map_err(|it| it.0)?;
-        self.thread.write(move |db| commit::commit(db, &commit, effects)).await
+        let learnt = record::Ending::of(commit.learnt.as_ref()).map_err(|it| it.0)?;
+        self.thread.write(move |db| commit::commit(db, &commit, effects, learnt)).await
     }
 
     async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error> {
@@ -248,6 +281,35 @@ impl Journal for Sqlite {
         self.thread.write(move |db| version::decide(db, &plugin, decision)).await
     }
 
+    async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error> {
+        let opening = opening.clone();
+        let rows = record::Rows::of(&writing.entries).map_err(|it| it.0)?;
+        self.thread.write(move |db| record::learn(db, &opening, rows, writing.full)).await
+    }
+
+    async fn begun(&self, agent: &AgentName, event: &EventId) -> Result<Vec<Record>, Error> {
+        let (agent, event) = (agent.clone(), event.clone());
+        self.thread.read(move |db| record::begun(db, &agent, &event)).await
+    }
+
+    async fn put_aside(&self, agent: &AgentName, delivery: &DeliveryId) -> Result<(), Error> {
+        let (agent, delivery) = (agent.clone(), delivery.clone());
+        self.thread.write(move |db| record::put_aside(db, &agent, &delivery)).await
+    }
+
+    async fn past(&self, event: &EventId) -> Result<Vec<Record>, Error> {
+        let event = event.clone();
+        self.thread.read(move |db| record::past(db, &event)).await
+    }
+
+    async fn components(&self) -> Result<Vec<String>, Error> {
+        self.thread.read(record::components).await
+    }
+
+    async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
+        self.thread.write(move |db| record::forget(db, before, most, limit)).await
+    }
+
     async fn timers(
         &self,
         agent: &AgentName,
@@ -294,6 +356,25 @@ impl Journal for Sqlite {
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         let agent = agent.clone();
         self.thread.read(move |db| outbox::backlog(db, &agent)).await
+    }
+
+    async fn agents(&self) -> Result<Vec<AgentName>, Error> {
+        self.thread.read(story::agents).await
+    }
+
+    async fn last(&self, agent: &AgentName) -> Result<Last, Error> {
+        let agent = agent.clone();
+        self.thread.read(move |db| story::last(db, &agent)).await
+    }
+
+    async fn story(&self, agent: &AgentName, event: &EventId) -> Result<Option<Story>, Error> {
+        let (agent, event) = (agent.clone(), event.clone());
+        self.thread.read(move |db| story::story(db, &agent, &event)).await
+    }
+
+    async fn tidy(&self, agent: &AgentName, tidy: Tidy) -> Result<bool, Error> {
+        let agent = agent.clone();
+        self.thread.write(move |db| story::tidy(db, &agent, tidy)).await
     }
 
     async fn announce(

@@ -53,6 +53,11 @@ impl Registry {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether a component was rolled back, given what the journal says of its plugin's versions: it does nothing any more.
+    pub fn was_dropped(&self, digest: &str, versions: &Versions) -> bool {
+        versions.rejected.as_deref() == Some(digest) || self.dropped().contains(digest)
+    }
+
     /// Whether this very version was rolled back; if so, waits until the one before it serves.
     pub async fn is_dropped(&self, plugin: &Plugin) -> bool {
         let dropped = self.dropped().contains(&plugin.listing.digest);
@@ -352,26 +357,25 @@ impl Registry {
     }
 
     /// Writes down what was agreed to, and keeps it, with all that may be gone back to.
-    pub(super) async fn agree(&self, name: &PluginName, entry: Locked) {
+    pub(super) async fn agree(&self, name: &PluginName, entry: Locked, component: &[u8]) {
         let Some(Agreed { lock, kept }) = &self.agreed else { return };
         let agree = || {
             let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.put(&entry.digest, component)?;
             self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), entry.clone());
             lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry)))
         };
-        let now = match agree() {
-            Ok(now) => now,
+        match agree() {
+            Ok(_) => self.tidy().await,
             Err(reason) => {
                 tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
-                return;
             }
-        };
-        let mut digests: Vec<String> = now.plugins.values().map(|locked| locked.digest.clone()).collect();
-        for name in now.plugins.keys() {
-            // Where the journal does not say it, nothing is thrown away.
-            let Ok(versions) = self.journal.versions(name).await else { return };
-            digests.extend([versions.accepted, versions.trial].into_iter().flatten().map(|it| it.digest));
         }
-        kept.only(&digests.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// The components of versions on trial, and of those before them.
+    pub(super) fn tried(&self) -> Vec<String> {
+        let trials = self.trials();
+        trials.values().flat_map(|of| [of.digest.clone(), of.before.listing.digest.clone()]).collect()
     }
 }

@@ -181,6 +181,13 @@ fn check(name: &str, settings: Settings) -> Result<Settings, SettingsError> {
     let here = settings.agents.iter().flat_map(|(agent, of)| {
         of.grants.iter().map(move |(plugin, grants)| (format!("agents.{agent}.grants.{plugin}"), grants))
     });
+    let own = settings.agents.iter().filter_map(|(agent, of)| Some((Some(agent), of.behaviour.as_ref()?)));
+    for (agent, behaviour) in own.chain([(None, &settings.behaviour)]) {
+        if let Some(reason) = behaviour.nonsense() {
+            let place = agent.map_or_else(|| "behaviour".into(), |agent| format!("agents.{agent}.behaviour"));
+            return Err(invalid(place, &reason));
+        }
+    }
     for (place, grants) in everywhere.chain(here) {
         if let Some(reason) = grants.nonsense() {
             return Err(invalid(place, &reason));
@@ -235,6 +242,8 @@ fn invalid(name: &str, text: &str, error: &toml::de::Error) -> SettingsError {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU32;
+
     use super::*;
 
     fn parsed(text: &str) -> Result<Settings, String> {
@@ -266,6 +275,12 @@ mod tests {
             ("[plugins.a.grants]\npeople = [\"bob\"]", "plugins.a.grants: people: \"bob\" is neither"),
             ("[plugins.a.grants]\ntools = [\"weather\"]", "plugins.a.grants: tools: \"weather\" is neither"),
             ("[agents.A]\nplugins = []", "\"A\" is not a name of lower-case letters"),
+            (
+                "[behaviour]\nbacklog = \"some\"",
+                "parlour.toml:2:11: \"some\" is neither \"all\", \"mentions\"",
+            ),
+            ("[behaviour]\nhorizon = \"5m\"", "\"5m\" is no time of an hour or more"),
+            ("[behaviour]\nbacklog = \"60d\"", "behaviour: backlog: 60d is longer than the horizon of 30d"),
         ] {
             let error = parsed(text).unwrap_err();
             assert!(error.contains(expected), "{text:?}: {error}");
@@ -341,6 +356,20 @@ mod tests {
     }
 
     #[test]
+    fn the_backlog_is_said_for_all_for_an_agent_and_for_a_room() {
+        let text = format!(
+            "{AGENT}behaviour = {{ backlog = \"skip\", horizon = \"90d\", backlog_rooms = {{ \"!r\" = \"60d\" }} }}\n[behaviour]\nbacklog = \"90m\"\n"
+        );
+        let settings = parsed(&text).unwrap();
+        let room = |id| crate::id::RoomId::parse(id).unwrap();
+        assert_eq!(settings.behaviour.backlog_in(&room("!r")), Backlog::Within(Duration::from_secs(5400)));
+        let own = settings.agents.values().next().unwrap().behaviour.as_ref().unwrap();
+        assert_eq!(own.backlog_in(&room("!other")), Backlog::Skip);
+        assert_eq!(own.backlog_in(&room("!r")), Backlog::Within(Duration::from_secs(60 * 86_400)));
+        assert_eq!(own.horizon.to_string(), "90d");
+    }
+
+    #[test]
     fn media_is_granted_as_a_whole_or_with_a_size() {
         let media = |text: &str| {
             let settings = parsed(&format!("{AGENT}[plugins.b.grants]\nmedia = {text}\n"))?;
@@ -351,6 +380,27 @@ mod tests {
         assert_eq!(media("{ bytes = 1_000 }").unwrap(), Some(Media { bytes: Some(1000) }));
         for (wrong, said) in [("3", "true, or a table"), ("{ byte = 1 }", "did you mean `bytes`?")] {
             let error = media(wrong).unwrap_err();
+            assert!(error.starts_with("parlour.toml:") && error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_model_is_granted_as_a_whole_or_by_name_and_cost() {
+        let llm = |text: &str| {
+            let settings = parsed(&format!("{AGENT}[plugins.b.grants]\nllm = {text}\n"))?;
+            Ok::<_, String>(settings.plugins["b"].grants.llm.clone())
+        };
+        assert_eq!(llm("true").unwrap(), Some(LlmGrant::default()));
+        assert_eq!(llm("false").unwrap(), None);
+        let some = LlmGrant { models: ["small".to_owned()].into(), tokens_per_day: NonZeroU32::new(1000) };
+        assert_eq!(llm("{ models = [\"small\"], tokens_per_day = 1_000 }").unwrap(), Some(some));
+        let wrong = [
+            ("3", "true, or a table"),
+            ("{ tokens_per_day = 0 }", "nonzero"),
+            ("{ model = \"small\" }", "did you mean `models`?"),
+        ];
+        for (wrong, said) in wrong {
+            let error = llm(wrong).unwrap_err();
             assert!(error.starts_with("parlour.toml:") && error.contains(said), "{error}");
         }
     }
@@ -389,8 +439,10 @@ mod tests {
         assert!(settings.behaviour.require_mention);
     }
 
+    use std::time::Duration;
+
     use crate::{
         id::UserId,
-        settings::{Media, Timers},
+        settings::{Backlog, LlmGrant, Media, Timers},
     };
 }

@@ -41,6 +41,7 @@ impl Commands for Deeds {
             rest("draw", "Draws a random number"),
             rest("later", "Is not available at first"),
             rest("setting", "Says one of its settings"),
+            rest("extra", "Says what more is known of what was said"),
             Command::new("admin", "For admins").role(Role::Admin),
             Command::new("typed", "Says its arguments")
                 .parameter(Parameter::integer("number", "A number"))
@@ -54,6 +55,9 @@ impl Commands for Deeds {
             "count" => {
                 let count = kv::increment(kv::Scope::Plugin, "count", 1)?;
                 outbox::say(format!("{count}"))?;
+            }
+            "extra" => {
+                outbox::say(call.message.extra.unwrap_or_else(|| "none".into()))?;
             }
             "remember" => kv::set(kv::Scope::Session, "text", call.rest.as_bytes())?,
             "recall" => {

@@ -83,7 +83,9 @@ impl Commands for Hostile {
                     let now = wall_clock::now();
                     now.seconds * 1_000_000_000 + u64::from(now.nanoseconds)
                 };
-                format!("{} ns, {} ns, slept: {slept}", step(now), step(wall))
+                // It stands while a handler runs: what it says is the time at which that began.
+                let stands = wall() == (0..100_000).map(|_| wall()).max().unwrap_or_default();
+                format!("{} ns, {} ns, slept: {slept}, stands: {stands}", step(now), wall() % 1_000_000)
             }
             "remember" => format!("{}", CALLS.fetch_add(1, Relaxed) + 1),
             "babble" => {

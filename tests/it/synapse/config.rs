@@ -51,6 +51,12 @@ fn settings(folder: &Path, port: u16, options: &Options) -> Value {
         "encryption_enabled_by_default_for_room_type": "off",
         "max_event_delay_duration": "24h",
     });
+    if let Some(timeline) = options.timeline {
+        settings["filter_timeline_limit"] = timeline.into();
+    }
+    if let Some(life) = options.token_life {
+        settings["refreshable_access_token_lifetime"] = life.into();
+    }
     for (limit, rate) in limits(options).as_object().into_iter().flatten() {
         settings[limit] = rate.clone();
     }

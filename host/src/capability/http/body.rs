@@ -14,7 +14,7 @@ use http_body::{Body as _, Frame};
 use http_body_util::{BodyDataStream, BodyExt as _, StreamBody};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::{Pieces, Slot, client};
+use super::{Pieces, Slot, client, recorded::Recording};
 use crate::scrub::Scrubbing;
 
 /// Bytes of a request.
@@ -65,6 +65,7 @@ pub struct Incoming {
     between: Duration,
     allowance: Allowance,
     over: bool,
+    recording: Recording,
     _slot: Slot,
 }
 
@@ -74,9 +75,11 @@ impl Incoming {
         scrubbing: Option<Scrubbing>,
         between: Duration,
         slot: Slot,
+        recording: Recording,
     ) -> Self {
         let pieces = Box::pin(answer.bytes_stream());
-        Self { pieces, scrubbing, between, allowance: Allowance::new(ANSWER), over: false, _slot: slot }
+        let allowance = Allowance::new(ANSWER);
+        Self { pieces, scrubbing, between, allowance, over: false, recording, _slot: slot }
     }
 
     /// As a guest reads it.
@@ -87,8 +90,19 @@ impl Incoming {
         StreamBody::new(Box::pin(pieces.map_ok(Frame::data)) as Pieces<_>).boxed_unsync()
     }
 
-    /// The next piece that is not empty.
+    /// The next piece, when the end is written down that it may be.
     async fn next(&mut self) -> Result<Option<Bytes>, Error> {
+        let next = self.read().await;
+        match &next {
+            Ok(Some(piece)) => self.recording.piece(piece).await,
+            Ok(None) => self.recording.whole().await,
+            Err(_) => self.recording.broken(),
+        }
+        next
+    }
+
+    /// The next piece that is not empty.
+    async fn read(&mut self) -> Result<Option<Bytes>, Error> {
         while !self.over {
             let piece = tokio::time::timeout(self.between, self.pieces.next()).await;
             let piece = piece.map_err(|_| Error::ConnectionReadTimeout)?.transpose();

@@ -300,3 +300,25 @@ fn unreachable(error: &reqwest::Error) -> String {
         "the model's endpoint cannot be reached".into()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Which model answers, and how often, is what was granted.
+    #[test]
+    fn no_further_member_chooses_the_model() {
+        let backend =
+            OpenAi::new("http://127.0.0.1:1/v1", None, "usual".into(), Duration::from_secs(1)).unwrap();
+        let extra = json!({
+            "model": "dear", "models": ["dear"], "fallbacks": ["dear"], "route": "dear", "provider": {"order": ["dear"]},
+            "n": 100, "best_of": 100, "stream": false, "tools": [],
+        });
+        let Value::Object(extra) = extra else { unreachable!() };
+        let request = Request { turns: vec![], model: None, max_tokens: None, temperature: None, extra };
+        let expected = json!({
+            "model": "usual", "messages": [], "stream": true, "stream_options": { "include_usage": true }, "tools": [],
+        });
+        assert_eq!(backend.body(request), expected);
+    }
+}

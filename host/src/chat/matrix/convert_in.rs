@@ -34,6 +34,12 @@ pub(super) fn mark(event: &Value) -> Option<String> {
     mark.or_else(transaction).map(ToOwned::to_owned)
 }
 
+/// The message to which an edit gives another text.
+pub(super) fn replaces(event: &Value) -> Option<EventId> {
+    let relation = event.get("content")?.get("m.relates_to")?.as_object()?;
+    (text(relation, "rel_type") == Some("m.replace")).then(|| id(relation.get("event_id")?)).flatten()
+}
+
 /// Milliseconds; nothing that a server made up makes an event unreadable.
 pub(super) fn sent(event: &Value) -> u64 {
     event.get("origin_server_ts").and_then(Value::as_u64).unwrap_or(0)
@@ -45,6 +51,22 @@ pub(super) fn membership_of(event: &Value, user: &str) -> Option<Membership> {
         return None;
     }
     member(event, event.get("content")?.as_object()?).map(|member| member.membership)
+}
+
+/// What is known of a message that cannot be read: in which thread it is (spec, "m.room.encrypted": relations are in clear).
+pub(super) fn unread(event: &Value) -> Kind {
+    let relation =
+        event.get("content").and_then(|content| content.get("m.relates_to")).and_then(Value::as_object);
+    let relation = relation.filter(|relation| text(relation, "rel_type") == Some("m.thread"));
+    Kind::Message(Message {
+        class: Class::Text,
+        text: String::new(),
+        html: None,
+        thread: relation.and_then(|relation| id(relation.get("event_id")?)),
+        reply_to: None,
+        mentions: vec![],
+        attachments: vec![],
+    })
 }
 
 fn message(content: &Map<String, Value>) -> Option<Message> {

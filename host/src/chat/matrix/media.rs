@@ -27,9 +27,9 @@ const DOWNLOADS: [&[&str]; 2] = [&["client", "v1", "media", "download"], &["medi
 pub(super) async fn fetch(live: &Live, file: &MediaSource, most: usize) -> Result<Bytes, MediaError> {
     let fetched = tokio::time::timeout(WHOLE, async {
         match read(file.as_str())? {
-            Read::Plain(url) => download(&live.wire, &live.session.token, &url, most).await,
+            Read::Plain(url) => download(&live.wire, &live.token(), &url, most).await,
             Read::Encrypted(file) => {
-                let sealed = download(&live.wire, &live.session.token, file.url.as_str(), most).await?;
+                let sealed = download(&live.wire, &live.token(), file.url.as_str(), most).await?;
                 let opened = tokio::task::spawn_blocking(move || open(&sealed, *file)).await;
                 opened.unwrap_or(Err(MediaError::Altered))
             }

@@ -78,6 +78,11 @@ impl Presence {
         });
     }
 
+    /// Ends all that runs.
+    pub fn end(&self) {
+        lock(&self.tasks).abort_all();
+    }
+
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         let mut tasks = lock(&self.tasks);
         while tasks.try_join_next().is_some() {}

@@ -8,6 +8,7 @@ use super::{
     store::{Session, Store},
     wire::{Wire, WireError},
 };
+use crate::audit::now;
 use crate::chat::StartError;
 
 /// A session, and what is known of the server.
@@ -56,11 +57,28 @@ async fn resume(
             stored.device
         )));
     }
-    let token = match &account.secret {
-        Secret::Token(token) => token.clone(),
-        Secret::Password(_) => stored.token.clone(),
+    let mut stored = match &account.secret {
+        Secret::Token(token) if *token != stored.token => {
+            Session { token: token.clone(), refresh: None, ..stored }
+        }
+        _ => stored,
     };
-    match wire.who_am_i(&token).await {
+    let mut known = wire.who_am_i(&stored.token).await;
+    // The token has ended by itself while the host was down.
+    if matches!(&known, Err(WireError::Refused { code, .. }) if code == "M_UNKNOWN_TOKEN")
+        && let Some(refresh) = stored.refresh.clone()
+    {
+        match wire.refresh(&stored, &refresh).await {
+            Ok(next) => {
+                keep(store, &next)?;
+                known = wire.who_am_i(&next.token).await;
+                stored = next;
+            }
+            Err(error @ WireError::Unreachable(_)) => known = Err(error),
+            Err(_) => {}
+        }
+    }
+    match known {
         Ok((user, device)) => {
             if user != stored.user || device.as_ref().is_some_and(|device| *device != stored.device) {
                 return Err(StartError::new(format!(
@@ -70,26 +88,16 @@ async fn resume(
                     stored.device
                 )));
             }
-            let changed = token != stored.token;
-            let session = Session { token, ..stored };
-            if changed {
-                keep(store, &session)?;
-            }
-            Ok(SignedIn { session, reachable: true, fresh: false })
+            keep(store, &stored)?;
+            Ok(SignedIn { session: stored, reachable: true, fresh: false })
         }
         Err(WireError::Refused { code, soft_logout, .. }) if code == "M_UNKNOWN_TOKEN" => {
             match &account.secret {
                 Secret::Token(_) => Err(wrong_token()),
                 Secret::Password(password) if soft_logout => {
-                    let session = wire
-                        .log_in(&stored.user, password, Some(&stored.device), &account.device_name)
+                    let session = again(account, password, wire, &stored)
                         .await
                         .map_err(|error| log_in_failed(account, error))?;
-                    if session.user != stored.user || session.device != stored.device {
-                        return Err(StartError::new(
-                            "the server signed in another device than the one that was asked for",
-                        ));
-                    }
                     keep(store, &session)?;
                     Ok(SignedIn { session, reachable: true, fresh: false })
                 }
@@ -103,6 +111,59 @@ async fn resume(
             say(format!("{} is out of reach: {}; trying on", account.homeserver, error.what()));
             Ok(SignedIn { session: stored, reachable: false, fresh: false })
         }
+    }
+}
+
+/// Signs in on the same device once more.
+async fn again(
+    account: &Account,
+    password: &str,
+    wire: &Wire,
+    session: &Session,
+) -> Result<Session, WireError> {
+    let next = wire.log_in(&session.user, password, Some(&session.device), &account.device_name).await?;
+    if next.user == session.user && next.device == session.device {
+        Ok(next)
+    } else {
+        Err(WireError::NotMatrix("it signed in another device than the one that was asked for".into()))
+    }
+}
+
+/// How a session that has run out goes on.
+pub(super) enum Renewed {
+    /// With these tokens, which are kept.
+    Session(Session),
+    /// Later: the server is out of reach, or so is the folder.
+    Later(String),
+    /// Not without a person.
+    Ended(StartError),
+}
+
+/// Signs in again on the same device, after the server has ended the session softly (spec, "Soft logout").
+pub(super) async fn renew(account: &Account, store: &Store, wire: &Wire, session: &Session) -> Renewed {
+    // Who was signed out for good is told so by the token itself, whatever became of its refreshing.
+    match wire.who_am_i(&session.token).await {
+        Ok(_) => return Renewed::Session(session.clone()),
+        Err(WireError::Refused { code, soft_logout: false, .. }) if code == "M_UNKNOWN_TOKEN" => {
+            return Renewed::Ended(signed_out(session, store));
+        }
+        Err(WireError::Refused { code, .. }) if code == "M_UNKNOWN_TOKEN" => {}
+        Err(error) if error.is_final() => return Renewed::Ended(log_in_failed(account, error)),
+        Err(error) => return Renewed::Later(error.what()),
+    }
+    let Secret::Password(password) = &account.secret else {
+        return Renewed::Ended(StartError::new(format!(
+            "the token of {} has run out (soft logout): get a new one, or use a password",
+            session.user
+        )));
+    };
+    match again(account, password, wire, session).await {
+        Ok(next) => match store.keep_session(&next) {
+            Ok(()) => Renewed::Session(next),
+            Err(error) => Renewed::Later(format!("session.json cannot be written: {error}")),
+        },
+        Err(error) if error.is_final() => Renewed::Ended(log_in_failed(account, error)),
+        Err(error) => Renewed::Later(error.what()),
     }
 }
 
@@ -144,7 +205,7 @@ async fn first(account: &Account, store: &Store, wire: &Wire) -> Result<SignedIn
                     "the token of {user} has no device: sign in to get one that has"
                 )));
             };
-            Session { user, device, token: token.clone() }
+            Session { user, device, token: token.clone(), refresh: None, since: Some(now()) }
         }
     };
     if let Some(user) = &account.user
@@ -249,6 +310,11 @@ fn keep(store: &Store, session: &Session) -> Result<(), StartError> {
 }
 
 impl WireError {
+    /// The account is closed, or its password is another one.
+    fn is_final(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "M_USER_DEACTIVATED" || code == "M_FORBIDDEN")
+    }
+
     fn what(&self) -> String {
         match self {
             Self::Unreachable(why) | Self::NotMatrix(why) => why.clone(),

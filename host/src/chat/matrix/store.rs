@@ -31,6 +31,12 @@ pub(super) struct Session {
     pub user: String,
     pub device: String,
     pub token: String,
+    /// Since when, in milliseconds since 1970; none where an older Parlour noted none.
+    #[serde(default)]
+    pub since: Option<i64>,
+    /// Gets the next token, where this one ends; servers that know of none give none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refresh: Option<String>,
 }
 
 /// An agent's folder, locked for as long as this lives.

@@ -4,13 +4,18 @@
 //! only when the caller comes back, that is, when it has stored the batch. An answer that is dropped half-way is
 //! asked for again, and nothing is lost.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::HashSet,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use matrix_sdk::{
-    Error, HttpError, Room,
+    Error, HttpError, RefreshTokenError, Room,
     config::{SyncSettings, SyncToken},
     deserialized_responses::{
-        TimelineEvent, TimelineEventKind, UnableToDecryptReason, VerificationLevel, VerificationState,
+        TimelineEvent, TimelineEventKind, UnableToDecryptInfo, UnableToDecryptReason, VerificationLevel,
+        VerificationState,
     },
     ruma::{
         OwnedRoomId, UInt,
@@ -21,6 +26,8 @@ use matrix_sdk::{
             },
             error::ErrorKind,
         },
+        events::{AnySyncTimelineEvent, room::encrypted::OriginalSyncRoomEncryptedEvent},
+        serde::Raw,
     },
     sync::SyncResponse,
 };
@@ -36,10 +43,13 @@ use super::{
 };
 use crate::{
     backoff::Backoff,
-    chat::{Ended, SendError},
-    event::{Batch, DeviceTrust, Event, Invite, Kind, Membership, Position, Sender},
+    chat::{Ended, Opened, SendError},
+    event::{Batch, DeviceTrust, Event, Invite, Kind, Locked, Membership, Own, Position, Reading, Sender},
     id::{EventId, RoomId, UserId},
 };
+
+/// After a break that was longer the agent was away. A shorter one is the network's, and nobody knows of it.
+const AWAY: Duration = Duration::from_secs(5 * 60);
 
 /// How long the server may keep a request that has no news.
 const LONG_POLL: Duration = Duration::from_secs(30);
@@ -52,24 +62,49 @@ const INVITED_FOR: u64 = 24 * 60 * 60 * 1000;
 
 /// Where the next request starts, and how.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a fact of its own")]
 pub(super) struct Start {
     pub position: Option<String>,
     /// The store knows nothing of the rooms, which the position takes for known.
     pub full_state: bool,
-    /// The first request of this run: it does not wait, for there may be invitations to hand over.
+    /// The first request of this run, or after a break: it does not wait, for it is to say that all is known.
     pub at_once: bool,
+    /// The agent has not caught up since it was started.
+    pub away: bool,
+    /// The server has refused the position: what came since is looked for in each room.
+    pub refused: bool,
 }
 
+/// Why there is nothing more to hand over.
+#[derive(Debug)]
+pub(super) enum Halt {
+    /// For good.
+    Ended(Ended),
+    /// The session has run out, and another may follow it.
+    Signed,
+}
+
+impl From<Ended> for Halt {
+    fn from(ended: Ended) -> Self {
+        Self::Ended(ended)
+    }
+}
+
+/// A server that has no news says so after the time that it was given. One that does not wait is not asked without a pause.
+const HASTY: Duration = Duration::from_secs(1);
+
 /// Asks until there is something to hand over.
-pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Ended> {
+pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Halt> {
     let mut backoff = Backoff::default();
     // After an error on this side matrix-sdk may take the same answer for one that it has handled, and hand over
     // nothing: `base/client.rs`, "Got the same sync response twice".
     let mut suspect = false;
+    let mut hasty = Backoff::default();
     loop {
+        let asked = Instant::now();
         match live.client.sync_once(settings(&start)).await {
             Ok(answer) => {
-                if live.end_outage() {
+                if live.standing.answered() {
                     live.say(format!("{} is back", live.account.homeserver));
                 }
                 live.settle_identity().await;
@@ -80,26 +115,36 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, End
                 }
                 suspect = false;
                 backoff = Backoff::default();
-                let batch = collect(&live, answer, start.position.as_deref()).await?;
+                let missed = live.was_away(AWAY) || start.away;
+                let batch = Batch { missed, ..collect(&live, answer, &start).await? };
+                live.is_here();
                 // The first one is handed over in any case: it says that the agent has caught up.
                 if moved || start.at_once || !batch.invites.is_empty() {
                     return Ok(batch);
                 }
+                if asked.elapsed() < HASTY {
+                    hasty.wait(None).await;
+                }
             }
             Err(error) => {
-                if let Some(ended) = ends(&live, &error) {
-                    return Err(ended);
+                if let Some(halt) = halts(&live, &error) {
+                    live.broke();
+                    return Err(halt);
                 }
                 if start.position.is_some() && is_rejected(&error) {
                     live.say(format!(
-                        "the server does not take the stored position ({}): starting from now, what came meanwhile is not answered",
+                        "the server does not take the stored position ({}): looking in each room for what came since",
                         plain(&error)
                     ));
-                    start = Start { position: None, full_state: false, at_once: true };
+                    live.broke();
+                    start =
+                        Start { position: None, full_state: false, at_once: true, refused: true, ..start };
                     continue;
                 }
                 suspect |= !matches!(error, Error::Http(_));
-                if live.begin_outage() {
+                live.broke();
+                start.at_once = true;
+                if live.standing.failed(&plain(&error)) {
                     live.say(format!(
                         "{} is out of reach: {}; trying on",
                         live.account.homeserver,
@@ -123,8 +168,8 @@ fn settings(start: &Start) -> SyncSettings {
     filter.room.ephemeral = RoomEventFilter::ignore_all();
     // With lazy loading the server says how many members a room has.
     filter.room.state.lazy_load_options = LazyLoadOptions::Enabled { include_redundant_members: false };
-    // History is not handed over, so there is no use in much of it.
-    let limit = if start.position.is_some() { TIMELINE } else { 1 };
+    // History is not handed over, so there is no use in more of it than where it ends.
+    let limit = if start.position.is_some() || start.refused { TIMELINE } else { 1 };
     filter.room.timeline.limit = Some(UInt::from(limit));
     if start.position.is_none() {
         // Synapse answers the same request of the same device from a cache for two minutes. After a rejected
@@ -141,31 +186,45 @@ fn settings(start: &Start) -> SyncSettings {
 }
 
 /// What an answer holds, in the order of each room. Without a position it is the first contact: history, of which
-/// nothing is handed over.
-async fn collect(live: &Live, answer: SyncResponse, since: Option<&str>) -> Result<Batch, Ended> {
-    let mut events = Vec::new();
+/// nothing is handed over but where it ends; or, where the position was refused, what each room has since the last event
+/// that was handed over.
+async fn collect(live: &Live, answer: SyncResponse, start: &Start) -> Result<Batch, Ended> {
+    let mut batch = Batch::new(vec![], vec![], Position(answer.next_batch));
     let mut seen = HashSet::new();
-    if let Some(since) = since {
-        for (id, update) in answer.rooms.joined {
-            let Some(room) = live.client.get_room(&id) else { continue };
-            let timeline = update.timeline;
-            let mut happened = timeline.events;
-            if timeline.limited
-                && let Some(from) = timeline.prev_batch
-            {
-                let gap = Gap { from, to: since.to_owned() };
-                happened.splice(0..0, backfill::fetch(live, &room, gap, &happened).await?);
+    let mut left = backfill::ALL;
+    for (id, update) in answer.rooms.joined {
+        let Some(room) = live.client.get_room(&id) else { continue };
+        let timeline = update.timeline;
+        let newest = timeline.events.last().and_then(TimelineEvent::event_id);
+        let happened = match &start.position {
+            Some(since) => {
+                let gap = timeline.prev_batch.filter(|_| timeline.limited);
+                let gap = gap.map(|from| Gap { from, to: Some(since.clone()) });
+                backfill::fill(live, &room, gap, timeline.events, &mut left).await?
             }
-            let facts = room::facts(&room).await;
-            let Some(facts) = facts else { continue };
-            for event in since_invited(happened, live.own()) {
-                if let Some(event) = convert(live, &room, &facts, &event).await
-                    && seen.insert(event.id.clone())
-                {
-                    events.push(event);
-                }
+            None if start.refused => {
+                let gap = timeline.prev_batch.map(|from| Gap { from, to: None });
+                backfill::since_known(live, &room, gap, timeline.events, &mut left).await?
+            }
+            None => vec![],
+        };
+        if start.position.is_none()
+            && let (Some(event), Ok(room)) = (newest, RoomId::parse(&id))
+            && let Ok(event) = EventId::parse(&event)
+        {
+            batch.history.push((room, event));
+        }
+        let Some(facts) = room::facts(&room).await else { continue };
+        for event in since_invited(happened, live.own()) {
+            batch.own.extend(own(live, &facts.id, &event));
+            if let Some(event) = convert(live, &room, &facts, &event).await
+                && seen.insert(event.id.clone())
+            {
+                batch.events.push(event);
             }
         }
+    }
+    if start.position.is_some() {
         // Of rooms that were left only who came and went: nothing can be answered there.
         for (id, update) in answer.rooms.left {
             live.forget_declined(&id);
@@ -176,7 +235,7 @@ async fn collect(live: &Live, answer: SyncResponse, since: Option<&str>) -> Resu
                     && matches!(event.kind, Kind::Member(_))
                     && seen.insert(event.id.clone())
                 {
-                    events.push(event);
+                    batch.events.push(event);
                 }
             }
         }
@@ -184,7 +243,19 @@ async fn collect(live: &Live, answer: SyncResponse, since: Option<&str>) -> Resu
     for id in answer.rooms.invited.keys() {
         live.invited_again(id);
     }
-    Ok(Batch { events, invites: invites(live).await, position: Position(answer.next_batch) })
+    batch.invites = invites(live).await;
+    Ok(batch)
+}
+
+/// What the agent itself has sent: messages, edits and reactions.
+fn own(live: &Live, room: &RoomId, event: &TimelineEvent) -> Option<Own> {
+    let json = event.raw().deserialize_as_unchecked::<Value>().ok()?;
+    if json.get("sender")?.as_str()? != live.own() {
+        return None;
+    }
+    let event = EventId::parse(json.get("event_id")?.as_str()?).ok()?;
+    let replaces = convert_in::replaces(&json);
+    Some(Own { room: room.clone(), event, mark: convert_in::mark(&json)?, replaces })
 }
 
 /// Drops what was in a room before the agent was invited: to the agent that is history, too. What was said between
@@ -228,21 +299,15 @@ async fn convert(
     let device = match &event.kind {
         TimelineEventKind::PlainText { .. } => DeviceTrust::Cleartext,
         TimelineEventKind::Decrypted(decrypted) => trust(&decrypted.encryption_info.verification_state)?,
-        TimelineEventKind::UnableToDecrypt { utd_info, .. } => {
-            if sender.as_str() != live.own() {
-                let why = match utd_info.reason {
-                    UnableToDecryptReason::MissingMegolmSession { .. } => "its key has not come".to_owned(),
-                    UnableToDecryptReason::UnknownMegolmMessageIndex => {
-                        "its key is for later messages".to_owned()
-                    }
-                    ref other => format!("{other:?}"),
-                };
-                live.say(format!("could not decrypt {id} of {sender} in {}: {why}", facts.id));
-            }
-            return None;
-        }
+        // Nobody vouches for what cannot be read.
+        TimelineEventKind::UnableToDecrypt { .. } => DeviceTrust::Unverified,
     };
-    let kind = convert_in::kind(&json)?;
+    let (kind, reading) = match &event.kind {
+        TimelineEventKind::UnableToDecrypt { utd_info, .. } => {
+            (convert_in::unread(&json), Reading::Locked(locked(event, utd_info)))
+        }
+        _ => (convert_in::kind(&json)?, Reading::AtOnce),
+    };
     let mark = (sender.as_str() == live.own()).then(|| convert_in::mark(&json)).flatten();
     let encrypted = facts.encrypted || device != DeviceTrust::Cleartext;
     Some(Event {
@@ -252,7 +317,39 @@ async fn convert(
         sent: convert_in::sent(&json),
         mark,
         kind,
+        reading,
     })
+}
+
+fn locked(event: &TimelineEvent, info: &UnableToDecryptInfo) -> Locked {
+    let reason = match &info.reason {
+        UnableToDecryptReason::MissingMegolmSession { .. } => "its key has not come".to_owned(),
+        UnableToDecryptReason::UnknownMegolmMessageIndex => "its key is for later messages".to_owned(),
+        other => format!("{other:?}"),
+    };
+    let raw = event.raw().json().get().to_owned();
+    Locked { reason, key: info.session_id.clone(), raw, at: 0, missed: false }
+}
+
+/// Reads an event that could not be read before, if its key is there by now; otherwise the backup is asked for it.
+pub(super) async fn open(live: &Live, event: &Event) -> Opened {
+    let Reading::Locked(locked) = &event.reading else { return Opened::Nothing };
+    let room = matrix_room(&event.room.id).and_then(|id| live.client.get_room(&id));
+    let raw = Raw::<AnySyncTimelineEvent>::from_json_string(locked.raw.clone());
+    let (Some(room), Ok(raw)) = (room, raw) else { return Opened::NotYet };
+    let Ok(opened) =
+        room.decrypt_event(raw.cast_ref_unchecked::<OriginalSyncRoomEncryptedEvent>(), None).await
+    else {
+        return Opened::NotYet;
+    };
+    if matches!(opened.kind, TimelineEventKind::UnableToDecrypt { .. }) {
+        return Opened::NotYet;
+    }
+    let facts = event.room.clone();
+    match convert(live, &room, &facts, &opened).await {
+        Some(event) => Opened::Event(Box::new(event)),
+        None => Opened::Nothing,
+    }
 }
 
 /// None for a message whose sender is not the owner of the device that encrypted it: it is forged.
@@ -287,18 +384,27 @@ fn is_empty(answer: &SyncResponse) -> bool {
     answer.rooms.is_empty() && answer.to_device.is_empty() && answer.account_data.is_empty()
 }
 
-/// Only these two end an agent (and a soft logout, until it is signed in again here).
-fn ends(live: &Live, error: &Error) -> Option<Ended> {
+/// Only these two end an agent; a session that has only run out is followed by another.
+fn halts(live: &Live, error: &Error) -> Option<Halt> {
+    if let Error::Http(error) = error
+        && let HttpError::RefreshToken(RefreshTokenError::MatrixAuth(refused)) = &**error
+    {
+        return refused
+            .as_client_api_error()
+            .filter(|refused| refused.status_code.is_client_error())
+            .and_then(
+                // What is asked for too often is not refused.
+                |refused| (refused.status_code.as_u16() != 429).then_some(Halt::Signed),
+            );
+    }
     match error.client_api_error_kind()? {
-        ErrorKind::UnknownToken(data) if data.soft_logout => Some(Ended::Lost(format!(
-            "the session of {} has run out: start again, with the password, to go on with the same device",
-            live.own()
-        ))),
+        ErrorKind::UnknownToken(data) if data.soft_logout => Some(Halt::Signed),
         ErrorKind::UnknownToken(_) => {
-            Some(Ended::Lost(sign_in::signed_out(&live.session, &live.store).reason))
+            Some(Halt::Ended(Ended::Lost(sign_in::signed_out(&live.session, &live.store).reason)))
         }
         ErrorKind::UserDeactivated => {
-            Some(Ended::Lost(format!("the account {} was closed: use another one", live.own())))
+            let reason = format!("the account {} was closed: use another one", live.own());
+            Some(Halt::Ended(Ended::Lost(reason)))
         }
         _ => None,
     }
@@ -346,7 +452,6 @@ pub(super) fn matrix_room(room: &RoomId) -> Option<OwnedRoomId> {
 
 #[cfg(test)]
 mod tests {
-    use matrix_sdk::ruma::serde::Raw;
     use serde_json::json;
 
     use super::*;

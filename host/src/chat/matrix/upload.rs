@@ -27,7 +27,7 @@ const SEALED: &str = "application/octet-stream";
 pub(super) async fn upload(live: &Live, upload: &Upload) -> Result<MediaSource, SendError> {
     let room = joined(&live.client, &upload.room)?;
     let encrypted = agreed_encryption(&room, live.account.encryption, upload.must_encrypt).await?;
-    let (wire, token) = (&live.wire, &live.session.token);
+    let (wire, token) = (&live.wire, &live.token());
     fits(wire, token, upload.bytes.len()).await?;
     if !encrypted {
         let address = put(wire, token, upload.bytes.clone(), &upload.mime).await?;

@@ -8,7 +8,7 @@ use reqwest::{Client, Method, RequestBuilder, Url};
 use serde_json::{Value, json};
 
 use super::store::Session;
-use crate::{chat::StartError, settings::homeserver};
+use crate::{audit::now, chat::StartError, settings::homeserver};
 
 /// A server that takes longer to answer one of these counts as out of reach.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -83,6 +83,7 @@ impl Wire {
             "identifier": { "type": "m.id.user", "user": user },
             "password": password,
             "initial_device_display_name": device_name,
+            "refresh_token": true,
         });
         if let Some(device) = device {
             body["device_id"] = device.into();
@@ -90,7 +91,24 @@ impl Wire {
         let answer = self.ask(self.request(Method::POST, "v3/login", None).json(&body)).await?;
         let field =
             |name| text(&answer, name).ok_or_else(|| WireError::NotMatrix(format!("it gave no {name}")));
-        Ok(Session { user: field("user_id")?, device: field("device_id")?, token: field("access_token")? })
+        Ok(Session {
+            user: field("user_id")?,
+            device: field("device_id")?,
+            token: field("access_token")?,
+            since: Some(now()),
+            refresh: text(&answer, "refresh_token"),
+        })
+    }
+
+    /// `POST /_matrix/client/v3/refresh` (spec, "Refreshing access tokens"): the session with its next tokens. The old
+    /// ones hold until one of these is used.
+    pub async fn refresh(&self, session: &Session, refresh: &str) -> Result<Session, WireError> {
+        let body = json!({ "refresh_token": refresh });
+        let answer = self.ask(self.request(Method::POST, "v3/refresh", None).json(&body)).await?;
+        let token = text(&answer, "access_token")
+            .ok_or_else(|| WireError::NotMatrix("it gave no access_token".into()))?;
+        let refresh = text(&answer, "refresh_token").unwrap_or_else(|| refresh.to_owned());
+        Ok(Session { token, refresh: Some(refresh), ..session.clone() })
     }
 
     /// `GET /_matrix/client/v3/account/whoami`: the token's account and device.

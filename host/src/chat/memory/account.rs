@@ -10,9 +10,9 @@ use bytes::Bytes;
 
 use super::{Rooms, world::RoomState};
 use crate::{
-    chat::{Attendance, Chat, Ended, Identity, MediaError, SendError, StartError},
+    chat::{Attendance, Chat, Ended, Identity, MediaError, Opened, SendError, StartError},
     effect::{Outgoing, Upload},
-    event::{Batch, MediaSource, Membership, Position},
+    event::{Batch, Event, MediaSource, Membership, Position},
     id::{EventId, RoomId, TransactionId, UserId},
 };
 
@@ -33,6 +33,12 @@ struct Cursor {
     at: usize,
     /// Invitations to these rooms.
     invites: BTreeSet<RoomId>,
+    /// What is before this in the log happened while the account was away.
+    missed: usize,
+    /// How many keys it has heard of.
+    keys: usize,
+    /// The first batch was handed over, with or without anything in it.
+    begun: bool,
 }
 
 impl Memory {
@@ -40,7 +46,7 @@ impl Memory {
     pub(super) fn new(rooms: Rooms, user: UserId) -> Self {
         let cursor = {
             let world = rooms.lock();
-            Cursor { at: world.gone + world.log.len(), ..Cursor::default() }
+            Cursor { at: world.written(), ..Cursor::default() }
         };
         Self { rooms, user, cursor: Mutex::new(cursor) }
     }
@@ -61,7 +67,10 @@ impl Memory {
         }
         let mut events = Vec::new();
         let from = cursor.at;
-        while events.len() < BATCH
+        let missed = cursor.at < cursor.missed;
+        let end = if missed { cursor.missed } else { usize::MAX };
+        while cursor.at < end
+            && events.len() < BATCH
             && let Some(event) = world.event(cursor.at)
         {
             cursor.at += 1;
@@ -70,11 +79,16 @@ impl Memory {
                 events.push(event.clone());
             }
         }
+        let first = !std::mem::replace(&mut cursor.begun, true);
+        // The first one says of everything that was sent before.
+        let to = if first { world.written() } else { cursor.at };
+        let own = world.own_between(&self.user, from, to);
         world.handed_over(cursor.at);
-        if events.is_empty() && invites.is_empty() && cursor.at == from {
+        if events.is_empty() && invites.is_empty() && cursor.at == from && !first {
             return world.closed.then_some(Err(Ended::Closed));
         }
-        Some(Ok(Batch { events, invites, position: Position(format!("{:x}-{}", world.born, cursor.at)) }))
+        let position = Position(format!("{:x}-{}", world.born, cursor.at));
+        Some(Ok(Batch { missed, own, ..Batch::new(events, invites, position) }))
     }
 }
 
@@ -87,7 +101,7 @@ impl Chat for Memory {
             let at = text.strip_prefix(&format!("{:x}-", world.born)).and_then(|at| at.parse().ok());
             if let Some(at) = at {
                 *self.cursor.lock().unwrap_or_else(PoisonError::into_inner) =
-                    Cursor { at: world.gone.max(at), ..Cursor::default() };
+                    Cursor { at: world.gone.max(at), missed: world.written(), ..Cursor::default() };
             }
         }
         Ok(Identity { user: self.user.clone(), display_name: world.names.get(&self.user).cloned() })
@@ -116,6 +130,32 @@ impl Chat for Memory {
         let bytes =
             world.files.get(file.as_str()).ok_or(MediaError::Gone { reason: "M_NOT_FOUND".into() })?;
         if bytes.len() > most { Err(MediaError::TooLarge) } else { Ok(bytes.clone()) }
+    }
+
+    async fn keys(&self) -> Option<BTreeSet<String>> {
+        let mut changed = self.rooms.changed.subscribe();
+        loop {
+            let new: BTreeSet<String> = {
+                let world = self.rooms.lock();
+                let mut cursor = self.cursor.lock().unwrap_or_else(PoisonError::into_inner);
+                let seen = std::mem::replace(&mut cursor.keys, world.keys.len());
+                world.keys[seen..].iter().map(ToString::to_string).collect()
+            };
+            if !new.is_empty() {
+                return Some(new);
+            }
+            if changed.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    async fn open(&self, event: &Event) -> Opened {
+        let world = self.rooms.lock();
+        match world.locked.get(&event.id) {
+            Some(opened) if world.keys.contains(&event.id) => Opened::Event(Box::new(opened.clone())),
+            _ => Opened::NotYet,
+        }
     }
 
     async fn upload(&self, upload: &Upload) -> Result<MediaSource, SendError> {

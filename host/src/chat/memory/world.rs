@@ -12,8 +12,8 @@ use crate::{
     chat::SendError,
     effect::{Body, Content, Outgoing, Upload},
     event::{
-        Attachment, Class, DeviceTrust, Event, Invite, Kind, MediaSource, Member, Membership, Message, Room,
-        Sender,
+        Attachment, Class, DeviceTrust, Event, Invite, Kind, Locked, MediaSource, Member, Membership,
+        Message, Own, Reading, Room, Sender,
     },
     id::{EventId, RoomId, TransactionId, UserId},
     mime,
@@ -36,6 +36,14 @@ pub(super) struct World {
     pub(super) reads: Vec<(UserId, RoomId, EventId)>,
     pub(super) refusals: Vec<SendError>,
     pub(super) refused_files: Vec<SendError>,
+    /// What cannot be read without its key, as it reads with it.
+    pub(super) locked: HashMap<EventId, Event>,
+    /// The keys that were given, in order.
+    pub(super) keys: Vec<EventId>,
+    /// So many answers to what is sent are lost on their way.
+    pub(super) lost_answers: usize,
+    /// What was sent by whom, and how many events there had been then.
+    pub(super) own: VecDeque<(usize, UserId, Own)>,
     /// Rooms of another start have other event ids, as on a homeserver.
     pub(super) born: u128,
     pub(super) ids: u64,
@@ -129,7 +137,36 @@ impl World {
             .duration_since(UNIX_EPOCH)
             .map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
         let room = Room { id: room.clone(), direct: state.direct, encrypted: state.encrypted };
-        self.log.push_back(Event { id, room, sender, sent, mark, kind });
+        self.log.push_back(Event { id, room, sender, sent, mark, kind, reading: Reading::AtOnce });
+    }
+
+    /// What somebody has sent between two places in the log; at a border, perhaps a little more.
+    pub(super) fn own_between(&self, user: &UserId, from: usize, to: usize) -> Vec<Own> {
+        let since = self.own.partition_point(|(at, ..)| *at < from);
+        let sent = self.own.range(since..).take_while(|(at, ..)| *at <= to);
+        sent.filter(|(_, by, _)| by == user).map(|(.., own)| own.clone()).collect()
+    }
+
+    /// The newest event cannot be read until its key is given, which is called as the event is.
+    pub(super) fn lock_newest(&mut self) {
+        let Some(event) = self.log.back_mut() else { return };
+        self.locked.insert(event.id.clone(), event.clone());
+        let key = event.id.to_string();
+        event.kind = Kind::Message(message(""));
+        event.reading = Reading::Locked(Locked {
+            reason: "its key has not come".into(),
+            key: Some(key.clone()),
+            raw: key,
+            at: 0,
+            missed: false,
+        });
+    }
+
+    /// The newest event says that it was sent at another time.
+    pub(super) fn antedate(&mut self, sent: u64) {
+        if let Some(event) = self.log.back_mut() {
+            event.sent = sent;
+        }
     }
 
     fn next_id(&mut self) -> EventId {
@@ -230,6 +267,13 @@ impl World {
                 self.next_id()
             }
         };
+        let replaces = match &outgoing.content {
+            Content::Edit { event, .. } => Some(event.clone()),
+            _ => None,
+        };
+        let room = outgoing.room.clone();
+        let own = Own { room, event: id.clone(), mark: outgoing.mark.clone(), replaces };
+        self.own.push_back((self.written(), user.clone(), own));
         if self.newest.is_some_and(|newest| self.sent.len() >= newest)
             && let Some(oldest) = self.sent.pop_front()
         {
@@ -237,6 +281,10 @@ impl World {
         }
         self.sent.push_back(key.clone());
         self.transactions.insert(key, id.clone());
+        if self.lost_answers > 0 {
+            self.lost_answers -= 1;
+            return Err(SendError::Later { after: None, reason: "the answer was lost".into() });
+        }
         Ok(id)
     }
 
@@ -245,6 +293,11 @@ impl World {
         if let Some(newest) = self.newest {
             drop(overdue(&mut self.reads, newest));
         }
+    }
+
+    /// How many events there have been since the beginning.
+    pub(super) fn written(&self) -> usize {
+        self.gone + self.log.len()
     }
 
     /// One event of the log, by its number since the beginning.
@@ -256,6 +309,9 @@ impl World {
     pub(super) fn handed_over(&mut self, number: usize) {
         while self.newest.is_some() && self.gone < number && self.log.pop_front().is_some() {
             self.gone += 1;
+        }
+        while self.own.front().is_some_and(|(at, ..)| *at < self.gone) {
+            self.own.pop_front();
         }
     }
 }

@@ -102,3 +102,19 @@ pub(super) async fn a_message_is_known_as_a_file(journal: Ledger) {
         assert_eq!(known, Some(Known { room: room("!room"), by: Some(plugin("echo")), file }), "{id}");
     }
 }
+
+pub(super) async fn an_event_whose_file_waits_is_not_forgotten(journal: Ledger) {
+    let forget = async || journal.forget(&agent(), inbox::LATER, 10).await.unwrap();
+    let sequence = arrive(&*journal, "$1").await;
+    let mut commit = sends(ends(sequence, "d1"), &[b"one"]);
+    // Nothing sends this one.
+    commit.contribution.files.push(blob(b"other"));
+    let queued = journal.commit(commit).await.unwrap();
+    assert_eq!(forget().await, 0);
+    assert!(kept(&*journal, "d1", b"one").await);
+    journal.stage(&agent(), queued[0].row, &MediaSource::new("mxc://a/b")).await.unwrap();
+    assert_eq!(forget().await, 0);
+    journal.sent(&agent(), queued[0].row, &accepted("$a")).await.unwrap();
+    assert!(!kept(&*journal, "d1", b"one").await);
+    assert_eq!(forget().await, 1);
+}

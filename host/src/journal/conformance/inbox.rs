@@ -1,7 +1,10 @@
 //! What comes in, and until when it stays.
 
 use super::*;
-use crate::event::{Attachment, AttachmentKind, MediaSource, Member, Membership, Quoted};
+use crate::{
+    event::{Attachment, AttachmentKind, MediaSource, Member, Membership, Quoted},
+    journal::Sent,
+};
 
 pub(super) async fn an_event_is_pending_until_it_ends(journal: Ledger) {
     let sequence = arrive(&*journal, "$1").await;
@@ -170,4 +173,114 @@ pub(super) async fn agents_know_nothing_of_each_other(journal: Ledger) {
     assert_eq!(pending(&*journal).await, ["$1"]);
     let foreign = Commit { agent: other, ..ends(sequence, "d3") };
     journal.commit(foreign).await.expect_err("nobody ends another's event");
+}
+
+/// A time at which everything that was received is old.
+pub(super) const LATER: u64 = 100_000_000_000_000;
+
+pub(super) async fn what_is_over_is_forgotten_when_it_is_old(journal: Ledger) {
+    let forget = async |before, limit| journal.forget(&agent(), before, limit).await.unwrap();
+    let mut ahead = said("$ahead", "of a server whose clock is wrong");
+    ahead.event.sent = 2 * LATER;
+    let came = receive(&*journal, &[said("$1", "x"), refused("$2"), said("$3", "x"), ahead]).await;
+    for (sequence, id) in came.iter().flatten().zip(["d1", "d3", "d4"]) {
+        let queued = journal.commit(says(ends(*sequence, id), [message("hello")])).await.unwrap();
+        let sent = Sent::Accepted { event: event(&format!("$sent-{id}")), room: room("!room") };
+        journal.sent(&agent(), queued[0].row, &sent).await.unwrap();
+    }
+    // All of it came just now, however long ago it says that it was sent.
+    assert_eq!(forget(1_700_000_000_001, 10).await, 0);
+    assert_eq!(forget(LATER, 2).await, 2, "a step");
+    assert_eq!(forget(LATER, 10).await, 1);
+    assert_eq!(forget(LATER, 10).await, 0, "as long as its own time says that it is new");
+    let known = async |id: &str| journal.known(&agent(), &event(id)).await.unwrap().is_some();
+    assert!(!known("$1").await && !known("$2").await && !known("$3").await && known("$ahead").await);
+    assert_eq!(receive(&*journal, &[said("$ahead", "again")]).await, [None]);
+    assert!(receive(&*journal, &[said("$1", "again")]).await[0] > came[3], "no number is given twice");
+    assert_eq!(journal.forget(&other_agent(), LATER, 10).await.unwrap(), 0);
+}
+
+pub(super) async fn what_waits_is_not_forgotten(journal: Ledger) {
+    let came = receive(&*journal, &[said("$pending", "x"), said("$unsent", "x")]).await;
+    let queued = journal.commit(says(ends(came[1].unwrap(), "d1"), [message("hello")])).await.unwrap();
+    let announced = journal.announce(&agent(), &delivery("own"), vec![message("news")]).await.unwrap();
+    assert_eq!(journal.forget(&agent(), LATER, 10).await.unwrap(), 0);
+    assert_eq!(pending(&*journal).await, ["$pending"]);
+    assert_eq!(journal.unsent(&agent()).await.unwrap().len(), 2);
+
+    for queued in [&queued[0], &announced[0]] {
+        journal.sent(&agent(), queued.row, &Sent::GivenUp("no".into())).await.unwrap();
+    }
+    journal.commit(ends(came[0].unwrap(), "d2")).await.unwrap();
+    assert_eq!(journal.forget(&agent(), LATER, 10).await.unwrap(), 2);
+    let again = journal.announce(&agent(), &delivery("own"), vec![message("news")]).await.unwrap();
+    assert!(again.is_empty(), "what the host has said by itself is not said again");
+}
+
+pub(super) async fn the_newest_event_of_a_room_is_known_for_ever(journal: Ledger) {
+    let newest =
+        async |of: &str| journal.newest(&agent(), &room(of)).await.unwrap().map(|event| event.to_string());
+    assert_eq!(newest("!room").await, None);
+    journal
+        .remember(&agent(), &[(room("!room"), event("$old")), (room("!quiet"), event("$q"))])
+        .await
+        .unwrap();
+    assert_eq!(newest("!room").await.as_deref(), Some("$old"));
+    receive(&*journal, &[refused("$1"), refused("$2"), refused("$1")]).await;
+    assert_eq!(newest("!room").await.as_deref(), Some("$2"));
+    assert_eq!(journal.forget(&agent(), LATER, 10).await.unwrap(), 2);
+    assert_eq!(newest("!room").await.as_deref(), Some("$2"));
+    assert_eq!(newest("!quiet").await.as_deref(), Some("$q"));
+    assert_eq!(journal.newest(&other_agent(), &room("!room")).await.unwrap(), None);
+}
+
+fn locked(id: &str) -> Arrival {
+    let mut arrival = said(id, "");
+    arrival.event.reading = Reading::Locked(Locked {
+        reason: "its key has not come".into(),
+        key: Some("k".into()),
+        raw: "{}".into(),
+        at: 1,
+        missed: true,
+    });
+    arrival
+}
+
+pub(super) async fn what_cannot_be_read_waits_apart_and_keeps_its_place(journal: Ledger) {
+    let came = receive(&*journal, &[said("$1", "x"), locked("$2"), said("$3", "x"), locked("$4")]).await;
+    let came: Vec<Sequence> = came.into_iter().map(Option::unwrap).collect();
+    assert!(came.is_sorted());
+    assert_eq!(pending(&*journal).await, ["$1", "$3"]);
+    let waits = journal.locked(&agent()).await.unwrap();
+    let ids: Vec<_> = waits.iter().map(|(at, _, event)| (*at, event.id.as_str())).collect();
+    assert_eq!(ids, [(came[1], "$2"), (came[3], "$4")]);
+    assert_eq!(waits[0].2.reading, locked("$2").event.reading);
+    assert_eq!(journal.backlog(&agent()).await.unwrap().locked, 2);
+    assert_eq!(journal.forget(&agent(), LATER, 10).await.unwrap(), 0);
+    assert!(journal.locked(&other_agent()).await.unwrap().is_empty());
+    assert!(!journal.unlock(&other_agent(), came[1], &said("$2", "x")).await.unwrap());
+
+    assert!(journal.unlock(&agent(), came[1], &said("$2", "secret")).await.unwrap());
+    assert_eq!(pending(&*journal).await, ["$1", "$2", "$3"]);
+    assert!(!journal.unlock(&agent(), came[3], &refused("$4")).await.unwrap());
+    assert_eq!(pending(&*journal).await, ["$1", "$2", "$3"]);
+    assert!(journal.locked(&agent()).await.unwrap().is_empty());
+    assert_eq!(receive(&*journal, &[said("$4", "x")]).await, [None], "it was given up");
+}
+
+pub(super) async fn what_is_read_after_all_is_handed_out_once(journal: Ledger) {
+    let sequence = receive(&*journal, &[locked("$1")]).await[0].unwrap();
+    assert_eq!(receive(&*journal, &[locked("$1")]).await, [None], "it waits already");
+    // The same event comes again, and can be read.
+    assert_eq!(receive(&*journal, &[said("$1", "x")]).await, [Some(sequence)]);
+    assert!(!journal.unlock(&agent(), sequence, &said("$1", "x")).await.unwrap());
+    assert_eq!(receive(&*journal, &[said("$1", "x")]).await, [None]);
+    assert_eq!(pending(&*journal).await, ["$1"]);
+    journal.commit(ends(sequence, "d1")).await.unwrap();
+    assert!(!journal.unlock(&agent(), sequence, &said("$1", "x")).await.unwrap());
+    assert!(pending(&*journal).await.is_empty());
+
+    let sequence = receive(&*journal, &[locked("$2")]).await[0].unwrap();
+    assert_eq!(receive(&*journal, &[refused("$2")]).await, [None]);
+    assert!(!journal.unlock(&agent(), sequence, &said("$2", "x")).await.unwrap());
 }

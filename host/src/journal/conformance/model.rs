@@ -259,6 +259,8 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                 contribution,
                 tools,
                 ends_event: *ends,
+                line: None,
+                learnt: None,
             };
             told(journal.commit(commit).await)
         }

@@ -254,10 +254,10 @@ pub(super) async fn what_waits_is_counted(journal: Ledger) {
     assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog::default());
     let sequence = arrive(&*journal, "$1").await;
     arrive(&*journal, "$2").await;
-    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 2, effects: 0 });
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 2, effects: 0, locked: 0 });
     let queued = journal.commit(says(ends(sequence, "d1"), [message("a"), message("b")])).await.unwrap();
-    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 2 });
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 2, locked: 0 });
     journal.sent(&agent(), queued[0].row, &given_up()).await.unwrap();
-    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 1 });
+    assert_eq!(journal.backlog(&agent()).await.unwrap(), Backlog { events: 1, effects: 1, locked: 0 });
     assert_eq!(journal.backlog(&other_agent()).await.unwrap(), Backlog::default());
 }

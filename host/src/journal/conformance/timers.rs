@@ -195,3 +195,21 @@ pub(super) async fn a_timer_that_nobody_could_handle_is_put_back(journal: Ledger
     assert_eq!(listed(&*journal, "lane").await, ["again 10", "once 10", "replaced 99"]);
     assert!(pending(&*journal).await.is_empty());
 }
+
+pub(super) async fn a_timer_is_forgotten_as_an_event_and_is_none_of_its_room(journal: Ledger) {
+    let forget = async || journal.forget(&agent(), inbox::LATER, 10).await.unwrap();
+    let newest = async || journal.newest(&agent(), &room("!room")).await.unwrap();
+    let [passes, refused] = ["passes", "refused"].map(|key| timer("q.0", "lane", key, 10));
+    queue(&*journal, "q", [&passes, &refused].map(set_timer)).await;
+    let before = newest().await;
+    assert!(before.is_some());
+    assert_eq!(forget().await, 1, "what set them");
+    let sequence = journal.fire(&agent(), &passes, None, Some(&due("$t1", &passes))).await.unwrap();
+    let denied = Arrival { verdict: Verdict::Deny(Denial::Role), ..due("$t2", &refused) };
+    journal.fire(&agent(), &refused, None, Some(&denied)).await.unwrap();
+    assert_eq!(newest().await, before);
+    assert_eq!(forget().await, 1, "the one that was refused");
+    assert_eq!(pending(&*journal).await, ["$t1"]);
+    journal.commit(says(ends(sequence.unwrap(), "d1"), [])).await.unwrap();
+    assert_eq!(forget().await, 1);
+}

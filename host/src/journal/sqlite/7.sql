@@ -1,35 +1,28 @@
--- Version 7: how the versions of each plugin stand, and what the one on trial has replaced in `kv`
--- and of timers, until it has ended.
+-- Version 7: events are forgotten when they are older than anything that is answered. What waits never is.
 
-CREATE TABLE plugin_version (
-    plugin           TEXT PRIMARY KEY,
-    accepted         TEXT,             -- SHA-256 of the file whose memory this is
-    accepted_version TEXT,
-    trial            TEXT,             -- of the one on trial
-    trial_version    TEXT,
-    used             INTEGER NOT NULL, -- the one on trial has done something that was committed
-    moved            INTEGER NOT NULL, -- the newest of these has moved what is remembered
-    rejected         TEXT              -- of the one that was rolled back last
+-- When it came, or when its server says that it was sent, whichever is later: milliseconds since 1970. NULL: it stays,
+-- as what the host said by itself does, so that it is not said again.
+ALTER TABLE event ADD COLUMN at INTEGER;
+UPDATE event SET at = unixepoch() * 1000 WHERE room != '';
+CREATE INDEX event_by_age ON event (agent, at) WHERE at IS NOT NULL;
+
+-- Encrypted events whose key has not come, as they came.
+CREATE TABLE locked (
+    sequence INTEGER PRIMARY KEY REFERENCES event,
+    agent    INTEGER NOT NULL REFERENCES agent,
+    session  TEXT NOT NULL,
+    event    TEXT NOT NULL             -- JSON
+) STRICT;
+CREATE INDEX locked_of_agent ON locked (agent);
+
+-- The newest event of each room: where the agent stands there, should the server refuse its position. It outlives the
+-- event's own row. The host's own events, timers that were due, are none of the room's.
+CREATE TABLE newest (
+    agent INTEGER NOT NULL REFERENCES agent,
+    room  TEXT NOT NULL,
+    event TEXT NOT NULL,
+    PRIMARY KEY (agent, room)
 ) STRICT, WITHOUT ROWID;
-
-CREATE TABLE kv_replaced (
-    agent   INTEGER NOT NULL REFERENCES agent,
-    plugin  TEXT NOT NULL,
-    scope   TEXT NOT NULL,
-    key     TEXT NOT NULL,
-    version INTEGER,                   -- NULL: there was nothing
-    value   BLOB,
-    UNIQUE (agent, plugin, scope, key)
-) STRICT;
-CREATE INDEX kv_replaced_of_plugin ON kv_replaced (plugin);
-
-CREATE TABLE timer_replaced (
-    agent   INTEGER NOT NULL REFERENCES agent,
-    plugin  TEXT NOT NULL,
-    session TEXT NOT NULL,
-    key     TEXT NOT NULL,
-    next    INTEGER,                   -- NULL: there was none
-    timer   TEXT,
-    UNIQUE (agent, plugin, session, key)
-) STRICT;
-CREATE INDEX timer_replaced_of_plugin ON timer_replaced (plugin);
+INSERT INTO newest
+SELECT agent, room, id FROM event
+WHERE sequence IN (SELECT max(sequence) FROM event WHERE id NOT LIKE '-%' GROUP BY agent, room);

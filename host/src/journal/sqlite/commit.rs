@@ -3,10 +3,14 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{Commit, Error, Outcome, Queued, Sequence, never_received, takes_draft, version::Standing},
-    Failed, kv, number, timers, version,
+    super::{
+        Commit, EffectKind, Error, Outcome, Queued, Sequence, never_received, story::destination,
+        takes_draft, version::Standing,
+    },
+    Failed, kv, number, record, timers, version,
 };
 use crate::{
+    audit::now,
     effect::{Effect, EffectId, Place},
     id::{EventId, PluginName},
 };
@@ -21,9 +25,14 @@ impl Effects {
     }
 }
 
-pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Result<Vec<Queued>, Failed> {
-    let Commit { agent: name, sequence, delivery, contribution, ends_event, .. } = commit;
-    let agent = number(db, name)?;
+pub(super) fn commit(
+    db: &Connection,
+    commit: &Commit,
+    effects: Effects,
+    learnt: Option<record::Ending>,
+) -> Result<Vec<Queued>, Failed> {
+    let Commit { agent: name, sequence, delivery, contribution, ends_event, line, .. } = commit;
+    let (agent, at) = (number(db, name)?, now());
     let committed = db
         .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
         .exists(params![agent, delivery.as_str()])?;
@@ -33,8 +42,8 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
     // Before the reads are checked, so that the number is there for the writes; a conflict takes it back.
     let row = db
         .prepare_cached(
-            "INSERT INTO contribution (agent, delivery, event, plugin, outcome)
-             SELECT ?1, ?2, sequence, ?3, ?4 FROM event WHERE sequence = ?5 AND agent = ?1 RETURNING row",
+            "INSERT INTO contribution (agent, delivery, event, plugin, outcome, at, line)
+             SELECT ?1, ?2, sequence, ?3, ?4, ?6, ?7 FROM event WHERE sequence = ?5 AND agent = ?1 RETURNING row",
         )?
         .query_row(
             params![
@@ -42,7 +51,9 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
                 delivery.as_str(),
                 contribution.plugin.as_ref().map(PluginName::as_str),
                 word(contribution.outcome),
-                sequence.0
+                sequence.0,
+                at,
+                line
             ],
             |row| row.get(0),
         )
@@ -84,14 +95,19 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
 
     let mut queued = Vec::with_capacity(effects.0.len());
     for ((ordinal, plugin, effect), json) in commit.effects().into_iter().zip(effects.0) {
+        let of_a_tool = plugin.filter(|_| plugin != contribution.plugin.as_ref()).map(PluginName::as_str);
         if effect.is_inward() {
             if let Some(plugin) = plugin.filter(|plugin| on_trial.contains(plugin)) {
                 version::keep_timer(db, agent, plugin, effect)?;
             }
             inward(db, agent, plugin, effect)?;
+            let kind = EffectKind::of(effect).word();
+            db.prepare_cached(
+                "INSERT INTO sent (contribution, ordinal, plugin, at, kind, target) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            )?
+            .execute(params![row, ordinal, of_a_tool, at, kind, destination(effect)])?;
             continue;
         }
-        let of_a_tool = plugin.filter(|_| plugin != contribution.plugin.as_ref()).map(PluginName::as_str);
         let row = db
             .prepare_cached(
                 "INSERT INTO unsent (agent, contribution, ordinal, effect, plugin) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -103,6 +119,9 @@ pub(super) fn commit(db: &Connection, commit: &Commit, effects: Effects) -> Resu
     if !queued.iter().any(|queued| takes_draft(&queued.effect)) {
         db.prepare_cached("DELETE FROM draft WHERE agent = ?1 AND delivery = ?2")?
             .execute(params![agent, delivery.as_str()])?;
+    }
+    if let Some(learnt) = learnt {
+        record::end(db, agent, delivery, learnt)?;
     }
     if *ends_event {
         db.prepare_cached("DELETE FROM pending WHERE sequence = ?1")?.execute([sequence.0])?;
@@ -122,7 +141,7 @@ pub(super) fn announce(db: &Connection, own: Commit, effects: Effects) -> Result
     let sequence = db
         .prepare_cached("INSERT INTO event (agent, id, room, session) VALUES (?1, ?2, '', '')")?
         .insert(params![agent, format!("-{delivery}")])?;
-    commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects)
+    commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects, None)
 }
 
 /// What is done with the commit.
@@ -155,5 +174,12 @@ fn word(outcome: Outcome) -> &'static str {
         Outcome::Refused => "refused",
         Outcome::Faulted => "faulted",
         Outcome::Cancelled => "cancelled",
+        Outcome::Rested => "rested",
     }
+}
+
+pub(super) fn outcome(word: &str) -> Option<Outcome> {
+    [Outcome::Done, Outcome::Refused, Outcome::Faulted, Outcome::Cancelled, Outcome::Rested]
+        .into_iter()
+        .find(|outcome| self::word(*outcome) == word)
 }

@@ -14,7 +14,7 @@ pub(super) const APPLICATION: i32 = 0x7061_726c;
 
 /// Each brings the file from one version to the next; the number of the last is the version. One that was
 /// released is never changed.
-const MIGRATIONS: [&str; 7] = [
+const MIGRATIONS: [&str; 10] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
@@ -22,13 +22,16 @@ const MIGRATIONS: [&str; 7] = [
     include_str!("5.sql"),
     include_str!("6.sql"),
     include_str!("7.sql"),
+    include_str!("8.sql"),
+    include_str!("9.sql"),
+    include_str!("10.sql"),
 ];
 
 /// How long to wait while another process writes. Nobody but this one should, for longer than a glance.
 const BUSY: Duration = Duration::from_secs(5);
 
 /// More than there are statements, so that each is compiled once.
-const STATEMENTS: usize = 96;
+const STATEMENTS: usize = 128;
 
 /// Why the file is not opened.
 #[derive(Debug, thiserror::Error)]

@@ -4,10 +4,15 @@ use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    super::{Backlog, Draft, Known, Named, Queued, Sent, takes_draft},
-    Failed, id, json, number, optional_id,
+    super::{
+        Backlog, Draft, EffectKind, Known, Named, Queued, Sent,
+        story::{Happening, destination},
+        takes_draft,
+    },
+    Failed, id, json, number, optional_id, story,
 };
 use crate::{
+    audit::now,
     effect::{Effect, EffectId, Place},
     event::MediaSource,
     id::{AgentName, DeliveryId, EventId, PluginName},
@@ -48,9 +53,10 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
         Sent::Accepted { event, room } => (Some(event.as_str()), Some(room.as_str()), None),
         Sent::GivenUp(reason) => (None, None, Some(reason)),
     };
+    let (at, target) = (now(), room.map_or_else(|| destination(&effect), ToOwned::to_owned));
     db.prepare_cached(
-        "INSERT INTO sent (contribution, ordinal, event, room, given_up, plugin, file)
-         SELECT ?1, ?2, ?3, iif(?4 AND coalesce(?7, plugin) IS NOT NULL, ?5, NULL), ?6, ?7, ?8
+        "INSERT INTO sent (contribution, ordinal, event, room, given_up, plugin, file, at, kind, target)
+         SELECT ?1, ?2, ?3, iif(?4 AND coalesce(?7, plugin) IS NOT NULL, ?5, NULL), ?6, ?7, ?8, ?9, ?10, ?11
          FROM contribution WHERE row = ?1",
     )?
     .execute(params![
@@ -62,7 +68,16 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
         given_up,
         of_a_tool,
         effect.file().is_some(),
+        at,
+        EffectKind::of(&effect).word(),
+        target
     ])?;
+    let what = if event.is_some() { "acknowledged" } else { "given-up" };
+    let (event_id, why) = match sent {
+        Sent::Accepted { event, .. } => (Some(event.clone()), None),
+        Sent::GivenUp(reason) => (None, Some(reason.clone())),
+    };
+    story::note(db, agent, what, &Happening { event: event_id, room: target, at, why })?;
     if let Some(file) = effect.file() {
         db.prepare_cached(
             "DELETE FROM blob WHERE contribution = ?1 AND digest = ?2 AND NOT EXISTS
@@ -235,10 +250,10 @@ pub(super) fn draft(
     }
     // Of a delivery that has ended nothing is kept: its draft is gone, and what is heard of it now is late.
     db.prepare_cached(
-        "INSERT INTO draft (agent, delivery, event) SELECT ?1, ?2, ?3
+        "INSERT INTO draft (agent, delivery, event, at) SELECT ?1, ?2, ?3, ?4
          WHERE NOT EXISTS (SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2)",
     )?
-    .execute(noted)?;
+    .execute(params![agent, delivery.as_str(), event.map(EventId::as_str), now()])?;
     Ok(Draft::of(delivery, event.cloned()))
 }
 
@@ -264,6 +279,7 @@ pub(super) fn backlog(db: &Connection, agent: &AgentName) -> Result<Backlog, Fai
     Ok(Backlog {
         events: count("SELECT count(*) FROM pending WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
         effects: count("SELECT count(*) FROM unsent WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
+        locked: count("SELECT count(*) FROM locked WHERE agent = (SELECT id FROM agent WHERE name = ?1)")?,
     })
 }
 

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::journal::conformance::*;
+use crate::journal::{Became, conformance::*};
 
 fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -129,9 +129,9 @@ fn an_empty_file_becomes_a_journal() {
 fn a_file_of_a_newer_version_is_left_alone() {
     let (_folder, path) = folder();
     drop(open(&path));
-    Connection::open(&path).unwrap().pragma_update(None, "user_version", 8).unwrap();
+    Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let before = fs::read(&path).unwrap();
-    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 8, the newest known here is 7");
+    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 99, the newest known here is 10");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -337,4 +337,97 @@ async fn what_was_answered_is_there_though_the_file_was_never_closed() {
     let found = open(&copy);
     assert_eq!(pending(&*found).await, ["$2"]);
     assert_eq!(found.unsent(&agent()).await.unwrap(), queued);
+}
+
+/// How many rows each table has, but those that go with their events ([`Journal::story`] needs them until then).
+fn rows(path: &Path) -> Vec<(String, i64)> {
+    let db = Connection::open(path).unwrap();
+    let mut tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
+    let tables: Vec<String> = tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+    let kept =
+        tables.into_iter().filter(|table| !["event", "contribution", "sent"].contains(&table.as_str()));
+    kept.map(|table| {
+        let count = db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
+        (table, count)
+    })
+    .collect()
+}
+
+/// Months of a busy plugin: events that end, names that are used once, drafts that nobody comes back to, and what the
+/// host says by itself. `now` is the clock.
+#[tokio::test]
+async fn the_rows_of_a_journal_stay_as_many() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let mut all = Vec::new();
+    for round in 0..6 {
+        for number in 0..50 {
+            let id = format!("{round}-{number}");
+            let sequence = arrive(&*journal, &format!("${id}")).await;
+            let Effect::Send { to, body, .. } = message("x") else { panic!("it is a message") };
+            let named = Effect::Send { to, body, reply_to: None, name: Some(id.clone()), takes_draft: false };
+            let commit = says(writes(ends(sequence, &id), [set("k", &id)]), [named]);
+            for queued in journal.commit(commit).await.unwrap() {
+                let sent = Sent::Accepted { event: event(&format!("$sent-{id}")), room: room("!room") };
+                journal.sent(&agent(), queued.row, &sent).await.unwrap();
+            }
+            journal.draft(&agent(), &delivery(&format!("orphan-{id}")), None).await.unwrap();
+            for queued in
+                journal.announce(&agent(), &delivery(&format!("own-{id}")), vec![message("x")]).await.unwrap()
+            {
+                journal.sent(&agent(), queued.row, &Sent::GivenUp("no".into())).await.unwrap();
+            }
+        }
+        // A month later.
+        let now = crate::audit::now() + 1000;
+        let tidy = Tidy { drafts_before: now, names: 20, announcements: 10, step: 7 };
+        while journal.tidy(&agent(), tidy).await.unwrap() {}
+        all.push(rows(&path));
+    }
+    assert!(all[0].contains(&("named".into(), 20)) && all[0].contains(&("draft".into(), 0)), "{:?}", all[0]);
+    assert!(
+        all.windows(2).all(|pair| pair[0].iter().zip(&pair[1]).all(|(one, other)| {
+            // SQLite's own notes on numbers.
+            one.0.starts_with("sqlite_") || one == other
+        })),
+        "{all:#?}"
+    );
+    let db = Connection::open(&path).unwrap();
+    let own: i64 = db.query_row("SELECT count(*) FROM event WHERE room = ''", [], |row| row.get(0)).unwrap();
+    assert_eq!(own, 10);
+}
+
+/// A file of the version before is brought up to date, and what it has is told as far as it was noted.
+#[tokio::test]
+async fn what_an_older_version_has_noted_is_told() {
+    let (_folder, path) = folder();
+    {
+        let db = Connection::open(&path).unwrap();
+        for sql in
+            [include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql"), include_str!("4.sql")]
+        {
+            db.execute_batch(sql).unwrap();
+        }
+        db.execute_batch(
+            "INSERT INTO agent (id, name) VALUES (1, 'researcher');
+             INSERT INTO event (sequence, agent, id, room, session) VALUES (1, 1, '$1', '!room', 'lane');
+             INSERT INTO contribution (row, agent, delivery, event, plugin, outcome) VALUES (1, 1, 'd1', 1, 'echo', 'done');
+             INSERT INTO sent (contribution, ordinal, event, room) VALUES (1, 0, '$sent', '!room');
+             INSERT INTO draft (agent, delivery) VALUES (1, 'd2');",
+        )
+        .unwrap();
+        db.pragma_update(None, "application_id", file::APPLICATION).unwrap();
+        db.pragma_update(None, "user_version", 4).unwrap();
+    }
+    let journal = open(&path);
+    let story = journal.story(&agent(), &event("$1")).await.unwrap().unwrap();
+    assert_eq!(
+        (story.received, story.deliveries[0].at, story.deliveries[0].effects[0].kind),
+        (None, None, None)
+    );
+    assert!(matches!(&story.deliveries[0].effects[0].became, Became::Sent { at: None, .. }));
+    let month_ago = crate::audit::now() - 30 * 24 * 60 * 60 * 1000;
+    let tidy = Tidy { drafts_before: month_ago, names: 1, announcements: 1, step: 10 };
+    journal.tidy(&agent(), tidy).await.unwrap();
+    assert!(journal.drafted(&agent(), &delivery("d2")).await.unwrap().is_some(), "its age counts from now");
 }

@@ -4,6 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{super::Sequence, Failed, inbox, json, number};
 use crate::{
+    audit::now,
     id::{AgentName, PluginName, SessionId},
     timer::Timer,
 };
@@ -87,7 +88,7 @@ pub(super) fn fire(
         None => cancel(db, agent, &timer.plugin, &timer.session, &timer.key)?,
     }
     match received {
-        Some(received) => inbox::receive_one(db, agent, received),
+        Some(received) => Ok(inbox::receive_one(db, agent, received, now())?.sequence()),
         None => Ok(None),
     }
 }

@@ -1,0 +1,550 @@
+//! What a handler learnt from outside while it ran, so that whoever runs again is told the same: values, and the
+//! decisions about them. No I/O; who writes it down is [`crate::capability::answers`].
+//!
+//! An answer is found again by what was asked ([`Key`]): the call, the tool in whose name it was made, a digest of all that
+//! the request says, and how many requests of this kind came before it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    id::{AgentName, DeliveryId, EventId, PluginName},
+    timer::Timer,
+};
+
+/// Bytes that are recorded for one delivery. All of them are held in memory while its handler runs and read at once after a
+/// crash, and most answers have some KiB; a handler that reads more is one that had better begin anew.
+pub const MOST: usize = 8 * 1024 * 1024;
+/// What an entry costs beside its bytes.
+const ENTRY: usize = 128;
+/// What a timer costs beside its name and its payload.
+const TIMER: usize = 512;
+
+/// What was asked, and for the how-manieth time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key(pub [u8; 32]);
+
+/// A digest of parts that cannot run into each other.
+#[must_use]
+pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+    let mut hasher = blake3::Hasher::new();
+    for part in parts {
+        hasher.update(&(part.len() as u64).to_le_bytes());
+        hasher.update(part);
+    }
+    hasher.finalize().into()
+}
+
+/// Something that was learnt, as the journal has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// What was asked.
+    pub key: Key,
+    /// Its place among all that the delivery has learnt.
+    pub order: u32,
+    /// When it came, in milliseconds since 1970.
+    pub at: i64,
+    /// What it is.
+    pub fact: Fact,
+    /// Its bytes, where it has some.
+    pub body: Vec<u8>,
+}
+
+impl Entry {
+    /// Bytes that it takes.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        ENTRY + self.body.len() + self.fact.size()
+    }
+}
+
+/// How much of an answer was recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Extent {
+    /// Its head: the rest was on its way.
+    Head,
+    /// All that the handler wanted of it.
+    Left,
+    /// All of it.
+    Whole,
+}
+
+/// What was learnt.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "kebab-case")]
+pub enum Fact {
+    /// A request that may change something outside was about to be sent.
+    Begun {
+        /// In words.
+        request: String,
+    },
+    /// An answer to an HTTP request, as the handler saw it; the body is the entry's.
+    Http {
+        /// In words.
+        request: String,
+        /// 200 and its like.
+        status: u16,
+        /// Each byte of a value is one character.
+        headers: Vec<(String, String)>,
+        /// How much of the body there is.
+        extent: Extent,
+        /// It may have changed something outside.
+        changes: bool,
+    },
+    /// An answer of the language model.
+    Llm {
+        /// In words.
+        request: String,
+        /// Text, and what else there is, as a JSON object.
+        pieces: Vec<(String, String)>,
+        /// How it ended; none where the handler did not wait for that.
+        ended: Option<Ended>,
+    },
+    /// A value that was read; the bytes are the entry's.
+    Value {
+        /// Which write it was; none where there was no value.
+        version: Option<i64>,
+    },
+    /// Keys that were listed.
+    Keys {
+        /// What was found.
+        found: Vec<String>,
+    },
+    /// Timers that were looked at.
+    Timers {
+        /// Those of the session.
+        found: Vec<Timer>,
+        /// How many the plugin had in all.
+        in_all: u64,
+    },
+    /// A file of a message that was fetched.
+    File {
+        /// BLAKE3 of it, in hexadecimal.
+        digest: String,
+    },
+    /// The time at which the handler that was told to come later came again.
+    Time,
+}
+
+/// How an answer of the model ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in wit/llm.wit")]
+pub struct Ended {
+    pub finish_reason: String,
+    pub prompt_tokens: Option<u32>,
+    pub completion_tokens: Option<u32>,
+}
+
+impl Fact {
+    fn size(&self) -> usize {
+        match self {
+            Self::Begun { request } => request.len(),
+            Self::Http { request, headers, .. } => {
+                let headers = headers.iter().map(|(name, value)| name.len() + value.len() + 8);
+                request.len() + headers.sum::<usize>()
+            }
+            Self::Llm { request, pieces, .. } => {
+                request.len() + pieces.iter().map(|(text, extra)| text.len() + extra.len() + 8).sum::<usize>()
+            }
+            Self::Keys { found } => found.iter().map(|key| key.len() + 4).sum(),
+            Self::Timers { found, .. } => {
+                found.iter().map(|timer| TIMER + timer.key.len() + timer.payload.len()).sum()
+            }
+            Self::Value { .. } | Self::File { .. } | Self::Time => 0,
+        }
+    }
+
+    /// It comes with what is written anyway: asking again costs nothing, and changes nothing.
+    fn is_free(&self) -> bool {
+        self.is_read() || matches!(self, Self::File { .. } | Self::Time)
+    }
+
+    /// What was read of what the plugin remembers: another time it may be otherwise.
+    fn is_read(&self) -> bool {
+        matches!(self, Self::Value { .. } | Self::Keys { .. } | Self::Timers { .. })
+    }
+
+    /// Something outside was changed, or may have been.
+    #[must_use]
+    pub fn changes(&self) -> bool {
+        matches!(self, Self::Begun { .. } | Self::Http { changes: true, .. })
+    }
+
+    /// An answer that says "not now": nothing was got by it.
+    fn is_not_now(&self) -> bool {
+        match self {
+            Self::Begun { .. } => true,
+            Self::Http { status, .. } => matches!(status, 408 | 425 | 429 | 500..),
+            _ => false,
+        }
+    }
+}
+
+/// Why a handler runs once more in the same process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// What it read has changed: it reads anew, and asks nobody else anew.
+    Conflict,
+    /// It has said so itself: what was not to be had then is asked for anew.
+    Later,
+}
+
+/// What is to be written down.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Writing {
+    /// In place of what was there under the same key.
+    pub entries: Vec<Entry>,
+    /// There was no room for something: after a crash nobody can go on.
+    pub full: bool,
+}
+
+impl Writing {
+    /// Nothing is.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && !self.full
+    }
+}
+
+/// How often each thing was asked, at one moment.
+#[derive(Debug, Clone)]
+pub struct Counts(BTreeMap<[u8; 32], u32>);
+
+/// What one delivery has learnt, while its handler runs.
+#[derive(Debug)]
+pub struct Book {
+    entries: BTreeMap<Key, Entry>,
+    /// How often the same was asked, in this run.
+    counts: BTreeMap<[u8; 32], u32>,
+    /// What is in `entries` and not in the journal.
+    unwritten: BTreeSet<Key>,
+    /// What nobody is told any more, though the journal has it.
+    aside: BTreeSet<Key>,
+    bytes: usize,
+    /// Bytes of answers that have not come to their end.
+    coming: usize,
+    order: u32,
+    full: bool,
+    /// The journal knows that.
+    full_written: bool,
+    /// When the handler began, or came again.
+    begun: i64,
+}
+
+impl Book {
+    /// Nothing is learnt yet.
+    #[must_use]
+    pub fn new(now: i64) -> Self {
+        let (entries, counts) = (BTreeMap::new(), BTreeMap::new());
+        let (unwritten, aside) = (BTreeSet::new(), BTreeSet::new());
+        let (full, full_written) = (false, false);
+        Self {
+            entries,
+            counts,
+            unwritten,
+            aside,
+            bytes: 0,
+            coming: 0,
+            order: 0,
+            full,
+            full_written,
+            begun: now,
+        }
+    }
+
+    /// What was learnt before a crash.
+    #[must_use]
+    pub fn of(record: &Record) -> Self {
+        let mut book = Self::new(record.opening.begun);
+        for entry in &record.entries {
+            if matches!(entry.fact, Fact::Time) {
+                book.begun = book.begun.max(entry.at);
+            }
+            book.order = book.order.max(entry.order + 1);
+            book.bytes += entry.size();
+            book.entries.insert(entry.key, entry.clone());
+        }
+        (book.full, book.full_written) = (record.full, record.full);
+        book
+    }
+
+    /// When the handler began, in milliseconds since 1970.
+    #[must_use]
+    pub fn begun(&self) -> i64 {
+        self.begun
+    }
+
+    /// The handler runs again.
+    pub fn again(&mut self, why: Again, now: i64) {
+        self.counts.clear();
+        match why {
+            Again::Conflict => self.forget(Fact::is_read),
+            Again::Later => {
+                self.forget(|fact| fact.is_read() || fact.is_not_now());
+                self.begun = self.begun.max(now);
+                let key = Key(digest([b"time".as_slice()]));
+                let (at, order) = (self.begun, self.place());
+                let _written_later = self.learn(Entry { key, order, at, fact: Fact::Time, body: vec![] });
+            }
+        }
+    }
+
+    fn forget(&mut self, which: impl Fn(&Fact) -> bool) {
+        for (key, entry) in &self.entries {
+            if which(&entry.fact) {
+                self.aside.insert(*key);
+                self.unwritten.remove(key);
+            }
+        }
+    }
+
+    /// The key of what is asked now.
+    pub fn ask(&mut self, path: &str, call: &str, request: &[u8; 32]) -> Key {
+        let same = digest([path.as_bytes(), call.as_bytes(), request]);
+        let count = self.counts.entry(same).or_default();
+        let key = Key(digest([same.as_slice(), &count.to_le_bytes()]));
+        *count += 1;
+        key
+    }
+
+    /// The key of what is always the same within a run.
+    #[must_use]
+    pub fn same(call: &str, request: &[u8; 32]) -> Key {
+        Key(digest([call.as_bytes(), request]))
+    }
+
+    /// What is known of it.
+    #[must_use]
+    pub fn found(&self, key: &Key) -> Option<&Entry> {
+        self.entries.get(key).filter(|_| !self.aside.contains(key))
+    }
+
+    /// How often each thing was asked in this run, to come back to.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts(self.counts.clone())
+    }
+
+    /// What was asked since is asked again.
+    pub fn come_back(&mut self, to: Counts) {
+        self.counts = to.0;
+    }
+
+    /// Something outside was changed, or may have been.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.entries.values().any(|entry| entry.fact.changes())
+    }
+
+    /// What another version would be told, too: not what this one read of what it remembers.
+    #[must_use]
+    pub fn told(&self) -> Vec<Entry> {
+        let told =
+            self.entries.iter().filter(|(key, entry)| !entry.fact.is_read() && !self.aside.contains(key));
+        told.map(|(_, entry)| entry.clone()).collect()
+    }
+
+    /// There was no room for something.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
+    /// How many answers of a kind are known, those that are put aside included.
+    #[must_use]
+    pub fn count(&self, of: impl Fn(&Fact) -> bool) -> u32 {
+        u32::try_from(self.entries.values().filter(|entry| of(&entry.fact)).count()).unwrap_or(u32::MAX)
+    }
+
+    /// The place of the next one.
+    pub fn place(&mut self) -> u32 {
+        self.order += 1;
+        self.order - 1
+    }
+
+    /// Notes it; answers whether something is to be written now.
+    pub fn learn(&mut self, entry: Entry) -> bool {
+        let free = entry.fact.is_free();
+        let (key, size) = (entry.key, entry.size());
+        let before = self.entries.get(&key).map_or(0, Entry::size);
+        // A note that something is about to be changed is small, and always made.
+        let noted = matches!(entry.fact, Fact::Begun { .. });
+        if self.bytes - before + size > MOST && !noted {
+            return self.overflow();
+        }
+        self.bytes = self.bytes - before + size;
+        self.aside.remove(&key);
+        self.entries.insert(key, entry);
+        self.unwritten.insert(key);
+        !free
+    }
+
+    /// There is no room for something; answers whether that is to be written now.
+    pub fn overflow(&mut self) -> bool {
+        self.full = true;
+        // Of what nobody has written of, nobody will go on.
+        !self.full_written && !self.is_unwritten()
+    }
+
+    /// Whether there is room for more of an answer that is coming; if so, it is taken until [`Self::came`].
+    pub fn comes(&mut self, more: usize) -> bool {
+        let fits = self.bytes + self.coming + more <= MOST;
+        if fits {
+            self.coming += more;
+        }
+        fits
+    }
+
+    /// So much of an answer is no longer coming.
+    pub fn came(&mut self, size: usize) {
+        self.coming = self.coming.saturating_sub(size);
+    }
+
+    /// Nothing of it is in the journal.
+    fn is_unwritten(&self) -> bool {
+        self.unwritten.len() == self.entries.len()
+    }
+
+    /// What is not written yet: it will be.
+    pub fn take(&mut self) -> Writing {
+        let unwritten = std::mem::take(&mut self.unwritten).into_iter();
+        let entries = unwritten.filter_map(|key| self.entries.get(&key).cloned()).collect();
+        let full = self.full && !std::mem::replace(&mut self.full_written, self.full);
+        Writing { entries, full }
+    }
+}
+
+/// How a delivery began.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Opening {
+    /// Whose.
+    pub agent: AgentName,
+    /// Which.
+    pub delivery: DeliveryId,
+    /// Whose handler.
+    pub plugin: PluginName,
+    /// What it is about.
+    pub event: EventId,
+    /// SHA-256 of the component, in hexadecimal.
+    pub component: String,
+    /// When, in milliseconds since 1970.
+    pub begun: i64,
+    /// What else whoever runs it again has to know, as JSON.
+    pub said: String,
+}
+
+/// A delivery that has learnt something, or that has ended and is kept for a while.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// How it began.
+    pub opening: Opening,
+    /// When it ended, in milliseconds since 1970; none while it has not.
+    pub ended: Option<i64>,
+    /// There was no room for all that it learnt.
+    pub full: bool,
+    /// What it learnt, in order.
+    pub entries: Vec<Entry>,
+}
+
+impl Record {
+    /// Something outside was changed, or may have been.
+    #[must_use]
+    pub fn changed(&self) -> bool {
+        self.entries.iter().any(|entry| entry.fact.changes())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(key: Key, status: u16, body: &[u8]) -> Entry {
+        let (request, headers) = ("GET http://a/".into(), vec![]);
+        let fact = Fact::Http { request, status, headers, extent: Extent::Whole, changes: false };
+        Entry { key, order: 0, at: 7, fact, body: body.to_vec() }
+    }
+
+    fn value(key: Key) -> Entry {
+        Entry { key, order: 0, at: 7, fact: Fact::Value { version: Some(1) }, body: b"v".to_vec() }
+    }
+
+    #[test]
+    fn an_answer_is_found_by_what_was_asked_and_its_count() {
+        let mut book = Book::new(1);
+        let (a, b) = (digest([b"a".as_slice()]), digest([b"b".as_slice()]));
+        let first = book.ask("", "http", &a);
+        assert!(book.learn(answer(first, 200, b"1")));
+        let second = book.ask("", "http", &a);
+        assert_ne!(first, second, "asked again");
+        let others = [book.ask("", "http", &b), book.ask("", "llm", &a), book.ask("tool", "http", &a)];
+        assert!(!others.contains(&first) && !others.contains(&second));
+        book.again(Again::Conflict, 2);
+        assert_eq!(book.ask("", "http", &a), first);
+        assert_eq!(book.found(&first).unwrap().body, b"1");
+        assert_eq!(book.ask("", "http", &a), second);
+        assert_eq!(book.found(&second), None);
+    }
+
+    #[test]
+    fn what_costs_nothing_is_written_with_what_does() {
+        let mut book = Book::new(1);
+        let read = Book::same("kv", &digest([b"k".as_slice()]));
+        assert!(!book.learn(value(read)));
+        let asked = book.ask("", "http", &digest([]));
+        assert!(book.learn(answer(asked, 200, b"")));
+        assert_eq!(book.take().entries.len(), 2);
+        assert!(book.take().is_empty());
+    }
+
+    #[test]
+    fn who_runs_again_reads_anew_and_pays_for_nothing_twice() {
+        let mut book = Book::new(1);
+        let read = Book::same("kv", &digest([b"k".as_slice()]));
+        assert!(!book.learn(value(read)));
+        let (got, busy) = (book.ask("", "http", &digest([])), book.ask("", "http", &digest([])));
+        assert!(book.learn(answer(got, 404, b"")) && book.learn(answer(busy, 503, b"")));
+        book.again(Again::Conflict, 5);
+        assert!(book.found(&read).is_none() && book.found(&busy).is_some() && book.begun() == 1);
+        book.again(Again::Later, 5);
+        assert!(book.found(&got).is_some(), "that it is not there was an answer");
+        assert!(book.found(&busy).is_none() && book.begun() == 5, "it was busy then");
+        assert!(book.learn(answer(busy, 200, b"")) && book.found(&busy).is_some());
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_recorded_and_said_once() {
+        let mut book = Book::new(1);
+        let key = book.ask("", "http", &digest([]));
+        assert!(book.learn(answer(key, 200, b"")));
+        assert_eq!(book.take().entries.len(), 1);
+        let large = vec![0; MOST];
+        let next = book.ask("", "http", &digest([]));
+        assert!(book.learn(answer(next, 200, &large)) && book.found(&next).is_none());
+        assert_eq!(book.take(), Writing { entries: vec![], full: true });
+        assert!(!book.learn(answer(next, 200, &large)) && book.take().is_empty());
+        let noted = Fact::Begun { request: "POST http://a/".into() };
+        let noted = Entry { key: next, order: 0, at: 1, fact: noted, body: vec![] };
+        assert!(book.learn(noted));
+        assert_eq!(book.take().entries.len(), 1);
+    }
+
+    #[test]
+    fn answers_that_come_side_by_side_share_the_room() {
+        let mut book = Book::new(1);
+        assert!(book.comes(MOST / 2) && book.comes(MOST / 2) && !book.comes(1));
+        book.came(MOST / 2);
+        assert!(book.comes(1));
+        let key = book.ask("", "http", &digest([]));
+        assert!(book.learn(answer(key, 200, &vec![0; MOST / 2])) && !book.comes(MOST / 2));
+    }
+
+    #[test]
+    fn what_is_too_much_at_once_leaves_nothing_to_write() {
+        let mut book = Book::new(1);
+        let key = book.ask("", "http", &digest([]));
+        assert!(!book.learn(answer(key, 200, &vec![0; MOST])));
+        assert_eq!(book.take(), Writing { entries: vec![], full: true }, "it is kept so when it has ended");
+    }
+}

@@ -1,0 +1,275 @@
+//! Answers to requests that are written down before the guest sees their end, and those that were.
+//!
+//! A request that may change something outside is noted before it is sent, and its answer's head before the guest sees that.
+//! The body is written when it has come: the guest reads it while it comes, but for its end.
+
+use std::sync::{Arc, atomic::Ordering::Relaxed};
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyDataStream, BodyExt as _, Full, StreamBody};
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use super::{Pieces, REQUESTS, Slot};
+use crate::{
+    answers::{self, Entry, Extent, Fact, Key},
+    capability::{
+        Spent,
+        answers::{Alive, Recorder},
+    },
+    settings::InFlight,
+};
+
+/// Bytes of a request's body that are looked at before it is sent. Of a longer one, what comes behind them tells it from no
+/// other: bodies that long would have to be held in memory.
+const LOOKED_AT: usize = 256 * 1024;
+
+/// What makes a request that is sent again count once (draft-ietf-httpapi-idempotency-key-header).
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A request that may be sent, for the record.
+pub struct Asking {
+    pub record: Arc<Recorder>,
+    pub path: Arc<str>,
+    pub spent: Arc<Spent>,
+    pub alive: Alive,
+    pub in_flight: InFlight,
+    /// In words.
+    pub words: String,
+    /// It may change something outside.
+    pub changes: bool,
+    /// Of method, URL and headers.
+    pub head: [u8; 32],
+}
+
+/// Whether a method may change something outside ([RFC 9110, 9.2.1](https://www.rfc-editor.org/rfc/rfc9110#section-9.2.1)).
+pub fn changes(method: &Method) -> bool {
+    !method.is_safe()
+}
+
+/// A digest of what a guest wants sent, but for the body.
+pub fn head(method: &Method, url: &str, headers: &HeaderMap) -> [u8; 32] {
+    let mut lines: Vec<(&[u8], &[u8])> =
+        headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes())).collect();
+    // Of one name the order counts, and that of names is the map's own.
+    lines.sort_by_key(|(name, _)| *name);
+    let lines = lines.into_iter().flat_map(|(name, value)| [name, value]);
+    answers::digest([method.as_str().as_bytes(), url.as_bytes()].into_iter().chain(lines))
+}
+
+/// Looks at the beginning of a body, and answers it whole with a digest of what was seen.
+pub async fn looked_at(mut body: WasiBody) -> Result<(WasiBody, [u8; 32]), Error> {
+    let (mut pieces, mut seen, mut whole) = (Vec::new(), Vec::new(), false);
+    while seen.len() < LOOKED_AT {
+        let Some(frame) = body.frame().await else {
+            whole = true;
+            break;
+        };
+        let Ok(piece) = frame?.into_data() else { continue };
+        seen.extend_from_slice(&piece[..piece.len().min(LOOKED_AT - seen.len())]);
+        pieces.push(piece);
+    }
+    let digest = answers::digest([seen.as_slice()]);
+    let body = if whole {
+        let never = |never: std::convert::Infallible| -> Error { match never {} };
+        Full::new(Bytes::from(pieces.concat())).map_err(never).boxed_unsync()
+    } else {
+        let first = stream::iter(pieces.into_iter().map(Ok));
+        let all = first.chain(BodyDataStream::new(body)).map(|piece| piece.map(Frame::data));
+        StreamBody::new(Box::pin(all) as Pieces<_>).boxed_unsync()
+    };
+    Ok((body, digest))
+}
+
+/// What becomes of a request.
+pub enum Way {
+    /// It was answered before.
+    Answered(Response<WasiBody>),
+    /// It is to be sent.
+    Open(Question, Slot),
+}
+
+/// A request that is sent, and whose answer will be recorded.
+pub struct Question {
+    asking: Asking,
+    key: Key,
+}
+
+impl Asking {
+    /// Looks for the answer.
+    pub fn way(self, body: [u8; 32], slot: Slot) -> Result<Way, Error> {
+        let request = answers::digest([self.head.as_slice(), &body]);
+        let (key, found) = self.record.ask(&self.path, "http", &request);
+        let again = self.in_flight == InFlight::Retry || !self.changes;
+        match found {
+            Some(Entry { at, fact: Fact::Http { status, headers, extent, .. }, body, .. })
+                if extent != Extent::Head || !again =>
+            {
+                self.record.came(at);
+                return Ok(Way::Answered(answered(status, &headers, extent, body, slot)?));
+            }
+            Some(Entry { fact: Fact::Begun { .. }, .. }) if !again => {
+                let line = "the host ended while this was under way, and nobody knows what came of it";
+                return Err(Error::InternalError(Some(line.into())));
+            }
+            _ => {}
+        }
+        if self.record.is_past(&self.words) {
+            return Err(Error::InternalError(Some("this was never asked".into())));
+        }
+        if self.spent.http.fetch_add(1, Relaxed) >= REQUESTS {
+            return Err(Error::ConnectionLimitReached);
+        }
+        Ok(Way::Open(Question { asking: self, key }, slot))
+    }
+}
+
+/// As the guest saw it.
+fn answered(
+    status: u16,
+    headers: &[(String, String)],
+    extent: Extent,
+    body: Vec<u8>,
+    slot: Slot,
+) -> Result<Response<WasiBody>, Error> {
+    let broken = || Error::InternalError(None);
+    let mut response = Response::new(());
+    *response.status_mut() = StatusCode::from_u16(status).map_err(|_| broken())?;
+    for (name, value) in headers {
+        let name = HeaderName::from_bytes(name.as_bytes()).map_err(|_| broken())?;
+        let bytes: Vec<u8> = value.chars().filter_map(|byte| u8::try_from(byte).ok()).collect();
+        response.headers_mut().append(name, HeaderValue::from_bytes(&bytes).map_err(|_| broken())?);
+    }
+    let rest = match extent {
+        Extent::Whole => None,
+        // Who read no further then has no reason to do so now.
+        Extent::Head | Extent::Left => Some(Err(Error::HttpResponseIncomplete)),
+    };
+    let body = (!body.is_empty()).then(|| Ok(Frame::data(Bytes::from(body))));
+    let pieces = stream::iter(body.into_iter().chain(rest)).map(move |piece| {
+        let _open = &slot;
+        piece
+    });
+    Ok(response.map(|()| StreamBody::new(Box::pin(pieces) as Pieces<_>).boxed_unsync()))
+}
+
+impl Question {
+    /// It is about to be sent: what may change something is noted, and gets what makes it count once.
+    pub async fn begins(&self, headers: &mut HeaderMap) -> Result<(), Error> {
+        let Self { asking: Asking { record, words, changes, in_flight, .. }, key } = self;
+        if !changes {
+            return Ok(());
+        }
+        record.learn(*key, record.now(), Fact::Begun { request: words.clone() }, vec![]).await;
+        // A guest that has one of its own knows better.
+        if *in_flight == InFlight::Retry && !headers.contains_key(IDEMPOTENCY_KEY) {
+            // A string of structured headers (RFC 9651).
+            let value = format!("\"{}\"", record.idempotency(key));
+            let value = HeaderValue::from_str(&value).map_err(|_| Error::HttpProtocolError)?;
+            headers.insert(IDEMPOTENCY_KEY, value);
+        }
+        Ok(())
+    }
+
+    /// The answer's head has come.
+    pub async fn came(self, status: StatusCode, headers: &HeaderMap, length: Option<u64>) -> Recording {
+        let Self { asking: Asking { record, alive, words, changes, .. }, key } = self;
+        let at = record.now();
+        record.came(at);
+        let text = |value: &HeaderValue| value.as_bytes().iter().map(|byte| char::from(*byte)).collect();
+        let headers = headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        let recording = Recording {
+            record,
+            alive,
+            key,
+            at,
+            words,
+            status,
+            headers,
+            changes,
+            length,
+            body: vec![],
+            over: false,
+        };
+        if changes {
+            recording.record.learn(key, at, recording.fact(Extent::Head), vec![]).await;
+        }
+        recording
+    }
+}
+
+/// An answer that is being read, and recorded.
+pub struct Recording {
+    record: Arc<Recorder>,
+    alive: Alive,
+    key: Key,
+    at: i64,
+    words: String,
+    status: StatusCode,
+    headers: Vec<(String, String)>,
+    changes: bool,
+    /// Bytes that will have come, where that was said.
+    length: Option<u64>,
+    body: Vec<u8>,
+    /// It is written down, or never will be.
+    over: bool,
+}
+
+impl Recording {
+    fn fact(&self, extent: Extent) -> Fact {
+        Fact::Http {
+            request: self.words.clone(),
+            status: self.status.as_u16(),
+            headers: self.headers.clone(),
+            extent,
+            changes: self.changes,
+        }
+    }
+
+    /// A piece, as the guest will see it.
+    pub async fn piece(&mut self, piece: &[u8]) {
+        if self.over {
+            return;
+        }
+        if !self.record.comes(piece.len()).await {
+            return self.broken();
+        }
+        self.body.extend_from_slice(piece);
+        // Many read as much as was said, and do not wait for the end.
+        if self.length == Some(self.body.len() as u64) {
+            self.whole().await;
+        }
+    }
+
+    /// All of it has come.
+    pub async fn whole(&mut self) {
+        if !std::mem::replace(&mut self.over, true) {
+            let body = self.body();
+            self.record.learn(self.key, self.at, self.fact(Extent::Whole), body).await;
+        }
+    }
+
+    /// It broke off, or there is no room for it.
+    pub fn broken(&mut self) {
+        self.over = true;
+        drop(self.body());
+    }
+
+    /// What has come, which is held here no longer.
+    fn body(&mut self) -> Vec<u8> {
+        self.record.has_come(self.body.len());
+        std::mem::take(&mut self.body)
+    }
+}
+
+impl Drop for Recording {
+    /// The guest wanted no more of it. Of one that it did not begin to read, nothing was got but that it was answered.
+    fn drop(&mut self) {
+        let body = self.body();
+        if !self.over && (self.changes || !body.is_empty()) && self.alive.is() {
+            self.record.learn_soon(self.key, self.at, self.fact(Extent::Left), body);
+        }
+    }
+}

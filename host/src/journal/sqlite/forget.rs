@@ -1,0 +1,64 @@
+//! What is kept of events that are over, and for how long.
+
+use rusqlite::{Connection, OptionalExtension, params};
+
+use super::{Failed, id, number};
+use crate::id::{AgentName, EventId, RoomId};
+
+pub(super) fn remember(
+    db: &Connection,
+    agent: &AgentName,
+    newest: &[(RoomId, EventId)],
+) -> Result<(), Failed> {
+    let agent = number(db, agent)?;
+    newest.iter().try_for_each(|(room, event)| note(db, agent, room.as_str(), event.as_str()))
+}
+
+/// The newest event of its room.
+pub(super) fn note(db: &Connection, agent: i64, room: &str, event: &str) -> Result<(), Failed> {
+    db.prepare_cached(
+        "INSERT INTO newest (agent, room, event) VALUES (?1, ?2, ?3)
+         ON CONFLICT (agent, room) DO UPDATE SET event = excluded.event",
+    )?
+    .execute(params![agent, room, event])?;
+    Ok(())
+}
+
+pub(super) fn newest(db: &Connection, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Failed> {
+    Ok(db
+        .prepare_cached(
+            "SELECT event FROM newest WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND room = ?2",
+        )?
+        .query_row([agent.as_str(), room.as_str()], |row| id(row, 0))
+        .optional()?)
+}
+
+/// An event goes with what was committed about it and what became of that. What waits stays, whatever its age.
+pub(super) fn forget(db: &Connection, agent: &AgentName, before: u64, limit: u32) -> Result<u32, Failed> {
+    let before = i64::try_from(before).unwrap_or(i64::MAX);
+    let over: Vec<i64> = db
+        .prepare_cached(
+            "SELECT sequence FROM event
+             WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND at < ?2
+                   AND NOT EXISTS (SELECT 1 FROM pending WHERE pending.sequence = event.sequence)
+                   AND NOT EXISTS (SELECT 1 FROM locked WHERE locked.sequence = event.sequence)
+                   AND NOT EXISTS (SELECT 1 FROM unsent JOIN contribution ON contribution.row = unsent.contribution
+                                   WHERE contribution.event = event.sequence)
+             ORDER BY at, sequence LIMIT ?3",
+        )?
+        .query_map(params![agent.as_str(), before, limit], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    for sequence in &over {
+        db.prepare_cached(
+            "DELETE FROM sent WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
+        )?
+        .execute([sequence])?;
+        db.prepare_cached(
+            "DELETE FROM blob WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
+        )?
+        .execute([sequence])?;
+        db.prepare_cached("DELETE FROM contribution WHERE event = ?1")?.execute([sequence])?;
+        db.prepare_cached("DELETE FROM event WHERE sequence = ?1")?.execute([sequence])?;
+    }
+    Ok(u32::try_from(over.len()).unwrap_or(limit))
+}

@@ -1,0 +1,370 @@
+//! What a handler learnt from outside before a crash is not asked for again, and nothing is changed there twice.
+
+use std::{
+    fs,
+    net::SocketAddr,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use async_trait::async_trait;
+use parlour::{
+    Agent, HostBuilder,
+    chat::memory::Rooms,
+    id::{EventId, RoomId},
+    journal::sqlite::Sqlite,
+    llm,
+    settings::{Grants, InFlight, LlmGrant, Plugin},
+};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+
+use crate::{
+    guests::{guest, patched},
+    stage::{AGENT, ALICE, BOB, PATIENCE, Stage, access},
+};
+
+/// A request, and the key by which it would count once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heard {
+    pub line: String,
+    pub key: Option<String>,
+}
+
+/// A web server that counts: each answer is the number of its request. `/hold` is answered when it is let go, and `/busy` not
+/// at first.
+pub struct Counting {
+    pub address: SocketAddr,
+    heard: watch::Receiver<Vec<Heard>>,
+    held: watch::Sender<bool>,
+    serving: JoinHandle<()>,
+}
+
+impl Counting {
+    pub async fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (hears, heard) = watch::channel(Vec::new());
+        let (held, holds) = watch::channel(true);
+        let hears = Arc::new(hears);
+        let serving = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let (hears, holds) = (hears.clone(), holds.clone());
+                tokio::spawn(async move { drop(serve(stream, &hears, holds).await) });
+            }
+        });
+        Self { address, heard, held, serving }
+    }
+
+    /// `http://127.0.0.1:PORT`
+    pub fn origin(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// The requests so far whose line begins so.
+    pub fn heard(&self, line: &str) -> Vec<Heard> {
+        self.heard.borrow().iter().filter(|heard| heard.line.starts_with(line)).cloned().collect()
+    }
+
+    /// Waits for a request.
+    pub async fn until_heard(&self, line: &str) {
+        let mut heard = self.heard.clone();
+        let wait = heard.wait_for(|heard| heard.iter().any(|heard| heard.line.starts_with(line)));
+        drop(tokio::time::timeout(PATIENCE, wait).await.expect(line).unwrap());
+    }
+
+    pub fn let_go(&self) {
+        self.held.send_replace(false);
+    }
+}
+
+impl Drop for Counting {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(
+    mut stream: TcpStream,
+    hears: &watch::Sender<Vec<Heard>>,
+    mut holds: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let mut came = Vec::new();
+    loop {
+        let Some(end) = came.windows(4).position(|four| four == b"\r\n\r\n") else {
+            if stream.read_buf(&mut came).await? == 0 {
+                return Ok(());
+            }
+            continue;
+        };
+        let head = String::from_utf8_lossy(&came[..end]).to_ascii_lowercase();
+        let line = String::from_utf8_lossy(&came[..end]).lines().next().unwrap().replace(" HTTP/1.1", "");
+        came.drain(..end + 4);
+        if head.contains("transfer-encoding: chunked") {
+            while !came.ends_with(b"0\r\n\r\n") {
+                if stream.read_buf(&mut came).await? == 0 {
+                    return Ok(());
+                }
+            }
+            came.clear();
+        }
+        let key = head.lines().find_map(|line| line.strip_prefix("idempotency-key: ").map(str::to_owned));
+        let mut number = 0;
+        hears.send_modify(|heard| {
+            heard.push(Heard { line: line.clone(), key });
+            number = heard.len();
+        });
+        if line.ends_with("/hold") {
+            drop(holds.wait_for(|held| !held).await);
+        }
+        let busy =
+            line.ends_with("/busy") && hears.borrow().iter().filter(|heard| heard.line == line).count() == 1;
+        let status = if busy { "503 Service Unavailable" } else { "200 OK" };
+        let body = number.to_string();
+        let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        stream.write_all(answer.as_bytes()).await?;
+    }
+}
+
+/// What goes on after a crash.
+struct Scene {
+    folder: tempfile::TempDir,
+    web: Counting,
+    rooms: Rooms,
+    room: RoomId,
+}
+
+fn errand(web: &Counting, in_flight: InFlight) -> Plugin {
+    let grants = Grants {
+        http: vec![web.origin().parse().unwrap()],
+        llm: Some(LlmGrant::default()),
+        tools: ["*".to_owned()].into(),
+        ..Grants::default()
+    };
+    Plugin { grants, in_flight, ..Plugin::default() }
+}
+
+impl Scene {
+    async fn new() -> Self {
+        let rooms = Rooms::new();
+        let room = rooms.create_direct(ALICE, AGENT);
+        Self { folder: tempfile::tempdir().unwrap(), web: Counting::start().await, rooms, room }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A host that goes on where the last one was.
+    async fn host(
+        &self,
+        guests: &[(&str, Arc<[u8]>)],
+        in_flight: InFlight,
+        also: impl FnOnce(HostBuilder) -> HostBuilder,
+    ) -> Stage {
+        let agent = Agent::new("agent".parse().unwrap(), self.rooms.account(AGENT)).access(access());
+        Stage::start_with(self.rooms.clone(), self.room.clone(), agent, guests, |builder| {
+            let builder = builder
+                .journal(Sqlite::open(self.path().join("journal.db")).unwrap())
+                .secret(self.path().join("secret"));
+            let names = ["errand", "helper"];
+            let builder = names.iter().fold(builder, |builder, name| {
+                builder.plugin_settings(name.parse().unwrap(), errand(&self.web, in_flight))
+            });
+            also(builder)
+        })
+        .await
+    }
+
+    async fn usual(&self) -> Stage {
+        self.host(&[("errand", guest("errand"))], InFlight::Fail, |builder| builder).await
+    }
+
+    /// Alice asks for this, where `URL` is the server; answers when it holds somebody.
+    async fn begun(&self, steps: &str) -> EventId {
+        let steps = steps.replace("URL", &self.web.origin());
+        let asked = self.rooms.say(ALICE, &self.room, &format!("/errand {steps}"));
+        let held = if steps.contains("post http") && steps.ends_with("/hold") && !steps.contains("get") {
+            "POST /hold"
+        } else {
+            "GET /hold"
+        };
+        self.web.until_heard(held).await;
+        asked
+    }
+
+    fn heard(&self, line: &str) -> usize {
+        self.web.heard(line).len()
+    }
+}
+
+#[tokio::test]
+async fn what_was_answered_before_a_crash_is_not_sent_again() {
+    let scene = Scene::new().await;
+    let first = scene.usual().await;
+    let asked = scene.begun("get URL/a | post URL/b | tell URL/c | post-drawn URL/d | get URL/hold").await;
+    first.kill().await;
+    scene.web.let_go();
+    let second = scene.usual().await;
+    let answer = second.answer_to(&scene.room, &asked).await.text;
+    assert_eq!(answer, "version-1 200 1; 200 2; 200 and no more; 200 4; 200 6");
+    for line in ["GET /a", "POST /b", "POST /c", "POST /d"] {
+        assert_eq!(scene.heard(line), 1, "{line}");
+    }
+    assert_eq!(scene.heard("GET /hold"), 2, "it was not answered");
+    // Another event asks for itself, and draws other numbers.
+    let url = scene.web.origin();
+    let again = second.ask(&format!("/errand post {url}/b | post-drawn {url}/d")).await;
+    assert_eq!(again, "version-1 200 7; 200 8");
+    let drawn = scene.web.heard("POST /d");
+    assert_ne!(drawn[0].line, drawn[1].line);
+}
+
+#[tokio::test]
+async fn what_was_in_flight_is_told_or_sent_again_with_the_same_key() {
+    for in_flight in [InFlight::Fail, InFlight::Retry] {
+        let scene = Scene::new().await;
+        let guests = [("errand", guest("errand"))];
+        let first = scene.host(&guests, in_flight, |builder| builder).await;
+        let asked = scene.begun("post URL/hold").await;
+        first.kill().await;
+        scene.web.let_go();
+        let second = scene.host(&guests, in_flight, |builder| builder).await;
+        let answer = second.answer_to(&scene.room, &asked).await.text;
+        let heard = scene.web.heard("POST /hold");
+        if in_flight == InFlight::Fail {
+            assert!(answer.contains("error: ErrorCode::InternalError"), "{answer}");
+            assert_eq!(heard, [Heard { line: "POST /hold".into(), key: None }]);
+        } else {
+            assert_eq!(answer, "version-1 200 2");
+            let [before, after] = &heard[..] else { panic!("{heard:?}") };
+            assert!(before == after && before.key.as_ref().is_some_and(|key| key.len() == 34), "{heard:?}");
+            let other = second.ask(&format!("/errand post {}/hold", scene.web.origin())).await;
+            assert_eq!(other, "version-1 200 3");
+            assert_ne!(scene.web.heard("POST /hold")[2].key, before.key, "of another event");
+        }
+    }
+}
+
+/// A model that counts how often it is asked.
+struct Model(Arc<AtomicU32>);
+
+struct Words(Vec<&'static str>);
+
+#[async_trait]
+impl llm::Backend for Model {
+    async fn ask(&self, _: llm::Request) -> Result<Box<dyn llm::Answer>, llm::Failure> {
+        self.0.fetch_add(1, Relaxed);
+        Ok(Box::new(Words(vec!["words", "two "])))
+    }
+}
+
+#[async_trait]
+impl llm::Answer for Words {
+    async fn next(&mut self) -> Result<Option<llm::Piece>, llm::Failure> {
+        Ok(self.0.pop().map(|text| llm::Piece { text: text.into(), ..llm::Piece::default() }))
+    }
+
+    fn outcome(&self) -> Option<llm::Outcome> {
+        let finish_reason = "stop".into();
+        self.0.is_empty().then(|| llm::Outcome { finish_reason, ..llm::Outcome::default() })
+    }
+}
+
+#[tokio::test]
+async fn the_model_is_not_asked_twice_and_nor_is_who_a_tool_asks() {
+    let scene = Scene::new().await;
+    let asked = Arc::<AtomicU32>::default();
+    let guests = [("errand", guest("errand")), ("helper", guest("errand"))];
+    let first = scene.host(&guests, InFlight::Fail, |builder| builder.llm(Model(asked.clone()))).await;
+    let steps = "model hello | tool helper.errand post URL/a & model hello & count n | \
+                 tool helper.errand post URL/a & get URL/hold";
+    let event = scene.begun(steps).await;
+    first.kill().await;
+    scene.web.let_go();
+    let second = scene.host(&guests, InFlight::Fail, |builder| builder.llm(Model(asked.clone()))).await;
+    let answer = second.answer_to(&scene.room, &event).await.text;
+    let tools = "version-1 200 1; two words; 1; version-1 200 2; 200 4";
+    assert_eq!(answer, format!("version-1 two words; {tools}"));
+    assert_eq!((asked.load(Relaxed), scene.heard("POST /a")), (2, 2));
+}
+
+#[tokio::test]
+async fn who_was_overtaken_reads_anew_and_pays_for_nothing_twice() {
+    let scene = Scene::new().await;
+    let stage = scene.usual().await;
+    let bobs = scene.rooms.create_direct(BOB, AGENT);
+    let asked = scene.begun("count n | post URL/a | get URL/hold").await;
+    assert_eq!(stage.ask_as(BOB, &bobs, "/errand count n").await, "version-1 1");
+    scene.web.let_go();
+    assert_eq!(stage.answer_to(&scene.room, &asked).await.text, "version-1 2; 200 1; 200 2");
+    assert_eq!((scene.heard("POST /a"), scene.heard("GET /hold")), (1, 1));
+}
+
+#[tokio::test]
+async fn who_comes_later_asks_again_only_what_was_not_to_be_had() {
+    let scene = Scene::new().await;
+    let stage = scene.usual().await;
+    let url = scene.web.origin();
+    let answer = stage.ask(&format!("/errand post {url}/a | get {url}/busy | later")).await;
+    assert!(answer.starts_with("version-1 200 1; 200 ") && answer.ends_with("; late"), "{answer}");
+    assert_eq!((scene.heard("POST /a"), scene.heard("GET /busy")), (1, 2));
+}
+
+#[tokio::test]
+async fn a_version_that_is_gone_leaves_the_next_one_to_begin_anew_unless_something_was_changed() {
+    let newer: Arc<[u8]> = patched(&guest("errand"), "version-1", "version-2").into();
+    for (step, changed) in [("get", false), ("post", true)] {
+        let scene = Scene::new().await;
+        let first = scene.usual().await;
+        let asked = scene.begun(&format!("{step} URL/a | get URL/hold")).await;
+        first.kill().await;
+        scene.web.let_go();
+        let second = scene.host(&[("errand", newer.clone())], InFlight::Fail, |builder| builder).await;
+        let answer = second.answer_to(&scene.room, &asked).await.text;
+        if changed {
+            let line = "/errand: I was interrupted, and the version that had begun is gone; \
+                        something may have been done already";
+            assert_eq!(answer, line);
+            second.noticed("plugin errand faulted for agent agent: the host was ended while it ran").await;
+            assert_eq!(scene.heard("POST /a"), 1);
+        } else {
+            assert_eq!(answer, "version-2 200 3; 200 4");
+        }
+        assert_eq!(second.ask("/errand look n").await, "version-2 nothing");
+    }
+}
+
+#[tokio::test]
+async fn the_version_that_began_finishes() {
+    let scene = Scene::new().await;
+    let file = scene.path().join("plugins/errand.wasm");
+    fs::create_dir(file.parent().unwrap()).unwrap();
+    fs::write(&file, guest("errand")).unwrap();
+    let host = || {
+        scene.host(&[], InFlight::Fail, |builder| {
+            let at = |name: &str| scene.path().join(name);
+            builder.plugin_folder(at("plugins")).lock(at("parlour.lock"), at("kept"))
+        })
+    };
+    let first = host().await;
+    let asked = scene.begun("post URL/a | get URL/hold").await;
+    let newer = patched(&guest("errand"), "version-1", "version-2");
+    fs::write(scene.path().join("newer"), &newer).unwrap();
+    fs::rename(scene.path().join("newer"), &file).unwrap();
+    // It takes over while a handler of the old one runs.
+    first.noticed("plugin errand: new version took over").await;
+    first.kill().await;
+    scene.web.let_go();
+    let second = host().await;
+    assert_eq!(second.answer_to(&scene.room, &asked).await.text, "version-1 200 1; 200 3");
+    assert_eq!(scene.heard("POST /a"), 1);
+    assert_eq!(second.ask("/errand look n").await, "version-2 nothing");
+}

@@ -1,0 +1,202 @@
+//! Whatever the network and the server do, the agent comes back by itself, and does not come in a hurry.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use parlour::{
+    Agent,
+    chat::matrix::{Account, Matrix},
+};
+use serde_json::json;
+
+use crate::{
+    inside::{Inside, PASSWORD, Serving, eventually},
+    proxy::{Fault, Proxy},
+    synapse::{NewRoom, Options, Synapse, unique},
+};
+
+fn direct() -> NewRoom {
+    NewRoom { direct: true, ..NewRoom::default() }
+}
+
+async fn behind(synapse: &Synapse) -> (Proxy, Inside) {
+    let proxy = Proxy::before(synapse.base_url()).await;
+    let inside = Inside { homeserver: proxy.url(), ..Inside::new(synapse).await };
+    (proxy, inside)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_comes_back_from_whatever_happens_and_in_no_hurry() {
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    let odd = |status, body: &str| Fault::Answer(status, body.into());
+    let faults = [
+        Fault::Reset,
+        odd(502, "<html>bad gateway</html>"),
+        odd(500, r#"{"errcode":"M_UNKNOWN","error":"oh"}"#),
+        odd(404, "<html>no such page</html>"),
+        odd(403, r#"{"errcode":"M_FORBIDDEN","error":"not now"}"#),
+        odd(429, r#"{"errcode":"M_LIMIT_EXCEEDED","error":"slowly"}"#),
+        odd(200, "{\"next_batch\": 7, \"rooms\": \u{1}"),
+        odd(200, "{}"),
+    ];
+    let mut expected = vec![];
+    for (number, fault) in faults.into_iter().enumerate() {
+        let before = proxy.count("");
+        let failing = fault.clone();
+        // A room may refuse a message for good; that is another matter.
+        proxy.rule(move |request| if request.contains("/send/") { Fault::Reset } else { failing.clone() });
+        // Wakes the request that waits at the server.
+        inside.say(&room, &format!("/echo {number}")).await;
+        eventually(async || (proxy.count("/sync") > 0 && proxy.count("") >= before + 2).then_some(())).await;
+        let from = proxy.count("");
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let asked = proxy.count("") - from;
+        assert!(asked < 12, "{asked} requests in three seconds: {fault:?}");
+        proxy.always(Fault::None);
+        expected.push(number.to_string());
+        assert_eq!(inside.answers(&room, expected.len()).await, expected, "after {fault:?}");
+        assert!(host.is_running());
+    }
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_repeats_nothing() {
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    let losing = Arc::new(AtomicBool::new(true));
+    let loses = losing.clone();
+    proxy.rule(
+        move |request| {
+            if request.contains("/send/") && loses.load(SeqCst) { Fault::Lost } else { Fault::None }
+        },
+    );
+    for number in 0..3 {
+        inside.say(&room, &format!("/echo {number}")).await;
+    }
+    // Each is seen in the room, and the next one goes, though no answer ever comes.
+    inside.answers(&room, 3).await;
+    losing.store(false, SeqCst);
+    assert_eq!(inside.to_the_end(&room).await, ["0", "1", "2", "the end"]);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soft_logout_is_followed_by_a_login_on_the_same_device() {
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(NewRoom { encrypted: true, ..direct() }).await;
+    let devices = async || {
+        let keys = synapse.keys_query(&inside.alice.token, &inside.agent).await.unwrap();
+        keys["device_keys"][&inside.agent].as_object().unwrap().clone()
+    };
+    let before = devices().await;
+    let signed_out = Arc::new(AtomicBool::new(true));
+    let rule = signed_out.clone();
+    proxy.rule(move |request| {
+        if request.contains("/v3/login") {
+            rule.store(false, SeqCst);
+        }
+        let gone = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "it has ended", "soft_logout": true });
+        if rule.load(SeqCst) { Fault::Answer(401, gone.to_string()) } else { Fault::None }
+    });
+    inside.say(&room, "/echo after").await;
+    host.noticed("has signed in again on the same device").await;
+    let answered = async || {
+        let events = synapse.messages(&inside.alice.token, &room).await.unwrap();
+        let by = |event: &&serde_json::Value| {
+            event["sender"] == *inside.agent && event["type"] == "m.room.encrypted"
+        };
+        (events.iter().filter(by).count() == 1).then_some(())
+    };
+    eventually(answered).await;
+    let after = devices().await;
+    assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
+    assert_eq!(before.values().next().unwrap()["keys"], after.values().next().unwrap()["keys"]);
+    assert_eq!(proxy.count("/v3/login"), 2);
+    host.stop().await;
+    // What it was given then is what it starts with.
+    let host = inside.start().await;
+    assert_eq!(proxy.count("/v3/login"), 2);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tokens_that_end_are_refreshed() {
+    let options = Options { token_life: Some("3s"), ..Options::default() };
+    let synapse = Synapse::start(options).await.unwrap();
+    let (proxy, inside) = behind(&synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    let mut count = 0;
+    while proxy.count("/refresh") < 3 {
+        count += 1;
+        inside.say(&room, &format!("/echo {count}")).await;
+        assert_eq!(inside.answers(&room, count).await.len(), count);
+    }
+    host.stop().await;
+    // It ends while nobody is there, too.
+    let session = || {
+        let kept = std::fs::read(inside.folder.path().join("agent/session.json")).unwrap();
+        serde_json::from_slice::<serde_json::Value>(&kept).unwrap()
+    };
+    let before = session();
+    let ended = async || synapse.whoami(before["token"].as_str().unwrap()).await.is_err().then_some(());
+    eventually(ended).await;
+    let host = inside.start().await;
+    count += 1;
+    inside.say(&room, "/echo again").await;
+    inside.answers(&room, count).await;
+    host.kill().await;
+    assert_eq!(proxy.count("/v3/login"), 1, "no password was needed");
+    assert_ne!(session()["refresh"], before["refresh"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_agents_trouble_is_its_own() {
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let other = synapse.register(&unique("other"), PASSWORD).await.unwrap();
+    let account = Account {
+        agent: "other".parse().unwrap(),
+        homeserver: synapse.base_url().to_owned(),
+        user: Some(other.parse().unwrap()),
+        store: inside.folder.path().join("other"),
+        ..inside.account()
+    };
+    let (serving, heard) = Serving::heard();
+    let agents = [inside.account(), account].map(|account| {
+        Agent::new(account.agent.clone(), Matrix::new(account, heard.clone())).access(inside.access())
+    });
+    let host = serving.run(&inside, agents.into(), heard.clone()).await;
+    let room = inside.room(direct()).await;
+    let others = NewRoom { invite: vec![other.clone()], ..direct() };
+    let others = synapse.create_room(&inside.alice.token, &others).await.unwrap();
+    for fault in [
+        Fault::Silence,
+        Fault::Answer(500, String::new()),
+        Fault::Answer(401, json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "gone" }).to_string()),
+    ] {
+        proxy.always(fault);
+        inside.say(&room, "/echo in trouble").await;
+        let text = format!("well {}", inside.said_by(&others, &other).await.len());
+        inside.say(&others, &format!("/echo {text}")).await;
+        eventually(async || inside.said_by(&others, &other).await.contains(&text).then_some(())).await;
+    }
+    host.noticed("agent agent does not run").await;
+    inside.say(&others, "/echo still").await;
+    eventually(async || inside.said_by(&others, &other).await.contains(&"still".to_owned()).then_some(()))
+        .await;
+    host.stop().await;
+}
