@@ -17,7 +17,7 @@ use std::{
     num::NonZeroU32,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -27,7 +27,7 @@ use parlour::{
     chat::{Chat, Ended, Identity, SendError, StartError, memory::message},
     effect::{Content, Outgoing},
     engine::limits::Limits,
-    event::{Batch, DeviceTrust, Event, Kind, Position, Room, Sender},
+    event::{Batch, DeviceTrust, Event, Kind, Position, Reading, Room, Sender},
     id::{EventId, RoomId, UserId},
     journal::sqlite::Sqlite,
     notice::{Notice, Notices},
@@ -190,9 +190,10 @@ fn event(number: u32) -> Result<Event> {
             display_name: None,
             device: DeviceTrust::Cleartext,
         },
-        sent: 0,
+        sent: u64::try_from(SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis())?,
         mark: None,
         kind: Kind::Message(message(&format!("/echo {number}"))),
+        reading: Reading::AtOnce,
     })
 }
 
@@ -206,7 +207,7 @@ impl Chat for Scripted {
     async fn next(&self) -> Result<Batch, Ended> {
         let event = self.events.lock().await.recv().await.ok_or(Ended::Closed)?;
         let position = Position(event.id.to_string());
-        Ok(Batch { events: vec![event], invites: vec![], position })
+        Ok(Batch::new(vec![event], vec![], position))
     }
 
     async fn send(&self, outgoing: &Outgoing) -> Result<EventId, SendError> {
