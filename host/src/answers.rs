@@ -488,6 +488,30 @@ mod tests {
     }
 
     #[test]
+    fn a_tool_that_runs_again_is_told_the_same_and_its_caller_goes_on() {
+        let mut book = Book::new(1);
+        let a = digest([b"a".as_slice()]);
+        let callers = book.ask("", "http", &a);
+        let before = book.counts();
+        let tools = book.ask("tool", "http", &a);
+        book.come_back(before);
+        assert_eq!(book.ask("tool", "http", &a), tools);
+        assert_ne!(book.ask("", "http", &a), callers);
+    }
+
+    #[test]
+    fn another_version_is_told_what_came_from_outside_and_not_what_this_one_remembers() {
+        let mut book = Book::new(1);
+        let asked = book.ask("", "http", &digest([]));
+        book.learn(value(Book::same("kv", &digest([b"k".as_slice()]))));
+        book.learn(answer(asked, 503, b""));
+        assert_eq!(book.told().into_iter().map(|it| it.key).collect::<Vec<_>>(), [asked]);
+        assert!(!book.changed());
+        book.again(Again::Later, 2);
+        assert!(book.told().iter().all(|it| it.key != asked), "it is asked for anew");
+    }
+
+    #[test]
     fn what_costs_nothing_is_written_with_what_does() {
         let mut book = Book::new(1);
         let read = Book::same("kv", &digest([b"k".as_slice()]));

@@ -342,29 +342,107 @@ async fn a_version_that_is_gone_leaves_the_next_one_to_begin_anew_unless_somethi
     }
 }
 
+impl Scene {
+    /// A host whose plugins are files.
+    async fn of_files(&self) -> Stage {
+        let at = |name: &str| self.path().join(name);
+        fs::create_dir_all(at("plugins")).unwrap();
+        self.host(&[], InFlight::Fail, |builder| {
+            builder.plugin_folder(at("plugins")).lock(at("parlour.lock"), at("kept"))
+        })
+        .await
+    }
+
+    /// A plugin's file, whole at once.
+    fn file(&self, plugin: &str, component: &[u8]) {
+        fs::create_dir_all(self.path().join("plugins")).unwrap();
+        fs::write(self.path().join("newer"), component).unwrap();
+        fs::rename(self.path().join("newer"), self.path().join(format!("plugins/{plugin}.wasm"))).unwrap();
+    }
+}
+
+/// The next version, which traps when it is told to stand.
+fn unfit() -> Vec<u8> {
+    patched(&patched(&guest("errand"), "version-1", "version-2"), "fine-mode", "trap-mode")
+}
+
 #[tokio::test]
 async fn the_version_that_began_finishes() {
     let scene = Scene::new().await;
-    let file = scene.path().join("plugins/errand.wasm");
-    fs::create_dir(file.parent().unwrap()).unwrap();
-    fs::write(&file, guest("errand")).unwrap();
-    let host = || {
-        scene.host(&[], InFlight::Fail, |builder| {
-            let at = |name: &str| scene.path().join(name);
-            builder.plugin_folder(at("plugins")).lock(at("parlour.lock"), at("kept"))
-        })
-    };
-    let first = host().await;
+    scene.file("errand", &guest("errand"));
+    let first = scene.of_files().await;
     let asked = scene.begun("post URL/a | get URL/hold").await;
-    let newer = patched(&guest("errand"), "version-1", "version-2");
-    fs::write(scene.path().join("newer"), &newer).unwrap();
-    fs::rename(scene.path().join("newer"), &file).unwrap();
+    scene.file("errand", &patched(&guest("errand"), "version-1", "version-2"));
     // It takes over while a handler of the old one runs.
     first.noticed("plugin errand: new version took over").await;
     first.kill().await;
     scene.web.let_go();
-    let second = host().await;
+    let second = scene.of_files().await;
     assert_eq!(second.answer_to(&scene.room, &asked).await.text, "version-1 200 1; 200 3");
     assert_eq!(scene.heard("POST /a"), 1);
     assert_eq!(second.ask("/errand look n").await, "version-2 nothing");
+}
+
+#[tokio::test]
+async fn what_a_version_on_trial_learnt_is_told_to_the_one_before_it_and_nobody_is_asked_to_compare_them() {
+    let scene = Scene::new().await;
+    scene.file("errand", &guest("errand"));
+    let stage = scene.of_files().await;
+    let url = scene.web.origin();
+    assert_eq!(stage.ask("/errand count n").await, "version-1 1");
+    scene.file("errand", &unfit());
+    stage.noticed("plugin errand: new version took over").await;
+    let answer = stage.ask(&format!("/errand count n | get {url}/a | stand | get {url}/b")).await;
+    stage.noticed("plugin errand: new version rolled back").await;
+    assert_eq!(
+        answer, "version-1 2; 200 2; stood; 200 3",
+        "it begins anew, and remembers what it did before"
+    );
+    assert_eq!((scene.heard("GET /a"), scene.heard("GET /b")), (2, 1), "each version has asked once");
+}
+
+#[tokio::test]
+async fn what_a_version_changed_outside_before_it_was_rolled_back_is_not_changed_again() {
+    let scene = Scene::new().await;
+    scene.file("errand", &guest("errand"));
+    let stage = scene.of_files().await;
+    let url = scene.web.origin();
+    scene.file("errand", &unfit());
+    stage.noticed("plugin errand: new version took over").await;
+    let answer = stage.ask(&format!("/errand post {url}/a | stand")).await;
+    stage.noticed("plugin errand: new version rolled back").await;
+    let line = "/errand: I was interrupted, and the version that had begun is gone; something may have been done already";
+    assert_eq!((answer.as_str(), scene.heard("POST /a")), (line, 1));
+    assert_eq!(stage.ask("/errand stand").await, "version-1 stood");
+}
+
+#[tokio::test]
+async fn what_a_tool_on_trial_changed_outside_is_told_to_the_one_before_it() {
+    let scene = Scene::new().await;
+    scene.file("errand", &guest("errand"));
+    scene.file("helper", &guest("errand"));
+    let stage = scene.of_files().await;
+    let url = scene.web.origin();
+    scene.file("helper", &unfit());
+    stage.noticed("plugin helper: new version took over").await;
+    let answer = stage.ask(&format!("/errand tool helper.errand post {url}/a & stand")).await;
+    stage.noticed("plugin helper: new version rolled back").await;
+    assert_eq!((answer.as_str(), scene.heard("POST /a")), ("version-1 version-1 200 1; stood", 1));
+}
+
+#[tokio::test]
+async fn what_was_rolled_back_finishes_nothing() {
+    let scene = Scene::new().await;
+    scene.file("errand", &guest("errand"));
+    let first = scene.of_files().await;
+    scene.file("errand", &unfit());
+    first.noticed("plugin errand: new version took over").await;
+    let asked = scene.begun("get URL/a | get URL/hold").await;
+    let bobs = scene.rooms.create_direct(BOB, AGENT);
+    assert_eq!(first.ask_as(BOB, &bobs, "/errand stand").await, "version-1 stood");
+    first.noticed("plugin errand: new version rolled back").await;
+    first.kill().await;
+    scene.web.let_go();
+    let second = scene.of_files().await;
+    assert_eq!(second.answer_to(&scene.room, &asked).await.text, "version-1 200 3; 200 4");
 }

@@ -145,6 +145,7 @@ mod keeps {
             a_version_is_accepted_at_once_or_after_its_trial
             what_a_version_on_trial_wrote_is_undone_with_it
             what_was_rolled_back_commits_nothing_more
+            what_may_be_gone_back_to_is_not_put_away
             what_another_takes_the_place_of_stays_if_it_was_used
             a_handler_of_before_does_not_rest_on_what_may_be_undone
             timers_of_a_version_on_trial_are_as_they_were_without_it

@@ -13,6 +13,9 @@ use wasip2::{
 
 struct Errand;
 
+/// `fine-mode`; `trap-mode`: does not stand it. The tests put one in the place of the other.
+const MODE: &str = "fine-mode";
+
 impl Commands for Errand {
     fn list_commands() -> Vec<Command> {
         vec![
@@ -84,6 +87,12 @@ fn one(step: &str, sent: f64) -> Result<String, Error> {
             schedule::at(Some(rest), when, "to be done", schedule::CatchUp::Once)?.next.to_string()
         }
         "forget" => schedule::cancel(rest)?.to_string(),
+        "stand" => {
+            // Read through a volatile pointer: the text stays in the component, where the tests find it.
+            let mode = unsafe { std::ptr::read_volatile(&MODE) };
+            assert!(mode != "trap-mode", "as it was told");
+            "stood".into()
+        }
         // At first it is not the time yet.
         "later" => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

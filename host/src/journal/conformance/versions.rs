@@ -4,7 +4,7 @@ use super::{
     timers::{cancel, listed, set_timer, timer},
     *,
 };
-use crate::journal::{Decision, Error, Moved, Release, Undone, Versions};
+use crate::journal::{Decision, Error, Moved, Release, Tidy, Undone, Versions};
 
 fn release(digest: &str) -> Release {
     Release { digest: digest.into(), version: Some(format!("{digest}.0.0")) }
@@ -79,6 +79,20 @@ pub(super) async fn what_a_version_on_trial_wrote_is_undone_with_it(journal: Led
     );
     assert_eq!(versions.trial, None);
     assert_eq!(journal.remembering(&echo()).await.unwrap(), [agent()]);
+}
+
+pub(super) async fn what_may_be_gone_back_to_is_not_put_away(journal: Ledger) {
+    on_trial(&*journal).await;
+    let before = journal.remembered(&agent(), &echo(), false).await.unwrap();
+    by(&*journal, "b", "1", vec![], [set("k", "1"), delete("gone")]).await.unwrap();
+    let tidy = Tidy { drafts_before: i64::MAX, names: 0, announcements: 0, step: 100 };
+    while journal.tidy(&agent(), tidy).await.unwrap() {}
+    assert_eq!(journal.forget(&agent(), inbox::LATER, 100).await.unwrap(), 2, "both events");
+    journal.forget_records(i64::MAX, 0, 100).await.unwrap();
+    assert_eq!(journal.versions(&echo()).await.unwrap().trial, Some(release("b")));
+    let undone = journal.decide(&echo(), Decision::RolledBack).await.unwrap();
+    assert_eq!(undone, Undone { keys: 2, timers: 0 });
+    assert_eq!(journal.remembered(&agent(), &echo(), false).await.unwrap(), before);
 }
 
 pub(super) async fn what_was_rolled_back_commits_nothing_more(journal: Ledger) {
