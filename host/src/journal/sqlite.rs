@@ -144,7 +144,7 @@ impl Journal for Sqlite {
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error> {
         let agent = agent.clone();
         let sent = sent.clone();
-        self.thread.write(move |db| outbox::sent(db, &agent, row, &sent)).await
+        self.thread.write_soon(move |db| outbox::sent(db, &agent, row, &sent)).await
     }
 
     async fn blob(
