@@ -448,6 +448,9 @@ pub trait Journal: Send + Sync + 'static {
     /// durable only with the next write, or a moment later: who finds an effect unsent after a crash asks the chat first.
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error>;
 
+    /// Makes durable what was noted, before the journal is left.
+    async fn settle(&self) -> Result<(), Error>;
+
     /// A file that an effect of this delivery sends, while one waits.
     async fn blob(
         &self,

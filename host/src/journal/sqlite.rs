@@ -147,6 +147,10 @@ impl Journal for Sqlite {
         self.thread.write_soon(move |db| outbox::sent(db, &agent, row, &sent)).await
     }
 
+    async fn settle(&self) -> Result<(), Error> {
+        self.thread.write(|_| Ok(())).await
+    }
+
     async fn blob(
         &self,
         agent: &AgentName,
