@@ -34,7 +34,7 @@ use tokio_util::{
 };
 
 pub use self::locked::KeyPatience;
-use self::{locked::Locked, serving::Servings, toolbox::Toolbox, typing::Typing};
+use self::{home::Home, locked::Locked, serving::Servings, toolbox::Toolbox, typing::Typing};
 use crate::{
     addressing,
     capability::llm,
@@ -165,6 +165,8 @@ pub(crate) struct Running {
     timers_set: Notify,
     /// Held from when an event gets its number until it is in its lane: lanes get events in that order.
     entering: tokio::sync::Mutex<()>,
+    /// The agent's home, once it was looked up: nobody but the agent changes it.
+    home: tokio::sync::Mutex<Home>,
     /// Rooms that were never encrypted, as far as the journal remembers.
     clear: Mutex<HashSet<RoomId>>,
     /// What was received up to here came before this start: a handler may have begun with it.
@@ -207,6 +209,7 @@ impl Running {
             locked: Mutex::default(),
             locks: Notify::new(),
             outbox: Arc::new(outbox),
+            home: tokio::sync::Mutex::default(),
             clear: Mutex::default(),
             typing: Typing::new(chat),
             timers_set: Notify::new(),

@@ -485,8 +485,12 @@ pub trait Journal: Send + Sync + 'static {
     /// What was committed and not sent, in order.
     async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error>;
 
-    /// Notes what became of an effect. The first note stands: of an effect that isn't waiting nothing is changed.
+    /// Notes what became of an effect. The first note stands: of an effect that isn't waiting nothing is changed. It may be
+    /// durable only with the next write, or a moment later: who finds an effect unsent after a crash asks the chat first.
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error>;
+
+    /// Makes durable what was noted, before the journal is left.
+    async fn settle(&self) -> Result<(), Error>;
 
     /// A file that an effect of this delivery sends, while one waits.
     async fn blob(

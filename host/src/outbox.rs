@@ -206,6 +206,10 @@ impl Outbox {
         self.tasks.close();
         self.tasks.wait().await;
         self.tasks.reopen();
+        if let Err(error) = self.journal.settle().await {
+            // The next start asks the server instead.
+            self.notices.say(Notice::Journal { reason: error.to_string() });
+        }
     }
 
     /// Drops something once nothing more is to be sent to a room.

@@ -213,6 +213,7 @@ impl Stepped {
 
         let sent = Sent::Accepted { event: EventId::parse(format!("$answer{number}")).unwrap(), room };
         self.journal.sent(&agent, queued[0].row, &sent).await.unwrap();
+        self.journal.settle().await.unwrap();
         self.step("noted");
     }
 

@@ -106,6 +106,10 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
         noted
     }
 
+    async fn settle(&self) -> Result<(), Error> {
+        self.journal.settle().await
+    }
+
     async fn blob(
         &self,
         agent: &AgentName,

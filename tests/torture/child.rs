@@ -24,6 +24,9 @@ use crate::{
 /// Says to a process of this program that it is one.
 const LIFE: &str = "PARLOUR_TORTURE_LIFE";
 
+/// Lines of what hosts have said that are shown of a failure.
+const TOLD: usize = 100;
+
 /// What such a process is told.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Life {
@@ -62,7 +65,24 @@ impl Life {
             .env(LIFE, serde_json::to_string(self).expect("JSON"))
             .stdin(Stdio::piped())
             .stdout(Stdio::null());
+        // Whoever wants to read along has it in the terminal.
+        if std::env::var_os("PARLOUR_TEST_LOG").is_none() {
+            let log = std::fs::OpenOptions::new().append(true).create(true).open(self.log())?;
+            child.stderr(log);
+        }
         child.spawn()
+    }
+
+    /// The last of what all lives have said, for somebody who wonders.
+    pub fn said(&self) -> String {
+        let said = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let lines: Vec<&str> =
+            said.lines().filter(|line| !line.contains(": new version took over")).collect();
+        lines[lines.len().saturating_sub(TOLD)..].join("\n")
+    }
+
+    fn log(&self) -> PathBuf {
+        self.journal.with_extension("log")
     }
 }
 
@@ -117,13 +137,8 @@ async fn host(life: Life, chat: impl Chat, death: Arc<Death>) -> Result<(), Box<
     Ok(())
 }
 
-/// Told where somebody wants to read them.
 fn notices() -> Notices {
-    Notices::new(|notice| {
-        if std::env::var_os("PARLOUR_TEST_LOG").is_some() {
-            eprintln!("[{}] {notice}", std::process::id());
-        }
-    })
+    Notices::new(|notice| eprintln!("[{}] {notice}", std::process::id()))
 }
 
 /// When whoever began this process wants no more of it.

@@ -125,7 +125,7 @@ async fn lives() -> anyhow::Result<()> {
         "seed {seed}: {kills} kills, {} swaps, {count}, the last ones after {took:?}; died:{died}",
         swaps.load(Relaxed)
     );
-    count.verdict().map_err(anyhow::Error::msg)?;
+    count.verdict().map_err(|wrong| anyhow::anyhow!("{wrong}; the hosts said:\n{}", life.said()))?;
     finished.map_err(|_| anyhow::anyhow!("not all was answered within {PATIENCE:?}"))?
 }
 

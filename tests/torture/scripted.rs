@@ -98,7 +98,7 @@ async fn lives() -> Result<(), String> {
         count.add(share, answers.map(|line| line.text.as_str()));
     }
     println!("seed {seed}: {kills} kills, {} swaps, {count}; died:{died}", swaps.load(Relaxed));
-    count.verdict()?;
+    count.verdict().map_err(|wrong| format!("{wrong}; the hosts said:\n{}", life.said()))?;
     if finished { Ok(()) } else { Err(format!("not all was answered within {PATIENCE:?}")) }
 }
 

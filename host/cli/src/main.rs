@@ -59,15 +59,16 @@ enum Command {
     ///
     /// Ends with 1 where none runs, and shows what its journal tells. In what --json prints, times are in milliseconds
     /// since 1970: `uptime_s`; of each of `agents` the account (`user`), `connection` (`device`, `signed_in`, `synced`,
-    /// `outage`, `encryption`), what waits (`events_waiting`, `effects_unsent`, `oldest_event`, `oldest_effect`, `lanes`,
-    /// `lanes_running`) and what happened last (`accepted`, `dropped`, `tried`, `trouble`, `acknowledged`, `given_up`); of
+    /// `outage`, `encryption`), what waits (`events_waiting`, `events_locked`, `effects_unsent`, `oldest_event`, `oldest_effect`, `lanes`,
+    /// `lanes_running`) and what could not be decrypted
+    /// (`undecryptable_count`, `undecryptable`) and what happened last (`accepted`, `dropped`, `tried`, `trouble`, `acknowledged`, `given_up`); of
     /// each of `plugins` `version`, `digest`, `state` (serving, resting, waiting, refused), `not_taken`, `rests`, `calls`,
     /// `faults` and `cpu_us`; `audit_count` and `audit_hash`.
     #[command(after_help = "Example: parlour status --json")]
     Status(status::Options),
     /// Say what became of an event: what the gate said, which plugins had it, what they queued, and whether that was sent
     ///
-    /// It needs no host. What was said is not shown: it is not kept. Ends with 1 where no agent has received the event.
+    /// It needs no host. What was said is not shown. Ends with 1 where no agent has received the event.
     #[command(after_help = "Example: parlour why '$Zx3hK…' --agent helper")]
     Why(why::Options),
     /// Build a plugin's folder into one .wasm file

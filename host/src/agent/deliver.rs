@@ -11,6 +11,7 @@ use super::{
     delivery::{Asked, Conclusion, Delivery, STOPPED, Shown, place},
     files::FromChat,
     health,
+    home::sets_home,
     learnt::Learning,
     ledger::FromJournal,
     lock,
@@ -369,6 +370,9 @@ impl Running {
             match self.shared.journal.commit(commit.clone()).await {
                 Ok(queued) => {
                     self.outbox.push(queued);
+                    if sets_home(&commit) {
+                        self.forget_home().await;
+                    }
                     if sets_timers(&commit) {
                         self.timers_set.notify_one();
                     }

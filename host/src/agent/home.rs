@@ -4,14 +4,30 @@ use std::{collections::HashSet, sync::Arc};
 
 use super::{Running, delivery::own_id};
 use crate::{
-    effect::{Body, Effect, Target},
+    effect::{Body, Effect, Place, Target},
     id::{PluginName, UserId},
+    journal::Commit,
     standing::{Happened, News},
     text::escaped,
 };
 
 /// A line that people read.
 const LINE: usize = 1000;
+
+/// Where an agent lives, as far as it was looked up.
+#[derive(Default)]
+pub(super) enum Home {
+    #[default]
+    Unknown,
+    /// Nowhere, perhaps.
+    Known(Option<Place>),
+}
+
+/// Whether a commit changes where the agent lives.
+pub(super) fn sets_home(commit: &Commit) -> bool {
+    let contributions = std::iter::once(&commit.contribution).chain(&commit.tools);
+    contributions.flat_map(|it| &it.effects).any(|(_, effect)| matches!(effect, Effect::SetHome(_)))
+}
 
 impl Running {
     /// Tells what there is to tell, until the future is dropped. Where there is no home, the log has it.
@@ -32,6 +48,23 @@ impl Running {
                 return;
             }
         }
+    }
+
+    /// Where the agent lives.
+    pub(super) async fn home(&self) -> Option<Place> {
+        // Held while it is looked up, so that what a commit changes meanwhile is not overlooked.
+        let mut home = self.home.lock().await;
+        if let Home::Known(home) = &*home {
+            return home.clone();
+        }
+        let found = self.journalled(|| self.shared.journal.home(&self.agent.name)).await;
+        *home = Home::Known(found.clone());
+        found
+    }
+
+    /// It may be another one now.
+    pub(super) async fn forget_home(&self) {
+        *self.home.lock().await = Home::Unknown;
     }
 
     /// Whether this agent's people should hear it.
@@ -55,7 +88,7 @@ impl Running {
     /// Once, however often it is asked for: what was queued before is not queued again.
     async fn announce(&self, news: &News) {
         let name = &self.agent.name;
-        let Some(home) = self.journalled(|| self.shared.journal.home(name)).await else { return };
+        let Some(home) = self.home().await else { return };
         let effect = Effect::Send {
             to: Target::Place(home),
             body: Body::Notice(escaped(&news.line, LINE)),

@@ -99,7 +99,6 @@ impl Running {
             let (role, subject_role) = (delivery.role, delivery.subject_role);
             Began { role, subject_role, ..before.began.clone() }
         } else {
-            let name = &self.agent.name;
             let sender_is_agent = lock(&self.shared.accounts).contains(&event.sender.id);
             Began {
                 call: delivery.call.clone(),
@@ -110,7 +109,7 @@ impl Running {
                 subject_role: delivery.subject_role,
                 sender_is_agent,
                 session: delivery.waiting.session.clone(),
-                home: self.journalled(|| self.shared.journal.home(name)).await,
+                home: self.home().await,
             }
         });
         let keeper = ToJournal {

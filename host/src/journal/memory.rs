@@ -916,6 +916,10 @@ impl Journal for Memory {
         Ok(())
     }
 
+    async fn settle(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
     async fn blob(
         &self,
         agent: &AgentName,

@@ -147,7 +147,11 @@ impl Journal for Sqlite {
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error> {
         let agent = agent.clone();
         let sent = sent.clone();
-        self.thread.write(move |db| outbox::sent(db, &agent, row, &sent)).await
+        self.thread.write_soon(move |db| outbox::sent(db, &agent, row, &sent)).await
+    }
+
+    async fn settle(&self) -> Result<(), Error> {
+        self.thread.write(|_| Ok(())).await
     }
 
     async fn blob(

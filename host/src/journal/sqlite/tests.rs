@@ -259,6 +259,51 @@ async fn when_a_whole_group_fails_each_is_told_and_the_next_goes_on() {
     assert!(pending(&*journal).await.is_empty());
 }
 
+/// What became of an effect rides on the next write; without one it is written in a moment, and before anything is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_rides_on_the_next_write() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let other = Connection::open(&path).unwrap();
+    let unsent = || other.query_row("SELECT count(*) FROM unsent", [], |row| row.get::<_, u32>(0)).unwrap();
+    let sequence = arrive(&*journal, "$1").await;
+    let effects = ["a", "b", "c", "d"].map(message);
+    let queued = journal.commit(says(ends(sequence, "d1"), effects)).await.unwrap();
+    let sent = |n: usize| Sent::Accepted { event: event(&format!("$a{n}")), room: room("!room") };
+    let (me, rows): (_, Vec<i64>) = (agent(), queued.iter().map(|queued| queued.row).collect());
+
+    journal.sent(&me, rows[0], &sent(0)).await.unwrap();
+    assert_eq!(
+        journal.event_of(&me, &queued[0].id).await.unwrap(),
+        Some(event("$a0")),
+        "whoever reads finds it"
+    );
+    assert_eq!(unsent(), 3);
+
+    let release = hold(&journal).await;
+    let fails = |db: &Connection| -> Result<(), Failed> {
+        db.execute_batch("ROLLBACK")?;
+        Err(Error::Storage("disk full".into()).into())
+    };
+    let second = sent(1);
+    let (noted, failed, ()) =
+        tokio::join!(journal.sent(&me, rows[1], &second), journal.thread.write(fails), async {
+            drop(release);
+        });
+    noted.unwrap();
+    failed.unwrap_err();
+    arrive(&*journal, "$2").await;
+    assert_eq!(unsent(), 2, "it outlives the group in which it failed");
+
+    journal.sent(&me, rows[2], &sent(2)).await.unwrap();
+    while unsent() > 1 {
+        tokio::task::yield_now().await;
+    }
+    journal.sent(&me, rows[3], &sent(3)).await.unwrap();
+    drop(journal);
+    assert_eq!(unsent(), 0, "and whoever closes the journal writes it");
+}
+
 /// Commits one event after the other and notes, once answered, which; until it is stopped.
 async fn work(journal: Arc<Sqlite>, task: usize, answered: Arc<Mutex<Vec<(EventId, DeliveryId)>>>) {
     for n in 0.. {

@@ -5,9 +5,19 @@
 //! takes back only what it did. Then one COMMIT, and only then the answers. While the disk is busy with one group,
 //! the next one gathers, so groups grow with the load and a lone call waits for nobody.
 //!
+//! What need not be on disk at once ([`Thread::write_soon`]) rides on the next group. Where none comes it makes one of its own,
+//! a moment later, or before the next read: whoever reads finds it.
+//!
 //! A caller that goes away takes nothing with it: what it asked is done.
 
-use std::thread::JoinHandle;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use rusqlite::Connection;
 use tokio::sync::{mpsc, oneshot};
@@ -20,11 +30,16 @@ const QUEUE: usize = 256;
 /// How many calls share one transaction, at most: the first waits while the last one runs.
 const GROUP: usize = 256;
 
+/// So long, what need not be on disk at once waits for a group to ride on.
+const SOON: Duration = Duration::from_millis(250);
+
 /// The thread, as its callers see it.
 #[derive(Debug)]
 pub(super) struct Thread {
     /// None once it is being dropped.
-    calls: Option<mpsc::Sender<Box<dyn Call>>>,
+    calls: Option<mpsc::Sender<Asked>>,
+    /// Somebody will say [`Asked::Now`].
+    soon: Arc<AtomicBool>,
     handle: Option<JoinHandle<()>>,
 }
 
@@ -32,7 +47,7 @@ impl Thread {
     pub(super) fn start(db: Connection) -> Result<Self, file::Error> {
         let (calls, queue) = mpsc::channel(QUEUE);
         let handle = std::thread::Builder::new().name("journal".into()).spawn(move || serve(&db, queue))?;
-        Ok(Self { calls: Some(calls), handle: Some(handle) })
+        Ok(Self { calls: Some(calls), soon: Arc::default(), handle: Some(handle) })
     }
 
     /// Calls something that only reads.
@@ -51,6 +66,28 @@ impl Thread {
         self.call(true, work).await
     }
 
+    /// Has something written with the next group, or by itself in a moment. Whatever is called from now on finds it; it is tried
+    /// until it succeeds, and a crash before that loses it.
+    pub(super) async fn write_soon(
+        &self,
+        work: impl Fn(&Connection) -> Result<(), Failed> + Send + 'static,
+    ) -> Result<(), Error> {
+        let calls = self.calls.as_ref().expect("nobody calls what is being dropped");
+        calls.send(Asked::Soon(Later { work: Box::new(work), ran: false })).await.map_err(|_| gone())?;
+        if !self.soon.swap(true, Relaxed) {
+            let (calls, soon) = (calls.downgrade(), self.soon.clone());
+            tokio::spawn(async move {
+                tokio::time::sleep(SOON).await;
+                soon.store(false, Relaxed);
+                // Whoever drops the thread has it all written.
+                if let Some(calls) = calls.upgrade() {
+                    let _ = calls.send(Asked::Now).await;
+                }
+            });
+        }
+        Ok(())
+    }
+
     async fn call<T: Send + 'static>(
         &self,
         writes: bool,
@@ -59,7 +96,7 @@ impl Thread {
         let (to, answer) = oneshot::channel();
         let call = Box::new(Calling { writes, work: Some(work), found: None, to });
         let calls = self.calls.as_ref().expect("nobody calls what is being dropped");
-        calls.send(call).await.map_err(|_| gone())?;
+        calls.send(Asked::Call(call)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())?
     }
 }
@@ -77,6 +114,23 @@ impl Drop for Thread {
 
 fn gone() -> Error {
     Error::Storage("the journal's thread has ended".into())
+}
+
+/// What is in the queue.
+enum Asked {
+    Call(Box<dyn Call>),
+    Soon(Later),
+    /// What was to be written soon has waited for long enough.
+    Now,
+}
+
+type Work = dyn Fn(&Connection) -> Result<(), Failed> + Send;
+
+/// Something that is to be written soon.
+struct Later {
+    work: Box<Work>,
+    /// In the transaction that is open.
+    ran: bool,
 }
 
 /// A call in the queue: it is run, and later answered. The types that it works on are its own business.
@@ -117,50 +171,103 @@ impl<T: Send, W: FnOnce(&Connection) -> Result<T, Failed> + Send> Call for Calli
     }
 }
 
-fn serve(db: &Connection, mut queue: mpsc::Receiver<Box<dyn Call>>) {
+fn serve(db: &Connection, mut queue: mpsc::Receiver<Asked>) {
+    let mut later = Vec::new();
     while let Some(first) = queue.blocking_recv() {
-        let mut group = Vec::new();
-        let mut state = Ok(());
+        let mut group = Group { db, calls: Vec::new(), state: None };
         let mut next = Some(first);
-        while let Some(mut call) = next {
-            if group.is_empty() && !call.writes() {
-                call.run(db);
-                call.answer(&Ok(()));
-            } else {
-                if state.is_ok() {
-                    state = join(db, group.is_empty(), call.as_mut());
+        while let Some(asked) = next {
+            match asked {
+                Asked::Call(mut call) if group.state.is_none() && later.is_empty() && !call.writes() => {
+                    call.run(db);
+                    call.answer(&Ok(()));
                 }
-                group.push(call);
+                Asked::Call(call) => group.take(call, &mut later),
+                Asked::Soon(one) => {
+                    later.push(one);
+                    group.catch_up(&mut later);
+                }
+                Asked::Now if later.is_empty() => {}
+                Asked::Now => group.begin(&mut later),
             }
-            next = if group.len() < GROUP { queue.try_recv().ok() } else { None };
+            next = if group.calls.len() < GROUP { queue.try_recv().ok() } else { None };
         }
-        if !group.is_empty() {
-            let durable = end(db, state);
-            for call in group {
-                call.answer(&durable);
+        group.end(&mut later);
+    }
+    let mut last = Group { db, calls: Vec::new(), state: None };
+    if !later.is_empty() {
+        last.begin(&mut later);
+        last.end(&mut later);
+    }
+}
+
+/// One transaction, and those who wait for it.
+struct Group<'a> {
+    db: &'a Connection,
+    calls: Vec<Box<dyn Call>>,
+    /// None before it has begun. An error is one of the whole group.
+    state: Option<Result<(), String>>,
+}
+
+impl Group<'_> {
+    fn begin(&mut self, later: &mut [Later]) {
+        if self.state.is_none() {
+            // Not DEFERRED: that another process writes is then met here, and waited for.
+            self.state = Some(execute(self.db, "BEGIN IMMEDIATE"));
+            self.catch_up(later);
+        }
+    }
+
+    /// What was to be written soon rides along.
+    fn catch_up(&mut self, later: &mut [Later]) {
+        for one in later.iter_mut().filter(|one| !one.ran) {
+            let Some(Ok(())) = self.state else { return };
+            let ran = within(self.db, |db| (one.work)(db).is_ok());
+            one.ran = ran == Ok(true);
+            self.state = Some(ran.map(drop));
+        }
+    }
+
+    fn take(&mut self, mut call: Box<dyn Call>, later: &mut [Later]) {
+        self.begin(later);
+        if self.state == Some(Ok(())) {
+            if call.writes() {
+                self.state = Some(within(self.db, |db| call.run(db)).map(drop));
+            } else {
+                call.run(self.db);
             }
+        }
+        self.calls.push(call);
+    }
+
+    /// Commits, or takes all of it back, and answers.
+    fn end(self, later: &mut Vec<Later>) {
+        let Some(state) = self.state else { return };
+        let durable = end(self.db, state);
+        if durable.is_ok() {
+            later.retain(|one| !one.ran);
+        }
+        for one in later {
+            one.ran = false;
+        }
+        for call in self.calls {
+            call.answer(&durable);
         }
     }
 }
 
-/// Runs a call as one of the group. An error is one of the whole group.
-fn join(db: &Connection, first: bool, call: &mut dyn Call) -> Result<(), String> {
-    if first {
-        // Not DEFERRED: that another process writes is then met here, and waited for.
-        execute(db, "BEGIN IMMEDIATE")?;
-    }
-    if !call.writes() {
-        call.run(db);
-        return Ok(());
-    }
+/// Runs something that writes as one of a group, and answers whether it succeeded. An error is one of the whole group.
+fn within(db: &Connection, run: impl FnOnce(&Connection) -> bool) -> Result<bool, String> {
     execute(db, "SAVEPOINT call")?;
-    if !call.run(db) {
+    let succeeded = run(db);
+    if !succeeded {
         if db.is_autocommit() {
             return Err("the storage failed for a call in the same transaction".into());
         }
         execute(db, "ROLLBACK TO call")?;
     }
-    execute(db, "RELEASE call")
+    execute(db, "RELEASE call")?;
+    Ok(succeeded)
 }
 
 /// Commits the group, or takes all of it back.
