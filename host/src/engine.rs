@@ -7,10 +7,12 @@
 pub mod admission;
 mod background;
 pub mod cache;
+mod call;
 pub mod compile;
 mod convert;
 pub mod limits;
 mod migrate;
+mod pool;
 mod rehearse;
 mod ticker;
 
@@ -25,22 +27,23 @@ use std::{
 
 use bytes::Bytes;
 use semver::Version;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
-    Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, Trap, UpdateDeadline,
+    Store,
     component::{Component, InstancePre, Linker},
 };
 use wasmtime_wasi::WasiCtx;
 
+pub use self::call::{Call, Called, End, Fault, GuestError, GuestErrorKind};
 pub(crate) use self::convert::OF_A_TOOL;
 use self::{
     admission::{Candidate, Refused, Surface},
     background::{Background, HEAD, Panicked},
     cache::Cache,
+    call::{charge, fault, run},
     compile::{Apart, Compiler},
-    limits::{LARGEST_MEMORY, Limiter, Limits, Meter},
+    limits::{Limiter, Limits, Meter},
     ticker::Ticker,
 };
 pub use crate::capability::{Handling, Spent, State, Work};
@@ -56,10 +59,10 @@ use crate::{
         logging::Log,
         media::Room,
         outbox::Said,
-        random, types,
+        random,
     },
     clock::Clock,
-    command::{Argument, Command},
+    command::Command,
     config,
     grant::{Denied, Permissions},
     id::{AgentName, PluginName, UserId},
@@ -74,15 +77,8 @@ use crate::{
     tool::Tool,
 };
 
-/// A deep recursion ends here; guests' own stacks are in their memory.
-const STACK: usize = 512 * 1024;
 /// Things of the host's that an instance may hold at once, such as streams and answers of a model.
 const HANDLES: usize = 1000;
-/// What one component may have: Python's has some twenty core modules, most of them without a memory.
-const CORE_INSTANCES: u32 = 24;
-const MEMORIES: u32 = 2;
-const TABLES: u32 = 4;
-
 /// Adds interfaces of an embedder's own.
 pub type Link = Box<dyn Fn(&mut Linker<State>) -> wasmtime::Result<()> + Send + Sync>;
 
@@ -190,117 +186,6 @@ impl Plugin {
     }
 }
 
-/// What a plugin is called for.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub enum Call {
-    /// One of its commands.
-    Command {
-        /// Which.
-        name: String,
-        /// What was typed after it.
-        rest: String,
-        /// The same, parsed.
-        arguments: Vec<Argument>,
-    },
-    /// A message.
-    Message,
-    /// Somebody came or went.
-    Member,
-    /// A timer is due.
-    Timer,
-    /// One of its tools.
-    Tool {
-        /// Which, by the name that the plugin gives it.
-        name: String,
-        /// A JSON object that its schema allows.
-        arguments: String,
-    },
-}
-
-/// How a call ended.
-#[derive(Debug)]
-pub enum End {
-    /// Ok.
-    Handled,
-    /// Ok, and the next plugin shall have it too.
-    Pass,
-    /// What a tool answered.
-    Answer(String),
-    /// The guest's own error.
-    Error(GuestError),
-    /// It was ended.
-    Fault(Fault),
-}
-
-impl End {
-    /// Whether the plugin is to blame.
-    pub fn is_fault(&self) -> bool {
-        matches!(self, Self::Fault(_) | Self::Error(GuestError { kind: GuestErrorKind::Failed, .. }))
-    }
-}
-
-/// How a call of a tool ended. The work is the caller's, with what the tool has added.
-pub enum Called {
-    /// As it did.
-    Ended(End, Work),
-    /// There was no room for it.
-    Busy(Work),
-    /// The host itself failed, and what the caller has done is lost.
-    Lost,
-}
-
-/// An error that a guest returned, as plain data.
-#[derive(Debug, Clone)]
-pub struct GuestError {
-    /// What to do about it.
-    pub kind: GuestErrorKind,
-    /// For a person: one line, bounded.
-    pub message: String,
-    /// When to try again.
-    pub retry_after: Option<Duration>,
-    /// The guest's own word for it.
-    pub word: types::ErrorKind,
-}
-
-/// What to do about a guest's error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuestErrorKind {
-    /// Trying again changes nothing, and the person can be told why.
-    Refused,
-    /// It may work later.
-    Later,
-    /// Something is wrong with the plugin.
-    Failed,
-}
-
-/// Why a call was ended.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum Fault {
-    /// It ran too long.
-    #[error("it used up its {} of CPU time", seconds(*.0))]
-    Cpu(Duration),
-    /// It took too long.
-    #[error("it took longer than {}", seconds(*.0))]
-    Wall(Duration),
-    /// It wanted too much memory.
-    #[error("it wanted more than its {} MiB of memory", .0 / (1024 * 1024))]
-    Memory(usize),
-    /// It trapped.
-    #[error("it crashed: {0}")]
-    Trap(String),
-}
-
-fn seconds(duration: Duration) -> String {
-    let seconds = duration.as_secs_f64();
-    if seconds >= 120.0 { format!("{:.0} minutes", seconds / 60.0) } else { format!("{seconds} s") }
-}
-
-/// The guest was interrupted because its time was over.
-#[derive(Debug, thiserror::Error)]
-#[error("the CPU time is used up")]
-struct CpuOver;
-
 impl Engine {
     /// An engine that has components compiled by `compiler`, and keeps compiled code in `cache`.
     ///
@@ -317,8 +202,9 @@ impl Engine {
         notices: Notices,
         tally: Arc<Tally>,
     ) -> Result<Self, String> {
-        let inner =
-            pooling(&limits).or_else(|_| on_demand()).map_err(|error| format!("wasmtime: {error:#}"))?;
+        let inner = pool::pooling(&limits)
+            .or_else(|_| pool::on_demand())
+            .map_err(|error| format!("wasmtime: {error:#}"))?;
         let mut linker = Linker::new(&inner);
         capability::add_to_linker(&mut linker).map_err(|error| format!("wasmtime: {error:#}"))?;
         for link in links {
@@ -745,102 +631,10 @@ impl Drop for Counted {
     }
 }
 
-/// Why a call was ended.
-fn fault(error: &wasmtime::Error, cpu: Duration, limiter: &Limiter) -> Fault {
-    if error.is::<CpuOver>() {
-        return Fault::Cpu(cpu);
-    }
-    if limiter.refused {
-        return Fault::Memory(limiter.memory());
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(trap) => Fault::Trap(trap.to_string()),
-        None => Fault::Trap(first_line(&error.root_cause().to_string())),
-    }
-}
-
-/// The guest yields at every tick, and ends when its time is over.
-fn charge(store: &mut Store<State>, meter: Arc<Meter>) {
-    store.set_epoch_deadline(1);
-    store.epoch_deadline_callback(move |_| {
-        if meter.is_over() { Err(wasmtime::Error::new(CpuOver)) } else { Ok(UpdateDeadline::Yield(1)) }
-    });
-}
-
 /// How long a plugin may take to say what it has, compiling apart.
 const LISTING: Duration = Duration::from_secs(10);
 /// How long a tool waits for room: longer than most of them run, and shorter than a person waits.
 pub const ROOM: Duration = Duration::from_secs(5);
-
-async fn run(plugin: &Plugin, call: &Call, store: &mut Store<State>) -> wasmtime::Result<End> {
-    let instance = plugin.instance.instantiate_async(&mut *store).await?;
-    let absent = || wasmtime::Error::msg("the plugin does not export what it is called for");
-    let Some(handling) = &store.data().handling else { return Err(absent()) };
-    let ended = match call {
-        Call::Command { name, rest, arguments } => {
-            let invocation = convert::invocation(handling, name, rest, arguments);
-            let guest = plugin.commands.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
-            guest.call_run(&mut *store, &invocation).await?.map(|()| End::Handled)
-        }
-        Call::Message => {
-            let message = convert::message(handling);
-            let guest = plugin.messages.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
-            guest.call_on_message(&mut *store, &message).await?.map(|outcome| match outcome {
-                messages::Outcome::Handled => End::Handled,
-                messages::Outcome::Pass => End::Pass,
-            })
-        }
-        Call::Member => {
-            let change = convert::member_change(handling);
-            let guest = plugin.members.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
-            guest.call_on_member(&mut *store, &change).await?.map(|()| End::Pass)
-        }
-        Call::Timer => {
-            let firing = convert::firing(handling).ok_or_else(absent)?;
-            let guest = plugin.timers.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
-            guest.call_on_timer(&mut *store, &firing).await?.map(|()| End::Handled)
-        }
-        Call::Tool { name, arguments } => {
-            let call = convert::tool_call(handling, name, arguments);
-            let guest = plugin.tools.as_ref().ok_or_else(absent)?.load(&mut *store, &instance)?;
-            guest.call_call(&mut *store, &call).await?.map(|result| End::Answer(result.text))
-        }
-    };
-    let of_a_tool = store.data().work.tool_failed;
-    Ok(ended.unwrap_or_else(|error: types::Error| End::Error(convert::guest_error(error, of_a_tool))))
-}
-
-fn features() -> Config {
-    let mut config = Config::new();
-    // QuickJS and others' components need the feature, though the contract is synchronous.
-    config.wasm_component_model(true).wasm_component_model_async(true);
-    config.epoch_interruption(true).max_wasm_stack(STACK).async_stack_size(STACK * 4);
-    // What no guest of ours needs is attack surface; threads are not even compiled in.
-    config.wasm_memory64(false).wasm_relaxed_simd(false);
-    config
-}
-
-fn pooling(limits: &Limits) -> wasmtime::Result<wasmtime::Engine> {
-    let mut pool = PoolingAllocationConfig::default();
-    let instances = u32::try_from(limits.instances + limits.tools).unwrap_or(u32::MAX);
-    pool.total_component_instances(instances).total_stacks(instances);
-    pool.total_core_instances(instances.saturating_mul(CORE_INSTANCES))
-        .total_memories(instances.saturating_mul(MEMORIES))
-        .total_tables(instances.saturating_mul(TABLES));
-    // No component takes what others shall have.
-    pool.max_core_instances_per_component(CORE_INSTANCES)
-        .max_memories_per_component(MEMORIES)
-        .max_tables_per_component(TABLES);
-    pool.max_memory_size(limits.memory.max(LARGEST_MEMORY));
-    let mut config = features();
-    config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
-    wasmtime::Engine::new(&config)
-}
-
-/// Where the address space is too small for a pool.
-fn on_demand() -> wasmtime::Result<wasmtime::Engine> {
-    wasmtime::Engine::new(&features())
-}
 
 fn unlinkable(surface: &Surface, error: &wasmtime::Error) -> Refused {
     let strangers: Vec<String> = surface.strangers().cloned().collect();

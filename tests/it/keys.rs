@@ -50,6 +50,7 @@ async fn what_follows_waits_for_a_key_that_is_only_behind() {
     let scene = Scene::new();
     let stage = scene.start(LONG, LONG).await;
     scene.rooms.say(ALICE, &scene.room, "/echo 1");
+    assert_eq!(scene.said(&stage, "1").await, ["1"]);
     let locked = scene.rooms.say_locked(ALICE, &scene.room, "/echo 2");
     scene.rooms.say(ALICE, &scene.room, "/echo 3");
     scene.rooms.say(BOB, &scene.room, "/echo bob");

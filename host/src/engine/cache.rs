@@ -224,7 +224,7 @@ mod tests {
     const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
 
     fn engine() -> Engine {
-        Engine::new(&super::super::features()).unwrap()
+        Engine::new(&super::super::pool::features()).unwrap()
     }
 
     fn private() -> tempfile::TempDir {

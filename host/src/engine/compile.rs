@@ -21,7 +21,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, waitid};
 use tokio::sync::Semaphore;
 
 pub use self::child::compile_if_asked;
-use super::{admission::Refused, limits::Limits, seconds};
+use super::{admission::Refused, call::seconds, limits::Limits};
 use crate::text::escaped;
 
 /// Processes at once, where there are cores: each may take all memory that one may take.

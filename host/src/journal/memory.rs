@@ -6,6 +6,12 @@
 //! Nobody keeps it, so it keeps little: of what has ended and of what was sent, the newest, which is what a chat repeats and a
 //! plugin refers to. What has not ended stays.
 
+mod inbox;
+mod record;
+mod story;
+mod timers;
+mod version;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque},
     fmt,
@@ -16,19 +22,18 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 
+use self::timers::TimerKey;
 use super::{
     Arrival, Backlog, Became, Commit, Decision, Draft, EffectKind, Error, Fate, Journal, KeyQuery, Known,
     Last, Learnt, Moved, Named, Namespace, Pending, Queued, Read, Release, Remembered, Sent, Sequence,
-    Stored, Story, Tidy, Told, Undone, Usage, Versions, Write,
-    story::{Happening, destination},
-    version::Standing,
+    Stored, Story, Tidy, Told, Undone, Usage, Versions, Write, story::destination, version::Standing,
 };
 use crate::{
-    answers::{self, Opening, Record, Writing},
+    answers::{Opening, Record, Writing},
     audit::{Entry, Head, Recorded, now},
     effect::{Effect, EffectId, Place},
-    event::{Event, Kind, MediaSource, Position},
-    gate::{Denial, Verdict},
+    event::{Event, MediaSource, Position},
+    gate::Verdict,
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
     timer::Timer,
 };
@@ -98,9 +103,6 @@ struct Agent {
     fired: HashSet<EventId>,
     last: Last,
 }
-
-/// Whose, in which session, and its name there.
-type TimerKey = (PluginName, SessionId, String);
 
 /// What is remembered of an event, and what was committed for it.
 #[derive(Debug)]
@@ -221,127 +223,6 @@ impl Ledger {
         usage.bytes = usage.bytes + added.unwrap_or(0) - removed.unwrap_or(0);
         usage.keys = usage.keys + u64::from(added.is_some()) - u64::from(removed.is_some());
     }
-
-    /// What a version on trial replaces is kept.
-    fn keep(&mut self, write: &Write) {
-        let before = self.get(&write.namespace, &write.key).cloned();
-        self.replaced.entry((write.namespace.clone(), write.key.clone())).or_insert(before);
-    }
-
-    /// Which of a commit's contributions are on trial.
-    fn standing(&self, commit: &Commit) -> Result<Vec<Standing>, Error> {
-        let each = commit.contributions().map(|contribution| {
-            let (Some(plugin), Some(digest)) = (&contribution.plugin, &contribution.digest) else {
-                return Some(Standing::Settled);
-            };
-            let Some(versions) = self.versions.get(plugin) else { return Some(Standing::Settled) };
-            let replaced = || {
-                let mut touched = commit.touched(plugin);
-                let agent = self.agents.get(&commit.agent);
-                touched.any(|(namespace, key)| match key {
-                    Some(key) => self.replaced.contains_key(&(namespace.clone(), key.clone())),
-                    None => self.replaced.keys().any(|(of, _)| of == namespace),
-                }) || commit.touched_timers(plugin).any(|(session, key)| {
-                    let is = |(of, there, name): &TimerKey| {
-                        of == plugin && there == session && key.is_none_or(|key| key == name)
-                    };
-                    agent.is_some_and(|agent| agent.replaced.keys().any(is))
-                })
-            };
-            versions.standing(digest, || commit.touches(plugin), replaced)
-        });
-        each.collect::<Option<_>>().ok_or(Error::Conflict)
-    }
-
-    /// All that a plugin remembers for an agent, in order.
-    fn remembered(&self, agent: &AgentName, plugin: &PluginName, before: bool) -> Vec<Remembered> {
-        let of = |namespace: &Namespace| namespace.agent == *agent && namespace.plugin == *plugin;
-        let now = self.kv.iter().filter(|(namespace, _)| of(namespace)).flat_map(|(namespace, values)| {
-            values.iter().map(move |(key, stored)| ((namespace.clone(), key.clone()), Some(stored.clone())))
-        });
-        let mut all: BTreeMap<_, _> = now.collect();
-        if before {
-            let replaced = self.replaced.iter().filter(|((namespace, _), _)| of(namespace));
-            all.extend(replaced.map(|(at, stored)| (at.clone(), stored.clone())));
-        }
-        let there = all
-            .into_iter()
-            .filter_map(|((namespace, key), stored)| Some(Remembered { namespace, key, stored: stored? }));
-        there.collect()
-    }
-
-    fn take_over(
-        &mut self,
-        plugin: &PluginName,
-        release: &Release,
-        on_trial: bool,
-        moved: Vec<Moved>,
-    ) -> Result<(), Error> {
-        for Moved { agent, seen, .. } in &moved {
-            let now = self.remembered(agent, plugin, false).into_iter();
-            if !now.map(|it| (it.namespace, it.key, it.stored.version)).eq(seen.iter().cloned()) {
-                return Err(Error::Conflict);
-            }
-        }
-        self.commit += 1;
-        let (version, moves) = (self.commit, !moved.is_empty());
-        self.forget(plugin);
-        for write in moved.into_iter().flat_map(|moved| moved.writes) {
-            if on_trial {
-                self.keep(&write);
-            }
-            self.write(write, version);
-        }
-        let versions = self.versions.entry(plugin.clone()).or_default();
-        let trial = on_trial.then(|| release.clone());
-        versions.accepted = if on_trial { versions.accepted.take() } else { Some(release.clone()) };
-        versions.trial = trial;
-        versions.used = false;
-        versions.moved = moves;
-        versions.rejected = versions.rejected.take().filter(|rejected| *rejected != release.digest);
-        Ok(())
-    }
-
-    fn decide(&mut self, plugin: &PluginName, decision: Decision) -> Undone {
-        let nothing = Undone::default();
-        let Some(versions) = self.versions.get_mut(plugin) else { return nothing };
-        if decision == Decision::Forgiven {
-            versions.rejected = None;
-            return nothing;
-        }
-        let Some(trial) = versions.trial.take() else { return nothing };
-        let used = std::mem::take(&mut versions.used);
-        if decision == Decision::Accepted || (decision == Decision::Superseded && used) {
-            versions.accepted = Some(trial);
-            self.forget(plugin);
-            return nothing;
-        }
-        if decision == Decision::RolledBack {
-            versions.rejected = Some(trial.digest);
-        }
-        versions.moved = false;
-        let (undone, others) = std::mem::take(&mut self.replaced)
-            .into_iter()
-            .partition(|((namespace, _), _)| namespace.plugin == *plugin);
-        self.replaced = others;
-        let undone: BTreeMap<_, _> = undone;
-        let keys = undone.len() as u64;
-        for ((namespace, key), before) in undone {
-            // With the version that it had.
-            let (value, version) = before.map_or((None, 0), |stored| (Some(stored.value), stored.version));
-            self.write(Write { namespace, key, value }, version);
-        }
-        let timers = self.agents.values_mut().map(|agent| agent.undo_timers(plugin)).sum();
-        Undone { keys, timers }
-    }
-
-    /// What was replaced is not gone back to.
-    fn forget(&mut self, plugin: &PluginName) {
-        self.replaced.retain(|(namespace, _), _| namespace.plugin != *plugin);
-        for agent in self.agents.values_mut() {
-            agent.replaced.retain(|(of, ..), _| of != plugin);
-        }
-    }
 }
 
 impl Ledger {
@@ -439,7 +320,7 @@ impl Ledger {
                 record.opening = kept.opening.clone();
                 record.ended = Some(kept.ended);
                 record.full |= kept.full;
-                learn(record, &kept.entries);
+                record::learn(record, &kept.entries);
             }
         }
         Ok(queued)
@@ -447,132 +328,6 @@ impl Ledger {
 }
 
 impl Agent {
-    fn receive(&mut self, arrival: &Arrival, last: &mut i64) -> Option<Sequence> {
-        let event = &arrival.event;
-        if event.room.encrypted && !self.encrypted.contains(&event.room.id) {
-            self.encrypted.insert(event.room.id.clone());
-        }
-        // A timer's is the host's own, and nothing that anybody could refer to.
-        let own = matches!(event.kind, Kind::Timer(_));
-        if self.known.contains_key(&event.id) || self.fired.contains(&event.id) {
-            return self.came_again(arrival);
-        }
-        if own {
-            self.fired.insert(event.id.clone());
-        } else {
-            self.known.insert(event.id.clone(), event.room.id.clone());
-            self.newest.insert(event.room.id.clone(), event.id.clone());
-            self.note(arrival);
-        }
-        *last += 1;
-        let sequence = Sequence(*last);
-        let received = Received {
-            event: Some((event.id.clone(), event.room.id.clone(), arrival.session.clone())),
-            own,
-            at: now(),
-            until: super::time_of(event),
-            again: 0,
-            verdict: arrival.verdict,
-            deliveries: Vec::new(),
-        };
-        self.received.insert(sequence, received);
-        self.sequences.insert(event.id.clone(), sequence);
-        if arrival.verdict != Verdict::Allow {
-            self.ended(sequence);
-            return None;
-        }
-        if super::is_locked(event) {
-            self.locked.insert(sequence, (arrival.session.clone(), event.clone()));
-        } else {
-            self.wait(sequence, arrival);
-        }
-        Some(sequence)
-    }
-
-    fn wait(&mut self, sequence: Sequence, arrival: &Arrival) {
-        let session = arrival.session.clone();
-        self.lanes.insert((session.clone(), sequence));
-        self.pending.insert(sequence, Waiting { event: arrival.event.clone(), session, ended: Vec::new() });
-    }
-
-    /// What was there before may be readable only now.
-    fn came_again(&mut self, arrival: &Arrival) -> Option<Sequence> {
-        let sequence = *self.sequences.get(&arrival.event.id)?;
-        if !super::is_locked(&arrival.event)
-            && let Some(pending) = self.unlock(sequence, arrival)
-        {
-            return pending.then_some(sequence);
-        }
-        self.received.get_mut(&sequence)?.again += 1;
-        None
-    }
-
-    /// Whether it is pending now. Nothing, where it did not wait for its key.
-    fn unlock(&mut self, sequence: Sequence, arrival: &Arrival) -> Option<bool> {
-        self.locked.remove(&sequence)?;
-        self.note(arrival);
-        if let Some(received) = self.received.get_mut(&sequence) {
-            received.verdict = arrival.verdict;
-            if let Some((.., session)) = &mut received.event {
-                session.clone_from(&arrival.session);
-            }
-        }
-        if arrival.verdict != Verdict::Allow {
-            self.ended(sequence);
-            return Some(false);
-        }
-        self.wait(sequence, arrival);
-        Some(true)
-    }
-
-    /// What happened last.
-    fn note(&mut self, arrival: &Arrival) {
-        let (event, at) = (&arrival.event, now());
-        match arrival.verdict {
-            Verdict::Allow => {
-                let room = event.room.id.to_string();
-                self.last.accepted = Some(Happening { event: Some(event.id.clone()), room, at, why: None });
-            }
-            Verdict::Deny(Denial::Own) => {}
-            Verdict::Deny(denial) => {
-                self.last.dropped = Some(Happening::denied(event.id.clone(), &event.room.id, at, denial));
-            }
-        }
-    }
-
-    /// Forgets what is too old, the oldest first.
-    fn forget(&mut self, before: i64, limit: u32) -> u32 {
-        let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
-        let over = self.ended.iter().filter_map(|sequence| {
-            let Received { until, deliveries, .. } = self.received.get(sequence)?;
-            let waits = deliveries.iter().any(|(delivery, _)| unsent.contains(delivery));
-            (*until < before && !waits).then_some((*until, *sequence))
-        });
-        let mut over: Vec<(i64, Sequence)> = over.collect();
-        over.sort_unstable();
-        over.truncate(limit as usize);
-        for (_, sequence) in &over {
-            self.forget_one(*sequence);
-        }
-        self.ended.retain(|sequence| self.received.contains_key(sequence));
-        u32::try_from(over.len()).unwrap_or(limit)
-    }
-
-    fn forget_one(&mut self, sequence: Sequence) {
-        let Some(received) = self.received.remove(&sequence) else { return };
-        if let Some((event, ..)) = &received.event {
-            self.sequences.remove(event);
-            if received.own {
-                self.fired.remove(event);
-            } else {
-                self.known.remove(event);
-            }
-        }
-        for (delivery, _) in &received.deliveries {
-            self.committed.remove(delivery);
-        }
-    }
-
     /// A file that no effect needs any more goes.
     fn release(&mut self, delivery: &DeliveryId, digest: &str) {
         let needs = |queued: &Queued| {
@@ -581,164 +336,6 @@ impl Agent {
         if !self.unsent.values().any(needs) {
             self.blobs.remove(&(delivery.clone(), digest.to_owned()));
         }
-    }
-
-    /// What is done with the commit.
-    fn do_inward(&mut self, plugin: Option<&PluginName>, effect: &Effect) {
-        match effect {
-            Effect::SetHome(place) => self.home = Some(place.clone()),
-            Effect::SetTimer(timer) => self.set(Timer::clone(timer)),
-            Effect::PutBack(timer) => {
-                if timer.goes_back_over(self.timers.get(&key(timer))) {
-                    self.set(Timer::clone(timer));
-                }
-            }
-            Effect::CancelTimer { session, key } => {
-                if let Some(plugin) = plugin {
-                    self.timers.remove(&(plugin.clone(), session.clone(), key.clone()));
-                }
-            }
-            Effect::Send { .. }
-            | Effect::File { .. }
-            | Effect::Edit { .. }
-            | Effect::React { .. }
-            | Effect::Redact { .. } => {}
-        }
-    }
-
-    fn set(&mut self, timer: Timer) {
-        self.timers.insert(key(&timer), timer);
-    }
-
-    /// The timer that a version on trial sets or cancels is kept.
-    fn keep_timer(&mut self, plugin: &PluginName, effect: &Effect) {
-        let Some((session, key)) = effect.timer() else { return };
-        let at = (plugin.clone(), session.clone(), key.to_owned());
-        let before = self.timers.get(&at).cloned();
-        self.replaced.entry(at).or_insert(before);
-    }
-
-    /// Every timer is as it was before the trial. Answers how many.
-    fn undo_timers(&mut self, plugin: &PluginName) -> u64 {
-        let mut undone = 0;
-        let replaced = std::mem::take(&mut self.replaced);
-        for (at, before) in replaced {
-            if at.0 != *plugin {
-                self.replaced.insert(at, before);
-                continue;
-            }
-            undone += 1;
-            match before {
-                Some(before) => drop(self.timers.insert(at, before)),
-                None => drop(self.timers.remove(&at)),
-            }
-        }
-        undone
-    }
-
-    fn timers(&self, plugin: &PluginName, session: &SessionId) -> Vec<Timer> {
-        let of = |timer: &&Timer| timer.plugin == *plugin && timer.session == *session;
-        let mut timers: Vec<Timer> = self.timers.values().filter(of).cloned().collect();
-        // They are in the order of their keys.
-        timers.sort_by_key(|timer| timer.next);
-        timers
-    }
-
-    fn end(&mut self, sequence: Sequence) {
-        if let Some(waiting) = self.pending.remove(&sequence) {
-            self.lanes.remove(&(waiting.session, sequence));
-            self.ended(sequence);
-        }
-    }
-
-    fn ended(&mut self, sequence: Sequence) {
-        self.ended.push_back(sequence);
-        if self.ended.len() > REMEMBERED
-            && let Some(sequence) = self.ended.pop_front()
-        {
-            self.forget_one(sequence);
-        }
-    }
-
-    /// What became of an effect, for whoever asks.
-    fn became(&mut self, queued: &Queued, sent: &Sent) {
-        let at = now();
-        let (became, to) = match sent {
-            Sent::Accepted { event, room } => {
-                let (id, room) = (Some(event.clone()), room.to_string());
-                self.last.acknowledged = Some(Happening { event: id, room: room.clone(), at, why: None });
-                (Became::Sent { event: event.clone(), at: Some(at) }, room)
-            }
-            Sent::GivenUp(reason) => {
-                let (to, why) = (destination(&queued.effect), Some(reason.clone()));
-                self.last.given_up = Some(Happening { event: None, room: to.clone(), at, why });
-                (Became::GivenUp { reason: reason.clone(), at: Some(at) }, to)
-            }
-        };
-        let EffectId { delivery, ordinal } = &queued.id;
-        let received = self.committed.get(delivery).and_then(|of| self.received.get_mut(of));
-        let told = received.and_then(|it| it.deliveries.iter_mut().find(|(of, _)| of == delivery));
-        let fate =
-            told.and_then(|(_, told)| told.effects.iter_mut().find(|fate| Some(fate.ordinal) == *ordinal));
-        if let Some(fate) = fate {
-            (fate.became, fate.to) = (became, Some(to));
-        }
-    }
-
-    fn story(&self, event: &EventId) -> Option<Story> {
-        let sequence = self.sequences.get(event)?;
-        let received = self.received.get(sequence)?;
-        let (_, room, session) = received.event.clone()?;
-        let sent_for =
-            self.sent.iter().find(|sent| sent.event == *event && self.messages.contains_key(event));
-        let sent_for = sent_for.and_then(|sent| self.committed.get(&sent.id.delivery)).and_then(|cause| {
-            self.sequences.iter().find_map(|(event, sequence)| (sequence == cause).then(|| event.clone()))
-        });
-        Some(Story {
-            event: event.clone(),
-            room,
-            session,
-            received: Some(received.at),
-            again: received.again,
-            verdict: received.verdict,
-            waits: self.pending.contains_key(sequence),
-            locked: self.locked.contains_key(sequence),
-            deliveries: received.deliveries.iter().map(|(_, told)| told.clone()).collect(),
-            sent_for,
-        })
-    }
-
-    fn tidy(&mut self, tidy: Tidy) -> bool {
-        let step = tidy.step as usize;
-        let unsent: HashSet<_> = self.unsent.values().map(|queued| &queued.id.delivery).collect();
-        let old = self.drafts.iter().filter(|(of, (at, _))| *at < tidy.drafts_before && !unsent.contains(of));
-        let mut old: Vec<_> = old.map(|(of, (at, _))| (*at, of.clone())).collect();
-        old.sort();
-        let drafts: Vec<_> = old.into_iter().take(step).collect();
-        let mut own: Vec<_> =
-            self.received.iter().filter(|(_, it)| it.event.is_none()).map(|(of, _)| *of).collect();
-        own.sort();
-        own.truncate(own.len().saturating_sub(tidy.announcements as usize));
-        own.retain(|of| !self.received[of].deliveries.iter().any(|(delivery, _)| unsent.contains(delivery)));
-        own.truncate(step);
-        let mut gone = drafts.len() + own.len();
-        for (_, draft) in drafts {
-            self.drafts.remove(&draft);
-        }
-        for sequence in own {
-            self.forget_one(sequence);
-        }
-        for names in self.named.values_mut() {
-            let mut rows: Vec<_> = names.iter().map(|(name, newest)| (newest.row, name.clone())).collect();
-            rows.sort();
-            rows.truncate(rows.len().saturating_sub(tidy.names as usize));
-            rows.truncate(step);
-            gone += rows.len();
-            for (_, name) in rows {
-                names.remove(&name);
-            }
-        }
-        gone >= step
     }
 
     fn accepted(&mut self, delivered: Delivered) {
@@ -755,57 +352,6 @@ impl Agent {
             {
                 names.remove(&name);
             }
-        }
-    }
-}
-
-impl Received {
-    /// What the host says by itself is about no event.
-    fn announced() -> Self {
-        Self {
-            event: None,
-            own: true,
-            at: now(),
-            until: i64::MAX,
-            again: 0,
-            verdict: Verdict::Allow,
-            deliveries: Vec::new(),
-        }
-    }
-}
-
-fn key(timer: &Timer) -> TimerKey {
-    (timer.plugin.clone(), timer.session.clone(), timer.key.clone())
-}
-
-impl Agent {
-    fn record(&mut self, opening: &Opening, row: i64) -> &mut Record {
-        let found = self.records.iter().find(|(_, of)| of.opening.delivery == opening.delivery);
-        let row = found.map_or(row, |(row, _)| *row);
-        let new = || Record { opening: opening.clone(), ended: None, full: false, entries: vec![] };
-        self.records.entry(row).or_insert_with(new)
-    }
-}
-
-/// In place of what was learnt of the same.
-fn learn(record: &mut Record, entries: &[answers::Entry]) {
-    record.entries.retain(|old| entries.iter().all(|new| new.key != old.key));
-    record.entries.extend_from_slice(entries);
-    record.entries.sort_by_key(|entry| entry.order);
-}
-
-fn size(record: &Record) -> u64 {
-    let entries = record.entries.iter().map(answers::Entry::size);
-    (record.opening.said.len() + entries.sum::<usize>()) as u64
-}
-
-impl Waiting {
-    fn at(&self, sequence: Sequence) -> Pending {
-        Pending {
-            sequence,
-            event: self.event.clone(),
-            session: self.session.clone(),
-            ended: self.ended.clone(),
         }
     }
 }
@@ -1081,7 +627,7 @@ impl Journal for Memory {
         if !agent.committed.contains_key(&opening.delivery) {
             let record = agent.record(opening, row);
             record.full |= writing.full;
-            learn(record, &writing.entries);
+            record::learn(record, &writing.entries);
         }
         Ok(())
     }
@@ -1115,32 +661,7 @@ impl Journal for Memory {
     }
 
     async fn forget_records(&self, before: i64, most: u64, limit: u32) -> Result<u32, Error> {
-        let mut ledger = self.ledger();
-        let records = ledger.agents.values().flat_map(|agent| agent.records.values());
-        let mut bytes: u64 = records.filter(|of| of.ended.is_some()).map(size).sum();
-        let mut ended: Vec<(i64, i64, u64)> = Vec::new();
-        for agent in ledger.agents.values() {
-            let waits = |id: &EventId| agent.pending.values().any(|waiting| waiting.event.id == *id);
-            for (row, of) in &agent.records {
-                match of.ended {
-                    Some(at) => ended.push((at, *row, size(of))),
-                    None if !waits(&of.opening.event) => ended.push((i64::MIN, *row, 0)),
-                    None => {}
-                }
-            }
-        }
-        ended.sort_unstable();
-        let mut gone = Vec::new();
-        for (at, row, size) in ended {
-            if gone.len() < limit as usize && (at < before || bytes > most) {
-                bytes -= size;
-                gone.push(row);
-            }
-        }
-        for agent in ledger.agents.values_mut() {
-            agent.records.retain(|row, _| !gone.contains(row));
-        }
-        Ok(u32::try_from(gone.len()).unwrap_or(u32::MAX))
+        Ok(self.ledger().forget_records(before, most, limit))
     }
 
     async fn timers(
@@ -1155,19 +676,12 @@ impl Journal for Memory {
 
     async fn timer_count(&self, agent: &AgentName, plugin: &PluginName) -> Result<u64, Error> {
         let ledger = self.ledger();
-        let Some(agent) = ledger.agents.get(agent) else { return Ok(0) };
-        Ok(agent.timers.keys().filter(|(of, ..)| of == plugin).count() as u64)
+        Ok(ledger.agents.get(agent).map_or(0, |agent| agent.timer_count(plugin)))
     }
 
     async fn next_timers(&self, agent: &AgentName) -> Result<Vec<(PluginName, u64)>, Error> {
         let ledger = self.ledger();
-        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
-        let mut next: BTreeMap<&PluginName, u64> = BTreeMap::new();
-        for timer in agent.timers.values() {
-            let first = next.entry(&timer.plugin).or_insert(timer.next);
-            *first = timer.next.min(*first);
-        }
-        Ok(next.into_iter().map(|(plugin, next)| (plugin.clone(), next)).collect())
+        Ok(ledger.agents.get(agent).map_or_else(Vec::new, Agent::next_timers))
     }
 
     async fn due_timers(
@@ -1178,12 +692,7 @@ impl Journal for Memory {
         limit: u32,
     ) -> Result<Vec<Timer>, Error> {
         let ledger = self.ledger();
-        let Some(agent) = ledger.agents.get(agent) else { return Ok(Vec::new()) };
-        let due = |timer: &&Timer| timer.plugin == *plugin && timer.next <= now;
-        let mut due: Vec<&Timer> = agent.timers.values().filter(due).collect();
-        // They are in the order of their sessions and keys.
-        due.sort_by_key(|timer| timer.next);
-        Ok(due.into_iter().take(limit as usize).cloned().collect())
+        Ok(ledger.agents.get(agent).map_or_else(Vec::new, |agent| agent.due_timers(plugin, now, limit)))
     }
 
     async fn fire(
@@ -1195,15 +704,7 @@ impl Journal for Memory {
     ) -> Result<Option<Sequence>, Error> {
         let mut ledger = self.ledger();
         let mut last = ledger.sequence;
-        let agent = ledger.agent(agent);
-        if agent.timers.get(&key(timer)) != Some(timer) {
-            return Ok(None);
-        }
-        match next {
-            Some(next) => agent.set(Timer { next, ..timer.clone() }),
-            None => drop(agent.timers.remove(&key(timer))),
-        }
-        let sequence = arrival.and_then(|arrival| agent.receive(arrival, &mut last));
+        let sequence = ledger.agent(agent).fire(timer, next, arrival, &mut last);
         ledger.sequence = last;
         Ok(sequence)
     }
@@ -1278,83 +779,4 @@ impl Journal for Memory {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        chat::memory::message,
-        event::{DeviceTrust, Kind, Reading, Room, Sender},
-        gate::Denial,
-        id::UserId,
-    };
-
-    fn event(number: usize) -> EventId {
-        EventId::parse(format!("${number}")).unwrap()
-    }
-
-    fn arrival(number: usize, verdict: Verdict) -> Arrival {
-        let sender = UserId::parse("@alice:memory").unwrap();
-        let event = Event {
-            id: event(number),
-            room: Room { id: RoomId::parse("!r").unwrap(), direct: true, encrypted: false },
-            sender: Sender { id: sender, display_name: None, device: DeviceTrust::Cleartext },
-            sent: 0,
-            mark: None,
-            kind: Kind::Message(message("hello")),
-            reading: Reading::AtOnce,
-        };
-        Arrival { event, verdict, session: SessionId::parse("!r").unwrap() }
-    }
-
-    #[tokio::test]
-    async fn what_has_ended_is_forgotten_some_day_and_what_waits_is_not() {
-        let (journal, agent) = (Memory::default(), AgentName::parse("agent").unwrap());
-        let known = async |number| journal.known(&agent, &event(number)).await.unwrap().is_some();
-        let denied = |number| arrival(number, Verdict::Deny(Denial::NotListed));
-        let mut arrivals = vec![arrival(0, Verdict::Allow)];
-        arrivals.extend((1..=REMEMBERED + 1).map(denied));
-        let received = journal.receive(&agent, &arrivals, &Position("here".into())).await.unwrap();
-        let waits = received[0].unwrap();
-        assert_eq!([known(0).await, known(1).await, known(2).await], [true, false, true]);
-
-        let delivery = DeliveryId::parse("d").unwrap();
-        let end = Commit::own(agent.clone(), waits, delivery, vec![]);
-        for _ in 0..2 {
-            assert_eq!(journal.commit(end.clone()).await.unwrap(), []);
-            assert_eq!([known(0).await, known(2).await, known(3).await], [true, false, true]);
-        }
-        let later: Vec<_> = (0..=REMEMBERED).map(|number| denied(2 * REMEMBERED + number)).collect();
-        journal.receive(&agent, &later, &Position("there".into())).await.unwrap();
-        let ledger = journal.ledger();
-        let agent = &ledger.agents[&agent];
-        assert_eq!(
-            (agent.received.len(), agent.known.len(), agent.committed.len()),
-            (REMEMBERED, REMEMBERED, 0)
-        );
-    }
-
-    #[test]
-    fn what_was_sent_is_forgotten_some_day_and_its_name_with_it() {
-        let mut agent = Agent::default();
-        let (plugin, room) = (PluginName::parse("plugin").unwrap(), RoomId::parse("!r").unwrap());
-        for number in 0..=REMEMBERED {
-            let name = if number == 0 { "first" } else { "newest" }.to_owned();
-            let newest = Newest { row: 0, event: event(number), room: room.clone(), file: false };
-            agent.named.entry(plugin.clone()).or_default().insert(name.clone(), newest);
-            agent
-                .messages
-                .insert(event(number), Known { room: room.clone(), by: Some(plugin.clone()), file: false });
-            let delivery = DeliveryId::parse(format!("d{number}")).unwrap();
-            let id = EffectId { delivery, ordinal: Some(0) };
-            agent.accepted(Delivered { id, event: event(number), name: Some((plugin.clone(), name)) });
-        }
-        assert_eq!(
-            (agent.accepted.len(), agent.messages.len(), agent.sent.len()),
-            (REMEMBERED, REMEMBERED, REMEMBERED)
-        );
-        assert!(!agent.messages.contains_key(&event(0)));
-        assert_eq!(agent.named[&plugin].keys().collect::<Vec<_>>(), ["newest"]);
-        let id = EffectId { delivery: DeliveryId::parse("again").unwrap(), ordinal: Some(0) };
-        agent.accepted(Delivered { id, event: event(0), name: Some((plugin.clone(), "other".into())) });
-        assert_eq!(agent.named[&plugin].keys().collect::<Vec<_>>(), ["newest"], "it has a newer message");
-    }
-}
+mod tests;

@@ -10,7 +10,7 @@ use rustix::process::{Resource, Rlimit, nice, setrlimit};
 use wasmparser::{Validator, WasmFeatures};
 
 use super::{
-    super::{features, first_line},
+    super::{first_line, pool::features},
     fingerprint,
 };
 
