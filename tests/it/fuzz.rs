@@ -100,7 +100,8 @@ async fn odd_values_are_errors_and_nothing_else() {
     }
     // Much of it was odd, and not all: it came where it was meant to.
     assert!(well > 30 * seeds && well < 200 * seeds, "{well} calls went well");
-    assert!(web.connections() > 0 && !model.requests().is_empty());
+    assert!(web.connections() > 0, "no request has left, of {well} calls");
+    assert!(!model.requests().is_empty(), "no model was asked, of {well} calls");
     assert!(std::fs::read_dir(&folder).unwrap().count() > 0);
     // Nothing has left the folder.
     let around: Vec<_> =

@@ -6,7 +6,8 @@ use super::{
     super::{
         Commit, Decision, Error, Moved, Namespace, Release, Remembered, Undone, Write, version::Standing,
     },
-    Agent, Ledger, timers::TimerKey,
+    Agent, Ledger,
+    timers::TimerKey,
 };
 use crate::{
     effect::Effect,
