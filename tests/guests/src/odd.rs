@@ -411,20 +411,22 @@ impl Values<'_> {
             _ => self.one(&[Method::Get, Method::Post, Method::Put, Method::Delete]),
         };
         let _ = request.set_method(&method);
-        let scheme = match self.below(4) {
+        // Most of what is to arrive anywhere is right at once, and the rest odd.
+        let scheme = match self.below(8) {
             0 => self.some(|| Scheme::Other(self.text())),
             1 => Some(Scheme::Https),
             _ => Some(Scheme::Http),
         };
         let _ = request.set_scheme(scheme.as_ref());
-        let authority = match self.below(4) {
-            0 => self.text(),
-            1 => self
-                .one(&["[::1", "a@b", "x:99999", ":80", "a b", "0x7f.1", "xn--a", "%41.example", "."])
-                .to_owned(),
-            _ => self.origin.to_owned(),
+        let authority = match self.below(8) {
+            0 => self.some(|| self.text()),
+            1 => {
+                let odd = ["[::1", "a@b", "x:99999", ":80", "a b", "0x7f.1", "xn--a", "%41.example", "."];
+                Some(self.one(&odd).to_owned())
+            }
+            _ => Some(self.origin.to_owned()),
         };
-        let _ = request.set_authority(self.some(|| authority).as_deref());
+        let _ = request.set_authority(authority.as_deref());
         let path = match self.below(3) {
             0 => self.text(),
             1 => format!("/count?{}", self.text()),
