@@ -10,7 +10,7 @@ use parlour::{
     },
     journal::sqlite::Sqlite,
     notice::Notices,
-    settings::{Access, Encryption},
+    settings::{Access, Encryption, Grants, Plugin, Timers},
 };
 use serde::{Deserialize, Serialize};
 
@@ -123,10 +123,12 @@ async fn host(life: Life, chat: impl Chat, death: Arc<Death>) -> Result<(), Box<
     let journal = Watched { journal: Sqlite::open(&life.journal)?, watch: death };
     let users = life.people.iter().map(|user| user.parse()).collect::<Result<_, _>>()?;
     let agent = Agent::new("agent".parse()?, chat).access(Access { users, ..Access::default() });
+    let grants = Grants { timers: Some(Timers::default()), ..Grants::default() };
     let host = Host::builder()
         .agent(agent)
         .journal(journal)
         .plugin_folder(&life.plugins)
+        .plugin_settings("tally".parse()?, Plugin { grants, ..Plugin::default() })
         .lock(life.plugins.with_extension("lock"), life.plugins.with_extension("kept"))
         .compiler(Compiler::Program(life.compiler))
         .cache(&life.cache)

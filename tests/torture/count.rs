@@ -2,32 +2,50 @@
 
 use std::fmt;
 
+/// Of so many numbers, one has a timer.
+const EVERY: usize = 5;
+
 /// How it stands with all rooms.
 #[derive(Default)]
 pub struct Count {
-    asked: usize,
+    asked: u64,
     answered: usize,
+    timers: usize,
     wrong: Vec<String>,
 }
 
+/// How many timers are set by so many numbers.
+pub fn timers(asked: u64) -> u64 {
+    asked.div_ceil(EVERY as u64)
+}
+
+/// Nobody has asked for it: a timer was due.
+pub fn of_a_timer(text: &str) -> bool {
+    text.contains(" timer ")
+}
+
 impl Count {
-    /// A room: what was asked, as numbers, and the agent's answers, each ending in `number:count`. Each is answered
-    /// once, in order, and counted once in what the plugin remembers.
-    pub fn add<'a>(&mut self, asked: u64, answers: impl IntoIterator<Item = &'a str>) {
-        let last = |text: &'a str| text.split(' ').next_back().unwrap_or_default();
-        let answers: Vec<_> = answers.into_iter().map(last).collect();
-        self.asked += usize::try_from(asked).unwrap_or(usize::MAX);
+    /// A room: what was asked, as numbers, and what the agent has said, each ending in `number:count`. Each number is
+    /// answered once, in order, and counted once in what the plugin remembers; and so are the timers, each by itself.
+    pub fn add<'a>(&mut self, asked: u64, said: impl IntoIterator<Item = &'a str>) {
+        let (timers, answers): (Vec<_>, Vec<_>) = said.into_iter().partition(|text| of_a_timer(text));
+        self.asked += asked;
         self.answered += answers.len();
-        let right = (0..asked).map(|number| format!("{number}:{}", number + 1));
-        let mut seen = answers.iter();
-        for right in right {
-            let answer = seen.next();
-            if answer.is_none_or(|answer| **answer != right) {
+        self.timers += timers.len();
+        self.in_order((0..asked).collect(), &answers);
+        self.in_order((0..asked).step_by(EVERY).collect(), &timers);
+    }
+
+    fn in_order(&mut self, numbers: Vec<u64>, said: &[&str]) {
+        let mut said = said.iter();
+        for (before, number) in numbers.into_iter().enumerate() {
+            let (right, said) = (format!("{number}:{}", before + 1), said.next());
+            if said.and_then(|said| said.split(' ').next_back()) != Some(&right) {
                 // All behind it is in a wrong place, too.
-                return self.wrong.push(format!("{answer:?} in the place of {right:?}"));
+                return self.wrong.push(format!("{said:?} in the place of {right:?}"));
             }
         }
-        if let Some(more) = seen.next() {
+        if let Some(more) = said.next() {
             self.wrong.push(format!("{more:?} is too much"));
         }
     }
@@ -44,6 +62,7 @@ impl Count {
 
 impl fmt::Display for Count {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} asked, {} answered, {} rooms wrong", self.asked, self.answered, self.wrong.len())
+        let Self { asked, answered, timers, wrong } = self;
+        write!(f, "{asked} asked, {answered} answered, {timers} timers, {} wrong", wrong.len())
     }
 }

@@ -11,12 +11,15 @@ use nix::{
 };
 use serde::{Deserialize, Serialize};
 
-/// The step that only the server sees.
+/// The steps that no host sees: somebody else kills it there.
+pub const COMING: &str = "coming";
 pub const ACCEPTED: &str = "accepted";
 
 /// The steps of an event at which a host may die, in the order in which it meets them.
-pub const STEPS: [&str; 10] = [
-    // A batch has come, and nothing of it is stored.
+pub const STEPS: [&str; 11] = [
+    // The server has said what is new, and it is on its way, or being stored by the chat (matrix-sdk's keys are).
+    COMING,
+    // All that the chat stores is stored, and nothing is in the journal.
     "received",
     // It is stored with its position, and nothing is begun.
     "stored",

@@ -14,13 +14,14 @@ use std::{
 use tokio::task::JoinSet;
 
 use crate::{
+    ambush::Ambush,
     child::{Life, Place},
-    count::Count,
+    count::{Count, of_a_timer, timers},
     dice::Dice,
     guests,
     lives::{Died, Kills, Versions, begin, end},
     number,
-    person::Person,
+    person::{Person, seen::Message},
     proxy,
     synapse::{NewRoom, Options, Synapse, unique},
 };
@@ -41,11 +42,11 @@ pub fn run() -> Result<(), String> {
 async fn lives() -> anyhow::Result<()> {
     let (kills, events) = (number("PARLOUR_TEST_MATRIX_KILLS", 6), number("PARLOUR_TEST_MATRIX_EVENTS", 60));
     let seed = number("PARLOUR_TEST_SEED", 4);
-    let dice = Dice::new(seed);
+    let (dice, ambush) = (Dice::new(seed), Ambush::default());
     let synapse = Synapse::start(Options::default()).await?;
     let port = synapse.base_url().rsplit(':').next().and_then(|port| port.parse().ok());
     let port = port.ok_or_else(|| anyhow::anyhow!("{} has no port", synapse.base_url()))?;
-    let (proxy, _leading) = proxy::to(port, dice.clone()).await?;
+    let (proxy, _leading) = proxy::to(port, dice.clone(), ambush.clone()).await?;
     let folder = crate::synapse::temporary("parlour-torture-")?;
     let (plugins, store) = (folder.path().join("plugins"), folder.path().join("agent"));
     fs::create_dir(&plugins)?;
@@ -94,7 +95,7 @@ async fn lives() -> anyhow::Result<()> {
     swapping.spawn(versions.swap(dice.clone()));
 
     let (limit, random) = (Duration::from_secs(20), Duration::from_secs(3));
-    let killing = Kills { dice, ambush: None, limit, random };
+    let killing = Kills { dice, ambush, limit, random };
     let mut died = Died::default();
     for number in 1..=kills {
         allowed.store(share * number / kills, Relaxed);
@@ -131,11 +132,15 @@ async fn lives() -> anyhow::Result<()> {
 
 /// Somebody who counts, and waits for answers to what is open.
 async fn talk(person: &Person, room: &str, agent: &str, to: u64, allowed: &AtomicU64) -> anyhow::Result<()> {
-    let answers =
-        || person.messages(room).iter().filter(|message| message.event.sender == agent).count() as u64;
+    let seen = || {
+        let messages = person.messages(room);
+        let texts = messages.iter().filter(|message| message.event.sender == agent).map(Message::text);
+        let (timers, answers): (Vec<_>, Vec<_>) = texts.partition(|text| of_a_timer(text));
+        (answers.len() as u64, timers.len() as u64)
+    };
     let mut said = 0;
-    while said < to || answers() < to {
-        if said < to.min(allowed.load(Relaxed)) && said < answers() + AT_ONCE {
+    while said < to || seen() < (to, timers(to)) {
+        if said < to.min(allowed.load(Relaxed)) && said < seen().0 + AT_ONCE {
             person.say(room, format!("!tally {said}").as_str()).await?;
             said += 1;
         } else {

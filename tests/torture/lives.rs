@@ -14,21 +14,26 @@ use std::{
 };
 
 use crate::{
+    ambush::Ambush,
     child::Life,
-    death::{ACCEPTED, Plan, STEPS},
+    death::{ACCEPTED, COMING, Plan, STEPS},
     dice::Dice,
     guests,
-    world::Ambush,
 };
 
 /// The version that the plugin's source names.
 const FIRST: &str = "version-1";
 
+/// Steps at which somebody else kills.
+const AMBUSHED: [&str; 2] = [COMING, ACCEPTED];
+/// And at no step that was chosen.
+const AT_RANDOM: &str = "at random";
+
 /// What kills are like.
 pub struct Kills {
     pub dice: Dice,
-    /// Where somebody else kills, at the step that no host sees.
-    pub ambush: Option<Ambush>,
+    /// Who kills at the steps that no host sees.
+    pub ambush: Ambush,
     /// At the latest after so long.
     pub limit: Duration,
     /// At a random instant within so long.
@@ -37,40 +42,47 @@ pub struct Kills {
 
 /// At which steps hosts have died, and how often.
 #[derive(Default)]
-pub struct Died(BTreeMap<String, u64>);
+pub struct Died {
+    at: BTreeMap<&'static str, u64>,
+    /// At which ones others are to die before any comes again; none is a random instant.
+    left: Vec<Option<&'static str>>,
+}
+
+impl Died {
+    /// The next one's step, by chance.
+    fn draw(&mut self, dice: &Dice) -> Option<&'static str> {
+        if self.left.is_empty() {
+            self.left = STEPS.into_iter().map(Some).chain([None, None]).collect();
+        }
+        let at = usize::try_from(dice.below(self.left.len() as u64)).unwrap_or(0);
+        self.left.swap_remove(at)
+    }
+}
 
 impl Kills {
     /// Begins a host, kills it, and notes at which step it died.
     pub async fn one(&self, life: &Life, died: &mut Died) -> Result<(), String> {
         let dice = &self.dice;
-        // Two of them: at a random instant.
-        let step = usize::try_from(dice.below(STEPS.len() as u64 + 2)).unwrap_or(0);
-        let plan = STEPS.get(step).map(|step| Plan { step: (*step).into(), nth: dice.up_to(8) });
-        let plan = plan.filter(|plan| plan.step != ACCEPTED || self.ambush.is_some());
-        let (own, ambushed): (Option<&Plan>, Option<&Plan>) = match &plan {
-            Some(plan) if plan.step == ACCEPTED => (None, Some(plan)),
-            plan => (plan.as_ref(), None),
-        };
-        let child = begin(&Life { death: own.cloned(), ..life.clone() })?;
-        if let Some(ambush) = &self.ambush {
-            ambush.set(ambushed.map(|plan| (child.id(), plan.nth)));
+        let (step, nth) = (died.draw(dice), dice.up_to(8));
+        let ambushed = step.filter(|step| AMBUSHED.contains(step));
+        let own = step.filter(|_| ambushed.is_none()).map(|step| Plan { step: step.into(), nth });
+        let child = begin(&Life { death: own, ..life.clone() })?;
+        if let Some(step) = ambushed {
+            self.ambush.set(child.id(), step, nth);
         }
         let random = u64::try_from(self.random.as_micros()).unwrap_or(u64::MAX);
-        let limit = if plan.is_some() { self.limit } else { Duration::from_micros(dice.below(random)) };
+        let limit = if step.is_some() { self.limit } else { Duration::from_micros(dice.below(random)) };
         let by_itself = died_by_itself(child, limit).await?;
-        if let Some(ambush) = &self.ambush {
-            ambush.set(None);
-        }
-        let step = plan.filter(|_| by_itself).map_or_else(|| "at random".into(), |plan| plan.step);
-        *died.0.entry(step).or_default() += 1;
+        self.ambush.take_away();
+        *died.at.entry(step.filter(|_| by_itself).unwrap_or(AT_RANDOM)).or_default() += 1;
         Ok(())
     }
 }
 
 impl fmt::Display for Died {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        STEPS.iter().copied().chain(["at random"]).try_for_each(|step| {
-            let times = self.0.get(step).copied().unwrap_or_default();
+        STEPS.into_iter().chain([AT_RANDOM]).try_for_each(|step| {
+            let times = self.at.get(step).copied().unwrap_or_default();
             write!(f, "\n{times:8}  {step}")
         })
     }
@@ -113,10 +125,10 @@ pub struct Versions {
 impl Versions {
     /// Puts the first one into `plugins`.
     pub fn new(plugins: &Path) -> Result<Self, String> {
-        let first = guests::guest("steady").to_vec();
+        let first = guests::guest("tally").to_vec();
         let second = guests::patched(&first, FIRST, "version-2");
         let broken = guests::patched(&first, FIRST, "version-X");
-        let (file, beside) = (plugins.join("steady.wasm"), plugins.with_extension("new"));
+        let (file, beside) = (plugins.join("tally.wasm"), plugins.with_extension("new"));
         let versions = Self { components: [first, second, broken], file, beside, swaps: Arc::default() };
         versions.put(0).map_err(|error| error.to_string())?;
         Ok(versions)

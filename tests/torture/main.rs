@@ -28,6 +28,7 @@ mod watched;
 #[path = "../bench/dispatch_chat.rs"]
 mod dispatch_chat;
 
+mod ambush;
 mod child;
 mod count;
 mod death;

@@ -16,20 +16,21 @@ use parlour::{
 use tokio::task::JoinSet;
 
 use crate::{
+    ambush::Ambush,
     child::{Life, Place},
-    count::Count,
+    count::{Count, of_a_timer, timers},
     dice::Dice,
     guests,
     lives::{Died, Kills, Versions, begin, end},
     number,
-    world::{self, Accidents, Ambush},
+    world::{self, Accidents},
 };
 
 pub const AGENT: &str = "@agent:memory";
 /// Rooms in which somebody writes.
 const ROOMS: u64 = 8;
 /// Commands that each waits for at once.
-const AT_ONCE: usize = 4;
+const AT_ONCE: u64 = 4;
 /// All that is left at the end is answered by then.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -74,7 +75,7 @@ async fn lives() -> Result<(), String> {
     swapping.spawn(versions.swap(dice.clone()));
 
     let (limit, random) = (Duration::from_secs(5), Duration::from_millis(300));
-    let killing = Kills { dice, ambush: Some(ambush), limit, random };
+    let killing = Kills { dice, ambush, limit, random };
     let mut died = Died::default();
     for number in 1..=kills {
         allowed.store(share * number / kills, Relaxed);
@@ -93,9 +94,7 @@ async fn lives() -> Result<(), String> {
 
     let mut count = Count::default();
     for place in &places {
-        let lines = rooms.transcript(place);
-        let answers = lines.iter().filter(|line| line.sender.as_str() == AGENT);
-        count.add(share, answers.map(|line| line.text.as_str()));
+        count.add(share, said_by_agent(&rooms.transcript(place)));
     }
     println!("seed {seed}: {kills} kills, {} swaps, {count}; died:{died}", swaps.load(Relaxed));
     count.verdict().map_err(|wrong| format!("{wrong}; the hosts said:\n{}", life.said()))?;
@@ -111,7 +110,7 @@ async fn first_contact(rooms: &Rooms, person: &str, life: &Life) -> Result<(), S
         if began.elapsed() > PATIENCE {
             return Err("the first host answers nothing".into());
         }
-        rooms.say(person, &hall, "/echo hello");
+        rooms.say(person, &hall, "/tally 1");
         rooms.until(&hall, Duration::from_millis(200), answered).await.ok();
     }
     end(first)
@@ -122,17 +121,21 @@ async fn talk(rooms: &Rooms, person: &str, place: &RoomId, to: u64, allowed: &At
     let mut said = 0;
     while said < to {
         let lines = rooms.transcript(place);
-        let open = lines.len().saturating_sub(2 * answers(&lines));
+        let open = said - answers(&lines) as u64;
         if said < allowed.load(Relaxed) && open < AT_ONCE {
             rooms.say(person, place, &format!("/tally {said}"));
             said += 1;
         }
-        rooms.until(place, Duration::from_millis(5), |now| now.len() > lines.len() + 1).await.ok();
+        rooms.until(place, Duration::from_millis(5), |now| answers(now) > answers(&lines)).await.ok();
     }
-    let all = |lines: &[Line]| answers(lines) as u64 >= to;
+    let all = |lines: &[Line]| said_by_agent(lines).count() as u64 >= to + timers(to);
     while rooms.until(place, PATIENCE, all).await.is_err() {}
 }
 
+fn said_by_agent(lines: &[Line]) -> impl Iterator<Item = &str> {
+    lines.iter().filter(|line| line.sender.as_str() == AGENT).map(|line| line.text.as_str())
+}
+
 fn answers(lines: &[Line]) -> usize {
-    lines.iter().filter(|line| line.sender.as_str() == AGENT).count()
+    said_by_agent(lines).filter(|text| !of_a_timer(text)).count()
 }

@@ -1,15 +1,7 @@
 //! The rooms, in the process that is not killed: they play the homeserver for one host after the other, and sometimes
 //! fail as a network does.
 
-use std::{
-    path::Path,
-    sync::{Arc, Mutex as StdMutex, PoisonError},
-};
-
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use std::{path::Path, sync::Arc};
 
 use parlour::chat::{
     Chat as _, SendError,
@@ -23,6 +15,8 @@ use tokio::{
 };
 
 use crate::{
+    ambush::Ambush,
+    death::{ACCEPTED, COMING},
     dice::Dice,
     wire::{Answer, Call, Request, Response},
 };
@@ -30,32 +24,6 @@ use crate::{
 /// Of a hundred sends, so many never arrive, and of so many the answer is lost on its way back.
 const LOST: u64 = 2;
 const UNANSWERED: u64 = 2;
-
-/// A host that dies when it has been sent so many more things: the server has the last one, and it never hears of it.
-#[derive(Clone, Default)]
-pub struct Ambush(Arc<StdMutex<Option<(Pid, u32)>>>);
-
-impl Ambush {
-    /// Sets it up, or takes it away.
-    pub fn set(&self, ambush: Option<(u32, u32)>) {
-        let ambush = ambush.map(|(process, nth)| (Pid::from_raw(process.cast_signed()), nth));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = ambush;
-    }
-
-    /// One more was sent. Answers whether nobody is there to hear of it.
-    fn sent(&self) -> bool {
-        let mut ambush = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some((process, left)) = &mut *ambush else { return false };
-        *left -= 1;
-        if *left > 0 {
-            return false;
-        }
-        // It may have died before.
-        kill(*process, Signal::SIGKILL).ok();
-        *ambush = None;
-        true
-    }
-}
 
 /// What may go wrong with what is sent.
 #[derive(Clone)]
@@ -90,7 +58,11 @@ async fn one(account: Memory, host: UnixStream, accidents: Accidents) {
         let set = if matches!(call, Call::Next) { &mut waits } else { &mut calls };
         set.spawn(async move {
             if let Some(answer) = carry_out(&account, call, &accidents).await {
+                let news = matches!(&answer, Answer::Batch { events, .. } if !events.is_empty());
                 respond(&write, &Response { number, answer }).await;
+                if news {
+                    accidents.ambush.met(COMING);
+                }
             }
         });
         while calls.try_join_next().is_some() || waits.try_join_next().is_some() {}
@@ -115,7 +87,7 @@ async fn carry_out(account: &Memory, call: Call, accidents: &Accidents) -> Optio
         Call::Next => account.next().await.map_or(Answer::Over, Answer::batch),
         Call::Send(_) if dice.below(100) < LOST => Answer::Later("it never arrived".into()),
         Call::Send(outgoing) => match account.send(&outgoing).await {
-            Ok(_) if ambush.sent() => return None,
+            Ok(_) if ambush.met(ACCEPTED) => return None,
             Ok(_) if dice.below(100) < UNANSWERED => Answer::Later("the answer was lost".into()),
             Ok(event) => Answer::Sent(event),
             Err(error) => Answer::failed(&error),
