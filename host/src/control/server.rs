@@ -190,7 +190,10 @@ impl Server {
 
     async fn status(&self) -> Result<Status, String> {
         let Shared { journal, tally, standing, registry, .. } = &self.shared;
-        record::write(tally, &**journal, true).await?;
+        // What was counted since then is told by none of them.
+        if let Err(reason) = record::write(tally, &**journal, true).await {
+            self.shared.notices.say(Notice::Journal { reason });
+        }
         let failed = |error: crate::journal::Error| error.to_string();
         let head = journal.record_head().await.map_err(failed)?;
         let mut agents = Vec::new();
