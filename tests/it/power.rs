@@ -1,278 +1,334 @@
-//! The power goes in the middle of a write: whatever of it has reached the disk, the journal opens, and has all of it or
-//! nothing.
+//! The disk fails under the journal: the power goes at any moment, or a write, a sync, a deletion is refused. Whatever comes
+//! of that, the ledger opens, is whole, has all that was promised, and each call in it is there wholly or not at all.
 //!
-//! What a disk may hold then is made by hand: between two syncs, any sectors of what was written may be there, others
-//! not, and the last one may be torn. Each step of the journal here is one such span: the commits write to the log
-//! alone (it is never full), and a checkpoint, which a step of its own makes, to the file alone.
+//! A file system of SQLite's that belongs to these tests ([`vfs`]) sees all that is done to the journal's files. The power goes
+//! at each of these operations: the disk then holds what was synced, and of the rest ([`disk`]) nothing, all up to there with the
+//! last one torn, or any sectors. Each operation fails once, and with all that come after it.
+//! `PARLOUR_TEST_SEED` draws other sectors.
+
+mod disk;
+mod vfs;
+mod way;
 
 use std::{
     collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
-
-use parlour::{
-    answers::{Entry, Fact, Key, Opening, Writing},
-    chat::memory::message,
-    effect::{Body, Effect, Place, Target},
-    event::{DeviceTrust, Event, Kind, Position, Reading, Room, Sender},
-    gate::Verdict,
-    id::{AgentName, DeliveryId, EventId, RoomId, SessionId},
-    journal::{
-        Arrival, Commit, Contribution, Journal, Kept, Learnt, Namespace, Outcome, Queued, Scope, Sent, Write,
-        sqlite::Sqlite,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
-use crate::synapse::temporary;
+use self::{
+    disk::{Disk, Draw, Files, Operation},
+    vfs::{Fault, Vfs},
+    way::{Folder, Host, Ledger, Step, WAY, WAY_ON, of_an_older_version},
+};
 
-/// What a disk writes at once, at the least.
-const SECTOR: usize = 512;
-/// Events that go their whole way.
-const EVENTS: u32 = 5;
+/// No call takes as long, not even beside all other tests.
+const LONG: Duration = Duration::from_secs(60);
 
-/// The journal's files and what is in them.
-type Files = BTreeMap<PathBuf, Vec<u8>>;
-
-fn files(folder: &Path) -> Files {
-    let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-    // The third file is memory that connections share; it is made anew.
-    let kept = entries.filter(|path| !path.to_string_lossy().ends_with("-shm"));
-    kept.map(|path| (path.file_name().unwrap().into(), fs::read(&path).unwrap())).collect()
+/// A way that was gone without a fault.
+struct Gone {
+    start: Files,
+    way: &'static [Step],
+    /// What was done to the disk.
+    operations: Vec<Operation>,
+    /// How much of that had been done by the end of each step.
+    ends: Vec<usize>,
+    /// What the ledger said then.
+    ledgers: Vec<Ledger>,
 }
 
-/// Sectors by which two states differ: file, and where.
-fn changed(before: &Files, after: &Files) -> Vec<(PathBuf, usize)> {
-    let mut changed = Vec::new();
-    for (name, new) in after {
-        let old = before.get(name).map_or(&[][..], Vec::as_slice);
-        for at in (0..new.len()).step_by(SECTOR) {
-            let end = (at + SECTOR).min(new.len());
-            if old.get(at..end) != Some(&new[at..end]) {
-                changed.push((name.clone(), at));
+impl Gone {
+    fn from(start: Files, way: &'static [Step]) -> Self {
+        let (folder, vfs) = (Folder::with(&start), Vfs::new(&start));
+        let (file, mut ends, mut ledgers) = (folder.file(), vec![], vec![]);
+        let mut host = Host::new(&file, Some(&vfs));
+        for step in way {
+            runtime().block_on(host.make(*step)).unwrap();
+            ledgers.push(host.ledger());
+            ends.push(vfs.done());
+            let before = ledgers.len().checked_sub(2).map(|before| &ledgers[before]);
+            assert_eq!(before != ledgers.last(), step.changes() || before.is_none(), "{step:?}");
+        }
+        Self { start, way, operations: vfs.operations(), ends, ledgers }
+    }
+
+    /// What the ledger says before a step. Who opens it brings it up to date, and nobody reads it before.
+    fn before(&self, step: usize) -> &Ledger {
+        &self.ledgers[step.saturating_sub(1)]
+    }
+
+    fn after(&self, step: usize) -> &Ledger {
+        &self.ledgers[step.min(self.way.len() - 1)]
+    }
+
+    /// What the disk may hold when the power goes, each with the step that was under way.
+    fn cuts(&self, seed: u64) -> impl Iterator<Item = Cut> {
+        let mut disk = Disk::with(&self.start);
+        (0..=self.operations.len()).flat_map(move |at| {
+            let mut draw = Draw(seed ^ (at as u64) << 32);
+            let step = self.ends.partition_point(|end| *end <= at);
+            let mut cuts = Vec::new();
+            let mut cut = |what, files| cuts.push(Cut { at, step, what, files });
+            let last = at.checked_sub(1).map(|last| &self.operations[last]);
+            if matches!(last, None | Some(Operation::Sync(_) | Operation::SyncFolder)) {
+                cut("nothing", disk.left(|| false));
+            }
+            let mut torn = disk.clone();
+            if let Some(part) = self.operations.get(at).and_then(|now| now.torn(&mut draw)) {
+                torn.take(&part);
+            }
+            cut("all", torn.left(|| true));
+            // Of twelve sectors so many, about.
+            let many = [1, 6, 11][draw.below(3)];
+            cut("some", torn.left(|| draw.below(12) < many));
+            if let Some(now) = self.operations.get(at) {
+                disk.take(now);
+            }
+            cuts
+        })
+    }
+
+    /// A disk after the power went: what it says, and that the host goes on there.
+    fn starts_again(&self, cut: &Cut, seed: u64) -> bool {
+        let Cut { at, step, what, files } = cut;
+        let place = || {
+            let (step, now) = (self.way.get(*step), self.operations.get(*at));
+            format!(
+                "seed {seed}, {what} of what was not synced, at operation {at} ({}), {step:?}",
+                brief(now)
+            )
+        };
+        let folder = Folder::with(files);
+        let file = folder.file();
+        let mut host = Host::new(&file, None);
+        let make = |host: &mut Host<'_>, step| {
+            runtime().block_on(host.make(step)).unwrap_or_else(|error| panic!("{error}: {}", place()));
+        };
+        make(&mut host, Step::Open);
+        assert!(host.is_whole(), "{}", place());
+        let found = host.ledger();
+        let new = found == *self.after(*step);
+        assert!(new || found == *self.before(*step), "half of it, or less than was promised: {}", place());
+        if let Some(step) = self.way.get(*step) {
+            make(&mut host, *step);
+        }
+        assert!(host.ledger() == *self.after(*step), "lost, or there twice: {}", place());
+        new
+    }
+
+    /// What was asked of the disk in each step: whether it was to write something.
+    fn asked(&self, step: usize) -> Vec<bool> {
+        let files = self.files(step);
+        let (folder, vfs) = (Folder::with(&files), Vfs::new(&files));
+        let file = folder.file();
+        let mut host = Host::new(&file, Some(&vfs));
+        if step > 0 {
+            runtime().block_on(host.make(Step::Open)).unwrap();
+        }
+        vfs.fail(None);
+        runtime().block_on(host.make(self.way[step])).unwrap();
+        assert!(host.ledger() == *self.after(step));
+        vfs.asked()
+    }
+
+    /// The files as they are before a step.
+    fn files(&self, step: usize) -> Files {
+        let end = step.checked_sub(1).map_or(0, |before| self.ends[before]);
+        Disk::after(&self.start, &self.operations[..end]).left(|| true)
+    }
+
+    /// A step in which something fails, and the one after it. Answers whether it was told so.
+    fn bears(&self, failing: &Failing) -> bool {
+        let Failing { step, fault, restart } = *failing;
+        let place = || format!("{failing:?}, {:?}", self.way[step]);
+        let files = self.files(step);
+        let (folder, vfs) = (Folder::with(&files), Vfs::new(&files));
+        let file = folder.file();
+        let mut host = Host::new(&file, Some(&vfs));
+        let runtime = runtime();
+        let make = |host: &mut Host<'_>, step| {
+            let made = runtime.block_on(async { tokio::time::timeout(LONG, host.make(step)).await });
+            made.unwrap_or_else(|_| panic!("it hangs: {}", place()))
+        };
+        // What is on the disk whatever happens.
+        let kept = || {
+            let kept = Disk::after(&files, &vfs.operations()).left(|| false);
+            let folder = Folder::with(&kept);
+            let file = folder.file();
+            let mut host = Host::new(&file, None);
+            make(&mut host, Step::Open).unwrap_or_else(|error| panic!("{error}: {}", place()));
+            assert!(host.is_whole(), "{}", place());
+            host.ledger()
+        };
+        if step > 0 {
+            make(&mut host, Step::Open).unwrap();
+        }
+        vfs.fail(Some(fault));
+        let told = match make(&mut host, self.way[step]) {
+            Ok(()) => {
+                assert!(kept() == *self.after(step), "promised, and not there: {}", place());
+                false
+            }
+            Err(error) => {
+                let error = error.to_string();
+                assert!(!error.is_empty() && !error.contains('\n'), "{error}: {}", place());
+                let seen = !host.is_open() || host.ledger() == *self.before(step);
+                assert!(seen, "it failed, and there is something of it: {}", place());
+                true
+            }
+        };
+        assert!(vfs.failed() > 0, "it was not met: {}", place());
+        if fault.lasts {
+            let _ = make(&mut host, self.way[step]);
+        }
+        if restart {
+            host.close();
+        }
+        vfs.fail(None);
+        for (number, step) in (step..self.way.len().min(step + 2)).enumerate() {
+            make(&mut host, self.way[step]).unwrap_or_else(|error| panic!("{error}: {}", place()));
+            assert!(host.ledger() == *self.after(step), "lost, or there twice: {}", place());
+            let kept = number > 0 || kept() == *self.after(step);
+            assert!(kept, "promised at last, and not there: {}", place());
+        }
+        told
+    }
+}
+
+/// Where the power went.
+struct Cut {
+    at: usize,
+    step: usize,
+    what: &'static str,
+    files: Files,
+}
+
+/// What fails, and where.
+#[derive(Debug, Clone, Copy)]
+struct Failing {
+    step: usize,
+    fault: Fault,
+    /// The host is started again before the disk works again.
+    restart: bool,
+}
+
+impl Failing {
+    /// All that may fail in a step. What fails by turns is not worth the time that all of it takes.
+    fn in_step(number: usize, step: Step, asked: &[bool]) -> Vec<Self> {
+        // Whoever opens the file again has what was written and not synced from the system's memory. Where that was lost there,
+        // too, nobody can tell.
+        let loses = !matches!(step, Step::Open | Step::Reopen);
+        let mut all = Vec::new();
+        for (at, write) in asked.iter().enumerate() {
+            let full = |turn| *write && at % 2 == turn;
+            let once = Fault { at, lasts: false, full: full(0), loses };
+            all.push(Self { step: number, fault: once, restart: false });
+            if !write || at % 4 < 2 {
+                let lasts = Fault { at, lasts: true, full: full(1), loses };
+                all.push(Self { step: number, fault: lasts, restart: false });
+            }
+            if !write || at % 4 >= 2 {
+                let lasts = Fault { at, lasts: true, full: full(1), loses: false };
+                all.push(Self { step: number, fault: lasts, restart: true });
             }
         }
+        all
     }
-    changed
 }
 
-/// What is on the disk when of the changes only these have reached it.
-fn cut(before: &Files, after: &Files, there: &[(PathBuf, usize)], torn: bool) -> Files {
-    let mut disk = before.clone();
-    for (number, (name, at)) in there.iter().enumerate() {
-        let (old, new) = (disk.entry(name.clone()).or_default(), &after[name]);
-        let mut end = (at + SECTOR).min(new.len());
-        if torn && number + 1 == there.len() {
-            end = at + (end - at) / 2;
-        }
-        if old.len() < end {
-            old.resize(end, 0);
-        }
-        old[*at..end].copy_from_slice(&new[*at..end]);
+fn brief(operation: Option<&Operation>) -> String {
+    match operation {
+        Some(Operation::Write(name, at, bytes)) => format!("{} bytes of {name} from {at} on", bytes.len()),
+        other => format!("{other:?}"),
     }
-    disk
 }
 
-/// Every table, row for row.
-fn ledger(db: &rusqlite::Connection) -> Vec<String> {
-    let texts = |sql: &str| -> Vec<String> {
-        let mut statement = db.prepare(sql).unwrap();
-        let columns = statement.column_count();
-        let rows = statement.query_map([], |row| {
-            let values = (0..columns).map(|column| row.get::<_, rusqlite::types::Value>(column));
-            Ok(format!("{:?}", values.collect::<Result<Vec<_>, _>>()?))
-        });
-        rows.unwrap().map(Result::unwrap).collect()
-    };
-    let tables = "SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name";
-    let mut tables = db.prepare(tables).unwrap();
-    let names: Vec<String> = tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    let all = names.iter().flat_map(|name| {
-        let mut rows = texts(&format!("SELECT '{name}', * FROM \"{name}\""));
-        rows.sort();
-        rows
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap()
+}
+
+/// Does each, on all processors, and says of each what fails, up to a few.
+fn side_by_side<T: Send>(all: impl Iterator<Item = T> + Send, each: impl Fn(T) + Sync) {
+    let (all, failed) = (Mutex::new(all), AtomicUsize::new(0));
+    let next = || all.lock().unwrap_or_else(PoisonError::into_inner).next();
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(|| {
+                while failed.load(Ordering::Relaxed) < 10
+                    && let Some(one) = next()
+                {
+                    if catch_unwind(AssertUnwindSafe(|| each(one))).is_err() {
+                        failed.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
     });
-    all.collect()
+    assert_eq!(failed.into_inner(), 0, "see above");
 }
 
-/// Opens what a disk holds as a host does, and reads it.
-fn read(disk: &Files) -> Vec<String> {
-    let folder = temporary("parlour-power-").unwrap();
-    for (name, bytes) in disk {
-        fs::write(folder.path().join(name), bytes).unwrap();
-    }
-    let file = folder.path().join("journal.db");
-    drop(Sqlite::open(&file).expect("it opens"));
-    let db = rusqlite::Connection::open(&file).unwrap();
-    let whole: String = db.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(whole, "ok");
-    let orphans: i64 =
-        db.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0)).unwrap();
-    assert_eq!(orphans, 0);
-    ledger(&db)
+fn seed() -> u64 {
+    std::env::var("PARLOUR_TEST_SEED").map_or(7, |text| text.parse().unwrap())
 }
 
-/// A journal, and what was on the disk after each of its steps.
-struct Stepped {
-    journal: Sqlite,
-    folder: tempfile::TempDir,
-    steps: Vec<(&'static str, Files)>,
+/// How often a step was found not made, and made.
+type Seen = Mutex<BTreeMap<usize, [usize; 2]>>;
+
+fn count(seen: &Seen, step: usize, made: bool) {
+    seen.lock().unwrap().entry(step).or_default()[usize::from(made)] += 1;
 }
 
-impl Stepped {
-    fn new() -> Self {
-        let folder = temporary("parlour-power-").unwrap();
-        let journal = Sqlite::open(folder.path().join("journal.db")).unwrap();
-        let steps = vec![("opened", files(folder.path()))];
-        Self { journal, folder, steps }
-    }
-
-    fn step(&mut self, what: &'static str) {
-        self.steps.push((what, files(self.folder.path())));
-    }
-
-    /// An event on its whole way, with a step at each of its writes.
-    async fn event(&mut self, number: u32) {
-        let agent: AgentName = "agent".parse().unwrap();
-        let room: RoomId = "!room".parse().unwrap();
-        let session = SessionId::parse("!room").unwrap();
-        let event = Event {
-            id: EventId::parse(format!("$event{number}")).unwrap(),
-            room: Room { id: room.clone(), direct: true, encrypted: number % 2 == 1 },
-            sender: Sender {
-                id: "@alice:memory".parse().unwrap(),
-                display_name: None,
-                device: DeviceTrust::Cleartext,
-            },
-            sent: 0,
-            mark: None,
-            kind: Kind::Message(message(&"words ".repeat(200))),
-            reading: Reading::AtOnce,
-        };
-        let arrival = Arrival { event, verdict: Verdict::Allow, session };
-        let position = Position(format!("s{number}"));
-        let sequence = self.journal.receive(&agent, &[arrival], &position).await.unwrap()[0].unwrap();
-        self.step("received");
-
-        let place = Place { room: room.clone(), thread: None };
-        let send = Effect::Send {
-            to: Target::Place(place.clone()),
-            body: Body::Plain("an answer ".repeat(100)),
-            reply_to: None,
-            name: Some("answer".into()),
-            takes_draft: false,
-        };
-        let plugin = "echo".parse().unwrap();
-        let namespace = Namespace { agent: agent.clone(), plugin, scope: Scope::Room(room.clone()) };
-        let write = |key: &str, value: Option<Vec<u8>>| Write {
-            namespace: namespace.clone(),
-            key: key.into(),
-            value,
-        };
-        let contribution = Contribution {
-            plugin: Some(namespace.plugin.clone()),
-            digest: None,
-            outcome: Outcome::Done,
-            effects: vec![(0, send), (1, Effect::SetHome(place))],
-            files: vec![],
-            writes: vec![
-                write("count", Some(number.to_le_bytes().to_vec())),
-                write(&format!("large{}", number % 3), (number % 4 != 3).then(|| vec![7; 5000])),
-            ],
-            reads: vec![],
-        };
-        let delivery = DeliveryId::parse(format!("delivery{number}")).unwrap();
-        let opening = Opening {
-            agent: agent.clone(),
-            delivery: delivery.clone(),
-            plugin: namespace.plugin.clone(),
-            event: EventId::parse(format!("$event{number}")).unwrap(),
-            component: "component".into(),
-            begun: 0,
-            said: "how it began ".repeat(50),
-        };
-        let fact = Fact::Begun { request: "POST http://a/".into() };
-        let entry = Entry { key: Key([7; 32]), order: 0, at: 1, fact, body: vec![7; 700] };
-        let writing = Writing { entries: vec![entry], full: false };
-        self.journal.learn(&opening, writing).await.unwrap();
-        self.step("learnt");
-
-        let kept = Kept { opening, ended: 2, entries: vec![], full: false };
-        let commit = Commit {
-            agent: agent.clone(),
-            sequence,
-            delivery,
-            contribution,
-            tools: vec![],
-            ends_event: true,
-            line: None,
-            learnt: Some(if number.is_multiple_of(2) { Learnt::Goes } else { Learnt::Stays(Box::new(kept)) }),
-        };
-        let queued: Vec<Queued> = self.journal.commit(commit).await.unwrap();
-        self.step("committed");
-
-        let sent = Sent::Accepted { event: EventId::parse(format!("$answer{number}")).unwrap(), room };
-        self.journal.sent(&agent, queued[0].row, &sent).await.unwrap();
-        self.journal.settle().await.unwrap();
-        self.step("noted");
-    }
-
-    /// What is in the log goes into the file; the next commit begins the log anew.
-    fn checkpoint(&mut self) {
-        let db = rusqlite::Connection::open(self.folder.path().join("journal.db")).unwrap();
-        let busy: i64 = db.query_row("PRAGMA wal_checkpoint(RESTART)", [], |row| row.get(0)).unwrap();
-        assert_eq!(busy, 0);
-        self.step("checkpointed");
+fn the_power_goes(start: Files, way: &'static [Step]) {
+    let (gone, seed, seen) = (Gone::from(start, way), seed(), Seen::default());
+    side_by_side(gone.cuts(seed), |cut| count(&seen, cut.step, gone.starts_again(&cut, seed)));
+    let seen = seen.into_inner().unwrap();
+    println!("{} operations; cuts that left a step not made, and made:", gone.operations.len());
+    seen.iter().for_each(|(step, [not, made])| println!("  {:?}: {not}, {made}", way.get(*step)));
+    for (step, seen) in seen.iter().filter(|(step, _)| way.get(**step).is_some_and(|step| step.changes())) {
+        assert!(
+            seen[0] > 5 && seen[1] > 0,
+            "the cuts come where something is decided: {:?} {seen:?}",
+            way[*step]
+        );
     }
 }
 
-#[tokio::test]
-async fn whatever_reached_the_disk_the_journal_is_whole() {
-    let mut stepped = Stepped::new();
-    for number in 0..EVENTS {
-        stepped.event(number).await;
-        if number % 3 == 2 {
-            stepped.checkpoint();
-        }
+#[test]
+fn when_the_power_goes_all_that_was_promised_is_there() {
+    the_power_goes(Files::new(), WAY);
+}
+
+#[test]
+fn when_the_power_goes_while_an_older_file_is_brought_up_to_date_nothing_is_lost() {
+    the_power_goes(of_an_older_version(), WAY_ON);
+}
+
+fn the_disk_fails(start: Files, way: &'static [Step]) {
+    let (gone, seen) = (Gone::from(start, way), Seen::default());
+    let all = (0..way.len()).flat_map(|step| Failing::in_step(step, way[step], &gone.asked(step)));
+    side_by_side(all, |failing| count(&seen, failing.step, gone.bears(&failing)));
+    let seen = seen.into_inner().unwrap();
+    println!("faults of which nobody was told, and somebody was:");
+    seen.iter().for_each(|(step, [not, told])| println!("  {:?}: {not}, {told}", way[*step]));
+    for (step, seen) in seen.iter().filter(|(step, _)| way[**step].changes()) {
+        assert!(
+            seen[1] > 5 && seen[0] == 0,
+            "whoever is not told thinks that it was done: {:?} {seen:?}",
+            way[*step]
+        );
     }
-    let mut state = 7_u64;
-    let mut draw = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        usize::try_from(state >> 33).unwrap() % below
-    };
-    let (mut cuts, mut seen) = (0, BTreeMap::<&str, (u32, u32)>::new());
-    for pair in stepped.steps.windows(2) {
-        let ((_, before), (what, after)) = (&pair[0], &pair[1]);
-        let (old, new) = (read(before), read(after));
-        // What was answered is on the disk, and a checkpoint changes nothing.
-        assert_eq!(old == new, *what == "checkpointed", "{what}");
-        let changed = changed(before, after);
-        assert!(!changed.is_empty(), "{what}");
-        // In order, up to each sector, whole and torn; then in no order.
-        let mut disks: Vec<Files> = Vec::new();
-        for length in 0..changed.len() {
-            disks.push(cut(before, after, &changed[..=length], true));
-            disks.push(cut(before, after, &changed[..=length], false));
-        }
-        for _ in 0..changed.len() {
-            let mut there: Vec<_> = changed.iter().filter(|_| draw(2) == 0).cloned().collect();
-            if !there.is_empty() {
-                let last = draw(there.len());
-                there.rotate_left(last);
-                disks.push(cut(before, after, &there, draw(2) == 0));
-            }
-        }
-        for disk in disks {
-            let found = read(&disk);
-            assert!(found == old || found == new, "{what}: half of it");
-            let (nothing, all) = seen.entry(*what).or_default();
-            *(if found == new { all } else { nothing }) += 1;
-            cuts += 1;
-        }
-    }
-    println!("{cuts} cuts, nothing or all of it: {seen:?}");
-    // Both were met: the cuts come where something is decided.
-    for what in ["received", "learnt", "committed", "noted"] {
-        assert!(seen[what].0 > 10 && seen[what].1 > 0, "{seen:?}");
-    }
+}
+
+#[test]
+fn when_the_disk_fails_the_call_says_so_and_succeeds_later() {
+    the_disk_fails(Files::new(), WAY);
+}
+
+#[test]
+fn when_the_disk_fails_while_an_older_file_is_brought_up_to_date_it_is_later() {
+    the_disk_fails(of_an_older_version(), WAY_ON);
 }

@@ -56,7 +56,13 @@ impl Sqlite {
     /// # Errors
     /// [`Error::Storage`] where it can't be opened, is not a journal, or was written by a newer version.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        Self::start(path.as_ref(), file::open)
+        Self::start(path.as_ref(), |path| file::open(path, None))
+    }
+
+    /// Opens it through a file system of SQLite's ("VFS") that was registered under this name: tests take the disk away.
+    #[doc(hidden)]
+    pub fn open_through(vfs: &str, path: impl AsRef<Path>) -> Result<Self, Error> {
+        Self::start(path.as_ref(), |path| file::open(path, Some(vfs)))
     }
 
     /// Opens a file that is there, beside a host that may run, and changes nothing in it: what would write fails.
@@ -67,7 +73,10 @@ impl Sqlite {
         Self::start(path.as_ref(), file::look)
     }
 
-    fn start(path: &Path, open: fn(&Path) -> Result<Connection, file::Error>) -> Result<Self, Error> {
+    fn start(
+        path: &Path,
+        open: impl FnOnce(&Path) -> Result<Connection, file::Error>,
+    ) -> Result<Self, Error> {
         match open(path).and_then(thread::Thread::start) {
             Ok(thread) => Ok(Self { thread }),
             Err(error) => Err(Error::Storage(format!("journal {}: {error}", path.display()))),

@@ -51,16 +51,22 @@ pub(super) enum Error {
     Folder { path: PathBuf, source: io::Error },
 }
 
-/// Opens it, or makes it.
-pub(super) fn open(path: &Path) -> Result<Connection, Error> {
+/// Opens it, or makes it; through the file system of this name, or else the machine's.
+pub(super) fn open(path: &Path, vfs: Option<&str>) -> Result<Connection, Error> {
     make(path)?;
     // Without SQLITE_OPEN_URI: a path is a path, whatever it looks like.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let mut db = Connection::open_with_flags(path, flags)?;
+    let mut db = match vfs {
+        Some(vfs) => Connection::open_with_flags_and_vfs(path, flags, vfs),
+        None => Connection::open_with_flags(path, flags),
+    }?;
     db.busy_timeout(BUSY)?;
     // Before anything is written: it may be somebody else's.
     version(&db)?;
     set(&db)?;
+    // A host that was killed, or whose disk failed, may have written to the log what it never heard to be on disk, and that is
+    // read now: before anybody acts on it, it is there.
+    db.query_row("PRAGMA wal_checkpoint", [], |_| Ok(()))?;
     migrate(&mut db)?;
     Ok(db)
 }
@@ -125,9 +131,11 @@ fn version(db: &Connection) -> Result<usize, Error> {
 /// What a connection has to be told each time.
 fn set(db: &Connection) -> Result<(), Error> {
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    // Answers with the mode, and does not fail where it can't be had.
-    let mode: String = db.query_row("PRAGMA journal_mode = WAL", [], |row| row.get(0))?;
-    if mode != "wal" {
+    // Answers with the mode, and does not fail where it can't be had. Its row comes before it is written, so that whoever asks
+    // for no second one is not told that this has failed.
+    let mut mode = db.prepare("PRAGMA journal_mode = WAL")?;
+    let mode: Vec<String> = mode.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    if mode != ["wal"] {
         return Err(Error::Io(io::Error::other("this file system has no room for a write-ahead log")));
     }
     // FULL: each commit waits for the disk, and on macOS for the disk's own cache.
