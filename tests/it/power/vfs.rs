@@ -52,6 +52,11 @@ struct Shared {
     state: Mutex<State>,
 }
 
+// SAFETY: the machine's file system stays for ever, and SQLite itself calls it from any thread; the rest is locked.
+unsafe impl Send for Shared {}
+// SAFETY: as above.
+unsafe impl Sync for Shared {}
+
 #[derive(Default)]
 struct State {
     there: BTreeSet<Name>,
