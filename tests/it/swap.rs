@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use async_trait::async_trait;
 use parlour::{
     Agent,
     chat::memory::Rooms,
@@ -21,7 +22,7 @@ use crate::{
     faults::Hanging,
     guests::{component, example, guest, patched},
     stage::{AGENT, ALICE, BOB, Stage, granted},
-    watched::Watched,
+    watched::{Watch, Watched},
 };
 
 async fn stage(folder: &Path) -> Stage {
@@ -536,6 +537,57 @@ async fn a_tool_that_faults_on_trial_is_rolled_back_and_its_caller_notices_nothi
     stage.noticed("plugin turning: removed").await;
     let gone = stage.ask("/use turning.version").await;
     assert_eq!(gone, "ErrorKind::NotFound: there is no tool turning.version");
+}
+
+/// Whatever is decided of a trial waits as long as `hangs` is true.
+struct Deciding {
+    hangs: watch::Receiver<bool>,
+    reached: watch::Sender<bool>,
+}
+
+#[async_trait]
+impl Watch for Deciding {
+    async fn decides(&self) {
+        self.reached.send_replace(true);
+        self.hangs.clone().wait_for(|hangs| !hangs).await.unwrap();
+    }
+}
+
+fn deciding() -> (watch::Sender<bool>, watch::Receiver<bool>, Deciding) {
+    let (hang, hangs) = watch::channel(true);
+    let (reached, reaches) = watch::channel(false);
+    (hang, reaches, Deciding { hangs, reached })
+}
+
+async fn comes(mut condition: watch::Receiver<bool>) {
+    let comes = condition.wait_for(|there| *there);
+    tokio::time::timeout(crate::stage::PATIENCE, comes).await.expect("it comes so far").unwrap();
+}
+
+#[tokio::test]
+async fn a_rollback_is_not_left_half_done_by_who_is_stopped_meanwhile() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let tools = granted(Grants { tools: ["*".to_owned()].into(), ..Grants::default() });
+    let (hang, reaches, watch) = deciding();
+    let stage = Stage::start(&[("handy", guest("handy"))], |builder| {
+        builder
+            .plugin_folder(folder.path())
+            .plugin_settings("handy".parse().unwrap(), tools)
+            .journal(Watched { journal: Memory::default(), watch })
+    })
+    .await;
+    assert_eq!(stage.ask("/use turning.version").await, "version-1");
+    drop_in(folder.path(), &turning(&[SECOND, TRAPS]));
+    stage.noticed("plugin turning: new version took over").await;
+    let asked = stage.rooms.say(ALICE, &stage.room, "/use turning.version");
+    comes(reaches).await;
+    stage.rooms.say(ALICE, &stage.room, "/stop");
+    assert_eq!(stage.answer_to(&stage.room, &asked).await.text, "Stopped.");
+    hang.send_replace(false);
+    stage.noticed("plugin turning: new version rolled back").await;
+    assert_eq!(stage.ask("/use turning.version").await, "version-1");
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
 }
 
 #[tokio::test]

@@ -29,6 +29,8 @@ pub trait Watch: Send + Sync + 'static {
     fn committed(&self) {}
     /// It is noted what became of an effect.
     fn noted(&self) {}
+    /// How a trial ends is about to be written down.
+    async fn decides(&self) {}
 }
 
 pub struct Watched<J, W> {
@@ -215,6 +217,7 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
     }
 
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {
+        self.watch.decides().await;
         self.journal.decide(plugin, decision).await
     }
 

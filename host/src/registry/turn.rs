@@ -14,6 +14,7 @@ use crate::{
     lock::Locked,
     migration::Migration,
     notice::Notice,
+    router::Listing,
     trial::{After, Trial},
 };
 
@@ -292,17 +293,22 @@ impl Registry {
     }
 
     /// The version before serves again, and what this one wrote is undone. It is not tried again until somebody says so,
-    /// or its file changes.
-    pub async fn roll_back(&self, plugin: &Plugin, fault: String) {
-        let name = &plugin.listing.plugin;
+    /// or its file changes. It goes on where nobody waits for it any more: half of it is nothing that could serve.
+    pub async fn roll_back(self: &Arc<Self>, plugin: &Plugin, fault: String) {
+        let (registry, listing) = (self.clone(), plugin.listing.clone());
+        drop(tokio::spawn(async move { registry.turn_back(&listing, fault).await }).await);
+    }
+
+    async fn turn_back(&self, of: &Listing, fault: String) {
+        let name = &of.plugin;
         let _turning = self.turning.lock().await;
         let of = {
             let mut trials = self.trials();
             // Somebody was quicker.
-            if trials.get(name).is_none_or(|of| of.digest != plugin.listing.digest) {
+            if trials.get(name).is_none_or(|on_trial| on_trial.digest != of.digest) {
                 return;
             }
-            self.dropped().insert(plugin.listing.digest.clone());
+            self.dropped().insert(of.digest.clone());
             trials.remove(name)
         };
         let Some(of) = of else { return };
