@@ -76,8 +76,9 @@ pub struct Registry {
     publishers: Option<BTreeSet<Publisher>>,
     /// Versions on trial.
     trials: Mutex<BTreeMap<PluginName, OnTrial>>,
-    /// SHA-256 of those that were rolled back since the host has started.
-    dropped: Mutex<BTreeSet<String>>,
+    /// Those that were rolled back since the host has started, by the plugin and SHA-256: one component may be several
+    /// plugins.
+    dropped: Mutex<BTreeSet<(PluginName, String)>>,
     /// Held while one version takes the place of another.
     turning: tokio::sync::Mutex<()>,
     /// What was agreed to of what serves.

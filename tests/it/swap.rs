@@ -267,9 +267,13 @@ async fn durable(folder: &Path, rooms: &Rooms, room: &RoomId) -> Stage {
 
 /// Another file is in its place, whole at once.
 fn drop_in(folder: &Path, bytes: &[u8]) {
+    drop_in_as(folder, "turning", bytes);
+}
+
+fn drop_in_as(folder: &Path, name: &str, bytes: &[u8]) {
     let partial = folder.join("partial");
     fs::write(&partial, bytes).unwrap();
-    fs::rename(partial, folder.join("turning.wasm")).unwrap();
+    fs::rename(partial, folder.join(format!("{name}.wasm"))).unwrap();
 }
 
 fn said_of_it(stage: &Stage, what: &str) -> usize {
@@ -588,6 +592,31 @@ async fn a_rollback_is_not_left_half_done_by_who_is_stopped_meanwhile() {
     stage.noticed("plugin turning: new version rolled back").await;
     assert_eq!(stage.ask("/use turning.version").await, "version-1");
     assert_eq!(stage.ask("/count").await, "version-1 1 1");
+}
+
+#[tokio::test]
+async fn one_file_under_two_names_is_two_plugins() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in_as(folder.path(), "first", &turning(&[]));
+    let tools = granted(Grants { tools: ["*".to_owned()].into(), ..Grants::default() });
+    let stage = Stage::start(&[("handy", guest("handy"))], |builder| {
+        builder.plugin_folder(folder.path()).plugin_settings("handy".parse().unwrap(), tools)
+    })
+    .await;
+    drop_in(folder.path(), &turning(&[]));
+    stage.noticed("plugin turning: loaded").await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    for name in ["first", "turning"] {
+        drop_in_as(folder.path(), name, &turning(&[SECOND, TRAPS]));
+        stage.noticed(&format!("plugin {name}: new version took over")).await;
+    }
+    assert_eq!(stage.ask("/use turning.version").await, "version-1");
+    stage.noticed("plugin turning: new version rolled back").await;
+    assert_eq!(said_of_it(&stage, "plugin first: new version rolled back"), 0);
+    // It has a trial of its own.
+    assert_eq!(stage.ask("/count").await, "version-1 2 2");
+    stage.noticed("plugin first: new version rolled back").await;
+    assert_eq!(stage.ask("/use first.version").await, "version-1");
 }
 
 #[tokio::test]

@@ -50,18 +50,21 @@ impl Registry {
         self.trials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dropped(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn dropped(&self) -> MutexGuard<'_, BTreeSet<(PluginName, String)>> {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a component was rolled back, given what the journal says of its plugin's versions: it does nothing any more.
-    pub fn was_dropped(&self, digest: &str, versions: &Versions) -> bool {
-        versions.rejected.as_deref() == Some(digest) || self.dropped().contains(digest)
+    /// Whether a component was rolled back as this plugin, given what the journal says of its versions: it does nothing any
+    /// more.
+    pub fn was_dropped(&self, name: &PluginName, digest: &str, versions: &Versions) -> bool {
+        versions.rejected.as_deref() == Some(digest)
+            || self.dropped().contains(&(name.clone(), digest.to_owned()))
     }
 
     /// Whether this very version was rolled back; if so, waits until the one before it serves.
     pub async fn is_dropped(&self, plugin: &Plugin) -> bool {
-        let dropped = self.dropped().contains(&plugin.listing.digest);
+        let Listing { plugin, digest, .. } = &*plugin.listing;
+        let dropped = self.dropped().contains(&(plugin.clone(), digest.clone()));
         if dropped {
             self.turned().await;
         }
@@ -130,7 +133,7 @@ impl Registry {
                 Err(journal::Error::Conflict) => continue,
                 taken => taken?,
             }
-            self.dropped().remove(&release.digest);
+            self.dropped().remove(&(name.clone(), release.digest.clone()));
             if let Some((before, agreed)) = before {
                 self.begin(name, release.digest, before, agreed);
             }
@@ -168,7 +171,7 @@ impl Registry {
         if let Some(OnTrial { digest, before, .. }) = on_trial
             && accepted.is_none_or(|accepted| accepted.digest != digest)
         {
-            self.dropped().insert(digest);
+            self.dropped().insert((name.clone(), digest));
             self.change(|plugins| plugins.insert(name.clone(), before));
         }
         Ok(())
@@ -308,7 +311,7 @@ impl Registry {
             if trials.get(name).is_none_or(|on_trial| on_trial.digest != of.digest) {
                 return;
             }
-            self.dropped().insert(of.digest.clone());
+            self.dropped().insert((name.clone(), of.digest.clone()));
             trials.remove(name)
         };
         let Some(of) = of else { return };
