@@ -558,6 +558,17 @@ impl Engine {
 
     fn store(&self, plugin: &Plugin, handling: Option<Handling>, work: Work) -> Store<State> {
         let sealed = handling.as_ref().is_some_and(|handling| handling.event.room.encrypted);
+        self.store_of(plugin, handling, work, sealed)
+    }
+
+    /// The same, where it is said whether what it logs may be words of an encrypted room.
+    fn store_of(
+        &self,
+        plugin: &Plugin,
+        handling: Option<Handling>,
+        work: Work,
+        sealed: bool,
+    ) -> Store<State> {
         let log = Log::new(plugin.listing.plugin.clone(), self.notices.clone(), sealed);
         let mut table = wasmtime::component::ResourceTable::new();
         table.set_max_capacity(HANDLES);

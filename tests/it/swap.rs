@@ -400,8 +400,13 @@ async fn a_new_version_moves_what_is_remembered_or_does_not_take_over() {
     assert_eq!(stage.ask("/from").await, "nowhere");
 
     drop_in(folder.path(), &turning(&[SECOND, ("shape-1", "shape-x")]));
-    let refused = "turning.wasm: refused: it failed to move what the version before it remembers: what was kept is none";
+    let refused = "turning.wasm: refused: it failed to move what the version before it remembers: its own error";
     stage.noticed(refused).await;
+    // What it says of it may be what it remembers, of encrypted rooms too.
+    let said = stage.noticed("plugin turning: migrate: what was kept is none").await;
+    assert!(said.is_sealed(), "{said:?}");
+    let public: Vec<_> = stage.notices().iter().filter_map(parlour::notice::Notice::public).collect();
+    assert!(!public.iter().any(|line| line.contains("what was kept")), "{public:#?}");
     assert_eq!(stage.ask("/count").await, "version-1 3 2");
 
     // It moves, and faults: both are undone.
