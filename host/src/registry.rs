@@ -175,6 +175,9 @@ impl Registry {
         if let Some(agreed) = &agreed {
             let beyond = agreed.beyond(&offered);
             if !beyond.is_empty() {
+                if !self.has(name) {
+                    self.finish_rollback(name, &agreed.digest, &offered.digest).await?;
+                }
                 if !self.has(name)
                     && let Some(before) = kept.get(&agreed.digest)
                     && let Err(reason) = self.admit(name, before.into(), listed).await

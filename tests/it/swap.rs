@@ -4,12 +4,13 @@ use std::{
     fs,
     io::Write as _,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use parlour::{
-    Agent,
+    Agent, HostBuilder,
     chat::memory::Rooms,
     control::{Answer, Question},
     id::RoomId,
@@ -252,15 +253,27 @@ fn turning(words: &[(&str, &str)]) -> Vec<u8> {
 
 /// A host whose plugin folder, lock, kept components, journal and socket are in `folder`; Alice has a room.
 async fn durable(folder: &Path, rooms: &Rooms, room: &RoomId) -> Stage {
+    durable_with(folder, rooms, room, &[], |builder| builder).await
+}
+
+/// The same with plugins of its embedder's, and whatever else is said of it.
+async fn durable_with(
+    folder: &Path,
+    rooms: &Rooms,
+    room: &RoomId,
+    guests: &[(&str, Arc<[u8]>)],
+    also: impl FnOnce(HostBuilder) -> HostBuilder,
+) -> Stage {
     let agent = Agent::new("agent".parse().unwrap(), rooms.account(AGENT)).access(crate::stage::access());
     let journal = Sqlite::open(folder.join("journal.db")).unwrap();
     fs::create_dir_all(folder.join("plugins")).unwrap();
-    Stage::start_with(rooms.clone(), room.clone(), agent, &[], |builder| {
-        builder
+    Stage::start_with(rooms.clone(), room.clone(), agent, guests, |builder| {
+        let builder = builder
             .journal(journal)
             .plugin_folder(folder.join("plugins"))
             .lock(folder.join("parlour.lock"), folder.join("kept"))
-            .control(folder.join("socket"))
+            .control(folder.join("socket"));
+        also(builder)
     })
     .await
 }
@@ -548,24 +561,39 @@ async fn a_tool_that_faults_on_trial_is_rolled_back_and_its_caller_notices_nothi
     assert_eq!(gone, "ErrorKind::NotFound: there is no tool turning.version");
 }
 
-/// Whatever is decided of a trial waits as long as `hangs` is true.
+/// Whatever is decided of a trial waits as long as `hangs` is true: before it is written down, or after.
 struct Deciding {
+    after: bool,
     hangs: watch::Receiver<bool>,
     reached: watch::Sender<bool>,
 }
 
-#[async_trait]
-impl Watch for Deciding {
-    async fn decides(&self) {
+impl Deciding {
+    async fn hang(&self) {
         self.reached.send_replace(true);
         self.hangs.clone().wait_for(|hangs| !hangs).await.unwrap();
     }
 }
 
-fn deciding() -> (watch::Sender<bool>, watch::Receiver<bool>, Deciding) {
+#[async_trait]
+impl Watch for Deciding {
+    async fn decides(&self) {
+        if !self.after {
+            self.hang().await;
+        }
+    }
+
+    async fn decided(&self) {
+        if self.after {
+            self.hang().await;
+        }
+    }
+}
+
+fn deciding(after: bool) -> (watch::Sender<bool>, watch::Receiver<bool>, Deciding) {
     let (hang, hangs) = watch::channel(true);
     let (reached, reaches) = watch::channel(false);
-    (hang, reaches, Deciding { hangs, reached })
+    (hang, reaches, Deciding { after, hangs, reached })
 }
 
 async fn comes(mut condition: watch::Receiver<bool>) {
@@ -578,7 +606,7 @@ async fn a_rollback_is_not_left_half_done_by_who_is_stopped_meanwhile() {
     let folder = tempfile::tempdir().unwrap();
     drop_in(folder.path(), &turning(&[]));
     let tools = granted(Grants { tools: ["*".to_owned()].into(), ..Grants::default() });
-    let (hang, reaches, watch) = deciding();
+    let (hang, reaches, watch) = deciding(false);
     let stage = Stage::start(&[("handy", guest("handy"))], |builder| {
         builder
             .plugin_folder(folder.path())
@@ -597,6 +625,41 @@ async fn a_rollback_is_not_left_half_done_by_who_is_stopped_meanwhile() {
     stage.noticed("plugin turning: new version rolled back").await;
     assert_eq!(stage.ask("/use turning.version").await, "version-1");
     assert_eq!(stage.ask("/count").await, "version-1 1 1");
+}
+
+#[tokio::test]
+async fn a_rollback_that_is_cut_off_forgives_nothing() {
+    for after in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let plugins = folder.path().join("plugins");
+        fs::create_dir(&plugins).unwrap();
+        drop_in(&plugins, &turning(&[]));
+        let rooms = Rooms::new();
+        let room = rooms.create_direct(ALICE, AGENT);
+        let (_hang, reaches, watch) = deciding(after);
+        let stage = durable_with(folder.path(), &rooms, &room, &[], |builder| {
+            let journal = Sqlite::open(folder.path().join("journal.db")).unwrap();
+            builder.journal(Watched { journal, watch })
+        })
+        .await;
+        assert_eq!(stage.ask("/count").await, "version-1 1 1");
+        drop_in(&plugins, &turning(&[SECOND, TRAPS]));
+        stage.noticed("plugin turning: new version took over").await;
+        let asked = stage.rooms.say(ALICE, &room, "/count");
+        comes(reaches).await;
+        stage.kill().await;
+
+        let stage = durable(folder.path(), &rooms, &room).await;
+        assert_eq!(stage.answer_to(&room, &asked).await.text, "version-1 2 2");
+        stage.noticed("turning.wasm: refused: it was rolled back").await;
+        // Before it was written down, the trial went on, and ended once more.
+        assert_eq!(said_of_it(&stage, "plugin turning: new version rolled back"), usize::from(!after));
+        stage.stop().await;
+        let stage = durable(folder.path(), &rooms, &room).await;
+        assert_eq!(stage.ask("/count").await, "version-1 3 3");
+        assert_eq!(said_of_it(&stage, "rolled back ("), 0);
+        stage.stop().await;
+    }
 }
 
 #[tokio::test]

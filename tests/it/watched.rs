@@ -31,6 +31,8 @@ pub trait Watch: Send + Sync + 'static {
     fn noted(&self) {}
     /// How a trial ends is about to be written down.
     async fn decides(&self) {}
+    /// It is.
+    async fn decided(&self) {}
 }
 
 pub struct Watched<J, W> {
@@ -218,7 +220,9 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
 
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {
         self.watch.decides().await;
-        self.journal.decide(plugin, decision).await
+        let decided = self.journal.decide(plugin, decision).await;
+        self.watch.decided().await;
+        decided
     }
 
     async fn timers(

@@ -315,6 +315,8 @@ impl Registry {
             trials.remove(name)
         };
         let Some(of) = of else { return };
+        // First: where the host is ended in between, it is still on trial, and nobody seems to have agreed to it again.
+        self.go_back(name, &of.digest, of.agreed);
         let dropped = loop {
             match self.journal.decide(name, Decision::RolledBack).await {
                 Ok(dropped) => break dropped,
@@ -326,7 +328,6 @@ impl Registry {
         };
         let (digest, before) = (of.digest, of.before.listing.digest.clone());
         self.change(|plugins| plugins.insert(name.clone(), of.before));
-        self.go_back(name, &digest, of.agreed);
         self.look_again(name);
         self.notices.say(Notice::PluginRolledBack { plugin: name.clone(), digest, before, fault, dropped });
     }
@@ -344,6 +345,22 @@ impl Registry {
         if let Err(reason) = changed {
             tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
         }
+    }
+
+    /// At a start: the version that is offered was to be rolled back when the host was ended, and the lock is as it was
+    /// before it.
+    pub(super) async fn finish_rollback(
+        &self,
+        name: &PluginName,
+        agreed: &str,
+        offered: &str,
+    ) -> Result<(), Refused> {
+        let versions = self.journal.versions(name).await?;
+        let is = |it: &Option<Release>, digest| it.as_ref().is_some_and(|it| it.digest == digest);
+        if is(&versions.trial, offered) && is(&versions.accepted, agreed) {
+            self.journal.decide(name, Decision::RolledBack).await?;
+        }
+        Ok(())
     }
 
     /// Tries a version again that was rolled back. Answers whether there is one.
