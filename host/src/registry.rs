@@ -150,7 +150,9 @@ impl Registry {
     /// # Errors
     /// Why it is refused.
     pub async fn load(&self, name: &PluginName, bytes: Bytes) -> Result<(), Refused> {
-        self.admit(name, bytes, None).await
+        let candidate = self.candidate(bytes).await?;
+        self.signed(name, &candidate, None)?;
+        self.put(name, candidate).await
     }
 
     /// Reads a component, away from those who answer.
@@ -167,9 +169,12 @@ impl Registry {
     /// Why it is refused.
     pub async fn load_agreed(&self, name: &PluginName, bytes: Bytes) -> Result<(), Refused> {
         let listed = self.publishers.as_ref();
-        let Some(Agreed { lock, kept }) = &self.agreed else { return self.admit(name, bytes, listed).await };
         let candidate = self.candidate(bytes.clone()).await?;
         self.signed(name, &candidate, listed)?;
+        let is_rejected = self.rejected(name).await?.as_ref() == Some(&candidate.digest);
+        let Some(Agreed { lock, kept }) = &self.agreed else {
+            return if is_rejected { Err(Refused::RolledBack) } else { self.put(name, candidate).await };
+        };
         let offered = candidate.offered();
         let agreed = lock.read().map_err(Refused::Host)?.plugins.remove(name);
         if let Some(agreed) = &agreed {
@@ -177,25 +182,18 @@ impl Registry {
             if !beyond.is_empty() {
                 if !self.has(name) {
                     self.finish_rollback(name, &agreed.digest, &offered.digest).await?;
-                }
-                if !self.has(name)
-                    && let Some(before) = kept.get(&agreed.digest)
-                    && let Err(reason) = self.admit(name, before.into(), listed).await
-                {
-                    tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is refused: {reason}");
+                    self.serve_before(name, agreed, kept.get(&agreed.digest)).await;
                 }
                 return Err(Refused::Beyond(beyond));
             }
         }
-        if self.rejected(name).await?.as_deref() == Some(offered.digest.as_str()) {
+        if is_rejected {
             let before = agreed.as_ref().filter(|agreed| agreed.digest != offered.digest);
             if agreed.is_none() || before.is_some() {
                 if !self.has(name)
                     && let Some(before) = before
-                    && let Some(before) = self.instead(name, before).await?
-                    && let Err(reason) = self.admit(name, before.into(), listed).await
                 {
-                    tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is refused: {reason}");
+                    self.serve_before(name, before, self.instead(name, before).await?).await;
                 }
                 return Err(Refused::RolledBack);
             }
@@ -210,11 +208,27 @@ impl Registry {
         let source = agreed.as_ref().and_then(|agreed| agreed.source.clone());
         let entry = Locked { source, ..offered };
         if agreed.as_ref() == Some(&entry) && kept.has(&entry.digest) {
-            self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), entry);
+            self.was_agreed(name, Some(entry));
             return Ok(());
         }
         self.agree(name, entry, &bytes).await;
         Ok(())
+    }
+
+    /// What was agreed to serves while a file is not taken.
+    async fn serve_before(&self, name: &PluginName, agreed: &Locked, component: Option<Vec<u8>>) {
+        let Some(component) = component else { return };
+        let served = async {
+            let candidate = self.candidate(component.into()).await?;
+            self.signed(name, &candidate, self.publishers.as_ref())?;
+            let entry = Locked { source: agreed.source.clone(), ..candidate.offered() };
+            self.put(name, candidate).await?;
+            self.was_agreed(name, Some(entry));
+            Ok::<_, Refused>(())
+        };
+        if let Err(reason) = served.await {
+            tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is refused: {reason}");
+        }
     }
 
     /// The components that are needed by what deliveries have recorded, and those that are on trial or were accepted; none
@@ -279,18 +293,6 @@ impl Registry {
         Some(plugin)
     }
 
-    /// Loads what is signed as it must be.
-    async fn admit(
-        &self,
-        name: &PluginName,
-        bytes: Bytes,
-        listed: Option<&BTreeSet<Publisher>>,
-    ) -> Result<(), Refused> {
-        let candidate = self.candidate(bytes).await?;
-        self.signed(name, &candidate, listed)?;
-        self.put(name, candidate).await
-    }
-
     /// Whether somebody has signed it who must have: the plugin's own publisher, or else one of these.
     fn signed(
         &self,
@@ -311,9 +313,6 @@ impl Registry {
     }
 
     async fn put(&self, name: &PluginName, candidate: Candidate) -> Result<(), Refused> {
-        if self.rejected(name).await?.as_ref() == Some(&candidate.digest) {
-            return Err(Refused::RolledBack);
-        }
         let plugin = self.ready(name, candidate).await?;
         let digest = plugin.listing.digest.clone();
         let (may, spared) = (plugin.permissions.summary(), plugin.permissions.spared());

@@ -663,6 +663,40 @@ async fn a_rollback_that_is_cut_off_forgives_nothing() {
 }
 
 #[tokio::test]
+async fn a_file_over_a_plugin_of_the_embedders_stays_rolled_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = folder.path().join("plugins");
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let start = async |component: Vec<u8>| {
+        let brought = [("turning", component.into())];
+        durable_with(folder.path(), &rooms, &room, &brought, |builder| builder).await
+    };
+    let stage = start(turning(&[])).await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    let second = turning(&[SECOND, TRAPS]);
+    drop_in(&plugins, &second);
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/count").await, "version-1 2 2");
+    stage.noticed("turning.wasm: refused: it was rolled back").await;
+    assert_eq!(said_of_it(&stage, "took over"), 1);
+    let lock = fs::read_to_string(folder.path().join("parlour.lock")).unwrap();
+    assert!(!lock.contains("turning"), "nobody has agreed to it: {lock}");
+    stage.stop().await;
+
+    let stage = start(turning(&[])).await;
+    stage.noticed("turning.wasm: refused: it was rolled back").await;
+    assert_eq!(stage.ask("/count").await, "version-1 3 3");
+    stage.stop().await;
+
+    // What the embedder itself brings is theirs to judge.
+    fs::remove_file(plugins.join("turning.wasm")).unwrap();
+    let stage = start(second).await;
+    assert!(stage.ask("/count").await.starts_with("/count: stopped: it crashed"));
+    stage.stop().await;
+}
+
+#[tokio::test]
 async fn one_file_under_two_names_is_two_plugins() {
     let folder = tempfile::tempdir().unwrap();
     drop_in_as(folder.path(), "first", &turning(&[]));

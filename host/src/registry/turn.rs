@@ -27,7 +27,7 @@ pub(super) struct OnTrial {
     /// The one before it.
     before: Arc<Plugin>,
     trial: Trial,
-    /// What was agreed to of that one, where it came from a file.
+    /// What stood in the lock before it: that one's, where it came from a file.
     agreed: Option<Locked>,
 }
 
@@ -121,7 +121,7 @@ impl Registry {
             if is(&versions.accepted) {
                 return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
             }
-            let before = self.before(name, &versions).await;
+            let before = self.before(name, &versions, &release.digest).await;
             let from = versions.accepted.and_then(|it| it.version);
             let moved = self.moved(name, &plugin, from.as_deref()).await?;
             // From here on who comes too late to commit waits until the new one serves.
@@ -154,7 +154,7 @@ impl Registry {
         release: &Release,
         versions: &Versions,
     ) -> Result<(), Refused> {
-        match self.before(name, versions).await {
+        match self.before(name, versions, &release.digest).await {
             Some((before, agreed)) => self.begin(name, release.digest.clone(), before, agreed),
             // There is nothing to go back to.
             None => drop(self.journal.decide(name, Decision::Accepted).await?),
@@ -177,13 +177,24 @@ impl Registry {
         Ok(())
     }
 
-    /// What is gone back to, and what was agreed to of it: what serves, or else what was accepted and is kept.
-    async fn before(&self, name: &PluginName, versions: &Versions) -> Option<(Arc<Plugin>, Option<Locked>)> {
+    /// What is gone back to from the version with this digest, and what was agreed to of it: what serves, or else what was
+    /// accepted and is kept.
+    async fn before(
+        &self,
+        name: &PluginName,
+        versions: &Versions,
+        digest: &str,
+    ) -> Option<(Arc<Plugin>, Option<Locked>)> {
         let accepted = versions.accepted.as_ref();
         let serves = self.loaded().plugins.get(name).cloned();
         let is_accepted = |serves: &Arc<Plugin>| accepted.is_none_or(|it| it.digest == serves.listing.digest);
         if let Some(serves) = serves.filter(is_accepted) {
             let agreed = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+            // Of what the embedder brought nothing is written down, but maybe of a file of that name before.
+            let agreed = agreed.or_else(|| {
+                let mut lock = self.agreed.as_ref()?.lock.read().ok()?;
+                lock.plugins.remove(name).filter(|entry| entry.digest != digest)
+            });
             return Some((serves, agreed));
         }
         let Agreed { kept, .. } = self.agreed.as_ref()?;
@@ -332,19 +343,32 @@ impl Registry {
         self.notices.say(Notice::PluginRolledBack { plugin: name.clone(), digest, before, fault, dropped });
     }
 
-    /// What was agreed to before stands in the lock again.
+    /// What was agreed to before stands in the lock again; nothing, where nothing did.
     fn go_back(&self, name: &PluginName, digest: &str, before: Option<Locked>) {
-        let (Some(Agreed { lock, .. }), Some(before)) = (&self.agreed, before) else { return };
+        let Some(Agreed { lock, .. }) = &self.agreed else { return };
         let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), before.clone());
+        self.was_agreed(name, before.clone());
         let changed = lock.change(|lock| {
-            if let Some(entry) = lock.plugins.get_mut(name).filter(|entry| entry.digest == digest) {
-                *entry = Locked { source: entry.source.take(), ..before };
+            let Some(mut entry) = lock.plugins.remove(name) else { return };
+            if entry.digest != digest {
+                lock.plugins.insert(name.clone(), entry);
+            } else if let Some(before) = before {
+                let source = entry.source.take();
+                lock.plugins.insert(name.clone(), Locked { source, ..before });
             }
         });
         if let Err(reason) = changed {
             tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
         }
+    }
+
+    /// What was agreed to of what serves now.
+    pub(super) fn was_agreed(&self, name: &PluginName, entry: Option<Locked>) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        match entry {
+            Some(entry) => entries.insert(name.clone(), entry),
+            None => entries.remove(name),
+        };
     }
 
     /// At a start: the version that is offered was to be rolled back when the host was ended, and the lock is as it was
@@ -388,7 +412,7 @@ impl Registry {
         let agree = || {
             let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
             kept.put(&entry.digest, component)?;
-            self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), entry.clone());
+            self.was_agreed(name, Some(entry.clone()));
             lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry)))
         };
         match agree() {
