@@ -136,7 +136,7 @@ impl Folder {
             self.registry.looked_at(&name, None);
             // What an embedder brought itself stays, whatever files of that name were refused.
             if self.loaded.remove(&name) {
-                self.registry.remove(&name);
+                self.registry.remove(&name).await;
             }
         }
         let looks = stream::iter(found).map(|(name, source)| async {

@@ -380,24 +380,6 @@ impl Registry {
         drop(self.brought.set(self.loaded()));
     }
 
-    /// Forgets a plugin, or goes back to the one that the embedder brought.
-    pub fn remove(&self, name: &PluginName) {
-        let brought = self.brought.get().and_then(|brought| brought.plugins.get(name)).cloned();
-        let digest = brought.as_ref().map(|plugin| plugin.listing.digest.clone());
-        let before = self.change(|plugins| match brought {
-            Some(brought) => plugins.insert(name.clone(), brought),
-            None => plugins.remove(name),
-        });
-        let plugin = name.clone();
-        match (before, digest) {
-            (Some(_), None) => self.notices.say(Notice::PluginRemoved { plugin }),
-            (Some(before), Some(digest)) if before.listing.digest != digest => {
-                self.notices.say(Notice::PluginLoaded { plugin, digest, replaced: true });
-            }
-            _ => {}
-        }
-    }
-
     fn change<T>(&self, how: impl FnOnce(&mut BTreeMap<PluginName, Arc<Plugin>>) -> T) -> T {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.loaded.load();

@@ -697,6 +697,28 @@ async fn a_file_over_a_plugin_of_the_embedders_stays_rolled_back() {
 }
 
 #[tokio::test]
+async fn a_file_that_goes_during_its_trial_takes_what_it_wrote_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let stage = Stage::start(&[("turning", turning(&[]).into())], |builder| {
+        builder.plugin_folder(folder.path()).journal(Memory::default())
+    })
+    .await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    for times in 1..3 {
+        drop_in(folder.path(), &turning(&[SECOND]));
+        while said_of_it(&stage, "plugin turning: new version took over") < 2 * times - 1 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(stage.ask("/count").await, format!("version-2 {0} {0}", times + 1));
+        fs::remove_file(folder.path().join("turning.wasm")).unwrap();
+        while said_of_it(&stage, "plugin turning: new version took over") < 2 * times {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert_eq!(stage.ask("/count").await, format!("version-1 {0} {0}", times + 1));
+    }
+}
+
+#[tokio::test]
 async fn one_file_under_two_names_is_two_plugins() {
     let folder = tempfile::tempdir().unwrap();
     drop_in_as(folder.path(), "first", &turning(&[]));

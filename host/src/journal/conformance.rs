@@ -147,6 +147,7 @@ mod keeps {
             what_was_rolled_back_commits_nothing_more
             what_may_be_gone_back_to_is_not_put_away
             what_another_takes_the_place_of_stays_if_it_was_used
+            what_is_withdrawn_is_undone_and_may_come_again
             a_handler_of_before_does_not_rest_on_what_may_be_undone
             timers_of_a_version_on_trial_are_as_they_were_without_it
             what_is_remembered_is_moved_with_the_version_and_back_with_it

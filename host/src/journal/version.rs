@@ -59,8 +59,21 @@ pub enum Decision {
     RolledBack,
     /// Another is to take its place: what it wrote stays if it was used, and is undone otherwise.
     Superseded,
+    /// It is gone, and the one before it serves: what it wrote is undone.
+    Withdrawn,
     /// What was rolled back before may be tried again.
     Forgiven,
+}
+
+impl Decision {
+    /// Whether what the version on trial wrote is undone; `used` says whether it has done something that was committed.
+    pub(super) fn undoes(self, used: bool) -> bool {
+        match self {
+            Self::RolledBack | Self::Withdrawn => true,
+            Self::Superseded => !used,
+            Self::Accepted | Self::Forgiven => false,
+        }
+    }
 }
 
 impl Versions {

@@ -39,6 +39,11 @@ pub struct Trying {
     pub well: u32,
 }
 
+fn release(plugin: &Plugin) -> Release {
+    let digest = plugin.listing.digest.clone();
+    Release { digest, version: plugin.version.as_ref().map(ToString::to_string) }
+}
+
 impl From<journal::Error> for Refused {
     fn from(error: journal::Error) -> Self {
         Self::Host(format!("journal: {error}"))
@@ -101,10 +106,7 @@ impl Registry {
         name: &PluginName,
         plugin: Arc<Plugin>,
     ) -> Result<Option<Arc<Plugin>>, Refused> {
-        let release = Release {
-            digest: plugin.listing.digest.clone(),
-            version: plugin.version.as_ref().map(ToString::to_string),
-        };
+        let release = release(&plugin);
         let is = |it: &Option<Release>| it.as_ref().is_some_and(|it| it.digest == release.digest);
         for _ in 0..MOVES {
             let versions = self.journal.versions(name).await?;
@@ -112,14 +114,14 @@ impl Registry {
                 if !self.trials().contains_key(name) {
                     self.goes_on(name, &release, &versions).await?;
                 }
-                return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
+                return Ok(self.serves(name, plugin));
             }
             if versions.trial.is_some() {
                 self.succeeded(name).await?;
                 continue;
             }
             if is(&versions.accepted) {
-                return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
+                return Ok(self.serves(name, plugin));
             }
             let before = self.before(name, &versions, &release.digest).await;
             let from = versions.accepted.and_then(|it| it.version);
@@ -133,13 +135,18 @@ impl Registry {
                 Err(journal::Error::Conflict) => continue,
                 taken => taken?,
             }
-            self.dropped().remove(&(name.clone(), release.digest.clone()));
             if let Some((before, agreed)) = before {
                 self.begin(name, release.digest, before, agreed);
             }
-            return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
+            return Ok(self.serves(name, plugin));
         }
         Err(Refused::Host("what the plugin remembers changes faster than it can be moved".into()))
+    }
+
+    /// From now on it serves, whatever became of it before. Answers which one did.
+    fn serves(&self, name: &PluginName, plugin: Arc<Plugin>) -> Option<Arc<Plugin>> {
+        self.dropped().remove(&(name.clone(), plugin.listing.digest.clone()));
+        self.change(|plugins| plugins.insert(name.clone(), plugin))
     }
 
     fn begin(&self, name: &PluginName, digest: String, before: Arc<Plugin>, agreed: Option<Locked>) {
@@ -172,7 +179,7 @@ impl Registry {
             && accepted.is_none_or(|accepted| accepted.digest != digest)
         {
             self.dropped().insert((name.clone(), digest));
-            self.change(|plugins| plugins.insert(name.clone(), before));
+            self.serves(name, before);
         }
         Ok(())
     }
@@ -328,19 +335,57 @@ impl Registry {
         let Some(of) = of else { return };
         // First: where the host is ended in between, it is still on trial, and nobody seems to have agreed to it again.
         self.go_back(name, &of.digest, of.agreed);
-        let dropped = loop {
-            match self.journal.decide(name, Decision::RolledBack).await {
-                Ok(dropped) => break dropped,
-                Err(error) => {
-                    self.notices.say(Notice::Journal { reason: error.to_string() });
-                    tokio::time::sleep(super::AGAIN).await;
-                }
-            }
-        };
+        let dropped = self.noted(|| self.journal.decide(name, Decision::RolledBack)).await;
         let (digest, before) = (of.digest, of.before.listing.digest.clone());
-        self.change(|plugins| plugins.insert(name.clone(), of.before));
+        self.serves(name, of.before);
         self.look_again(name);
         self.notices.say(Notice::PluginRolledBack { plugin: name.clone(), digest, before, fault, dropped });
+    }
+
+    /// Its file is gone: what the embedder brought serves, as if no other had been tried, or nothing of that name.
+    pub async fn remove(&self, name: &PluginName) {
+        let brought = self.brought.get().and_then(|brought| brought.plugins.get(name)).cloned();
+        let _turning = self.turning.lock().await;
+        if self.trials().contains_key(name) {
+            let ends = if brought.is_some() { Decision::Withdrawn } else { Decision::Superseded };
+            self.noted(|| self.journal.decide(name, ends)).await;
+            let accepted = self.noted(|| self.journal.versions(name)).await.accepted;
+            if let Some(OnTrial { digest, .. }) = self.trials().remove(name)
+                && accepted.is_none_or(|accepted| accepted.digest != digest)
+            {
+                self.dropped().insert((name.clone(), digest));
+            }
+        }
+        if let Some(brought) = &brought {
+            let release = release(brought);
+            if self.noted(|| self.journal.versions(name)).await.accepted.as_ref() != Some(&release) {
+                self.noted(|| self.journal.take_over(name, &release, false, vec![])).await;
+            }
+        }
+        let digest = brought.as_ref().map(|plugin| plugin.listing.digest.clone());
+        let before = match brought {
+            Some(brought) => self.serves(name, brought),
+            None => self.change(|plugins| plugins.remove(name)),
+        };
+        let plugin = name.clone();
+        match (before, digest) {
+            (Some(_), None) => self.notices.say(Notice::PluginRemoved { plugin }),
+            (Some(before), Some(digest)) if before.listing.digest != digest => {
+                self.notices.say(Notice::PluginLoaded { plugin, digest, replaced: true });
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks the journal until it answers.
+    async fn noted<T, F: Future<Output = Result<T, journal::Error>>>(&self, what: impl Fn() -> F) -> T {
+        loop {
+            match what().await {
+                Ok(answer) => return answer,
+                Err(error) => self.notices.say(Notice::Journal { reason: error.to_string() }),
+            }
+            tokio::time::sleep(super::AGAIN).await;
+        }
     }
 
     /// What was agreed to before stands in the lock again; nothing, where nothing did.

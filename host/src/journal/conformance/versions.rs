@@ -126,6 +126,19 @@ pub(super) async fn what_another_takes_the_place_of_stays_if_it_was_used(journal
     assert_eq!(value(&*journal, "k").await.as_deref(), Some("new"));
 }
 
+pub(super) async fn what_is_withdrawn_is_undone_and_may_come_again(journal: Ledger) {
+    on_trial(&*journal).await;
+    let before = journal.remembered(&agent(), &echo(), false).await.unwrap();
+    by(&*journal, "b", "1", vec![], [set("k", "new"), set("made", "1")]).await.unwrap();
+    let undone = journal.decide(&echo(), Decision::Withdrawn).await.unwrap();
+    assert_eq!(undone, Undone { keys: 2, timers: 0 });
+    assert_eq!(journal.remembered(&agent(), &echo(), false).await.unwrap(), before);
+    let versions = journal.versions(&echo()).await.unwrap();
+    assert_eq!(versions, Versions { accepted: Some(release("a")), ..Versions::default() });
+    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+    by(&*journal, "b", "2", vec![], [set("k", "again")]).await.unwrap();
+}
+
 pub(super) async fn a_handler_of_before_does_not_rest_on_what_may_be_undone(journal: Ledger) {
     on_trial(&*journal).await;
     by(&*journal, "a", "1", vec![], [set("other", "1")]).await.unwrap();

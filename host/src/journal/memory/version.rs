@@ -104,7 +104,7 @@ impl Ledger {
         }
         let Some(trial) = versions.trial.take() else { return nothing };
         let used = std::mem::take(&mut versions.used);
-        if decision == Decision::Accepted || (decision == Decision::Superseded && used) {
+        if !decision.undoes(used) {
             versions.accepted = Some(trial);
             self.forget(plugin);
             return nothing;

@@ -258,15 +258,12 @@ pub(super) fn decide(db: &Connection, plugin: &PluginName, decision: Decision) -
     let (versions, undone) = match (decision, now.trial.clone()) {
         (Decision::Forgiven, _) => (Versions { rejected: None, ..now }, nothing),
         (_, None) => return Ok(nothing),
-        (Decision::RolledBack, Some(trial)) => {
+        (_, Some(trial)) if decision.undoes(now.used) => {
+            let rejected = if decision == Decision::RolledBack { Some(trial.digest) } else { now.rejected };
             let undone = undo(db, plugin)?;
-            (Versions { trial: None, used: false, moved: false, rejected: Some(trial.digest), ..now }, undone)
+            (Versions { trial: None, used: false, moved: false, rejected, ..now }, undone)
         }
-        (Decision::Superseded, _) if !now.used => {
-            let undone = undo(db, plugin)?;
-            (Versions { trial: None, moved: false, ..now }, undone)
-        }
-        (Decision::Accepted | Decision::Superseded, trial) => {
+        (_, trial) => {
             forget(db, plugin)?;
             (Versions { accepted: trial, trial: None, used: false, ..now }, nothing)
         }
