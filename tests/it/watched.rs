@@ -213,7 +213,7 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
         plugin: &PluginName,
         release: &Release,
         on_trial: bool,
-        moved: Vec<Moved>,
+        moved: Option<Vec<Moved>>,
     ) -> Result<(), Error> {
         self.journal.take_over(plugin, release, on_trial, moved).await
     }

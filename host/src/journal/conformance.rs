@@ -151,6 +151,7 @@ mod keeps {
             a_handler_of_before_does_not_rest_on_what_may_be_undone
             timers_of_a_version_on_trial_are_as_they_were_without_it
             what_is_remembered_is_moved_with_the_version_and_back_with_it
+            what_appears_while_a_version_moves_is_moved_too
         }
         audit {
             the_record_is_one_chain

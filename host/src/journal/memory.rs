@@ -590,10 +590,7 @@ impl Journal for Memory {
     }
 
     async fn remembering(&self, plugin: &PluginName) -> Result<Vec<AgentName>, Error> {
-        let ledger = self.ledger();
-        let of = ledger.kv.keys().filter(|namespace| namespace.plugin == *plugin);
-        let agents: BTreeSet<_> = of.map(|namespace| namespace.agent.clone()).collect();
-        Ok(agents.into_iter().collect())
+        Ok(self.ledger().remembering(plugin))
     }
 
     async fn remembered(
@@ -610,7 +607,7 @@ impl Journal for Memory {
         plugin: &PluginName,
         release: &Release,
         on_trial: bool,
-        moved: Vec<Moved>,
+        moved: Option<Vec<Moved>>,
     ) -> Result<(), Error> {
         self.ledger().take_over(plugin, release, on_trial, moved)
     }

@@ -22,7 +22,8 @@ pub struct Versions {
     pub trial: Option<Release>,
     /// The one on trial has done something that was committed.
     pub used: bool,
-    /// The newest of these has moved what was remembered: what an older one has read or writes is none any more.
+    /// The newest of these has another shape of what is remembered, though there may have been nothing to be moved: what
+    /// an older one has read or writes is none any more.
     pub moved: bool,
     /// SHA-256 of the one that was rolled back last, in hexadecimal.
     pub rejected: Option<String>,

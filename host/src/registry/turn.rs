@@ -220,17 +220,17 @@ impl Registry {
         }
     }
 
-    /// What a version makes of what is remembered, on a copy.
+    /// What a version makes of what is remembered, on a copy; none where it moves nothing.
     async fn moved(
         &self,
         name: &PluginName,
         plugin: &Arc<Plugin>,
         from: Option<&str>,
-    ) -> Result<Vec<Moved>, Refused> {
-        let mut all = Vec::new();
+    ) -> Result<Option<Vec<Moved>>, Refused> {
         if !plugin.migrates() {
-            return Ok(all);
+            return Ok(None);
         }
+        let mut all = Vec::new();
         for agent in self.journal.remembering(name).await? {
             let remembered = self.journal.remembered(&agent, name, false).await?;
             let migration = Migration::new(agent, remembered);
@@ -248,7 +248,7 @@ impl Registry {
             }
             all.push(moved);
         }
-        Ok(all)
+        Ok(Some(all))
     }
 
     /// An event that a version on trial has handled has ended well.
@@ -359,7 +359,7 @@ impl Registry {
         if let Some(brought) = &brought {
             let release = release(brought);
             if self.noted(|| self.journal.versions(name)).await.accepted.as_ref() != Some(&release) {
-                self.noted(|| self.journal.take_over(name, &release, false, vec![])).await;
+                self.noted(|| self.journal.take_over(name, &release, false, None)).await;
             }
         }
         let digest = brought.as_ref().map(|plugin| plugin.listing.digest.clone());

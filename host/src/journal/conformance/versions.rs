@@ -35,9 +35,9 @@ async fn by(
 
 /// `a` was accepted and remembers `k` and `gone`; `b` is on trial.
 async fn on_trial(journal: &dyn Journal) {
-    journal.take_over(&echo(), &release("a"), false, vec![]).await.unwrap();
+    journal.take_over(&echo(), &release("a"), false, None).await.unwrap();
     by(journal, "a", "0", vec![], [set("k", "old"), set("gone", "old")]).await.unwrap();
-    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+    journal.take_over(&echo(), &release("b"), true, None).await.unwrap();
 }
 
 pub(super) async fn a_version_is_accepted_at_once_or_after_its_trial(journal: Ledger) {
@@ -104,7 +104,7 @@ pub(super) async fn what_was_rolled_back_commits_nothing_more(journal: Ledger) {
     by(&*journal, "a", "2", vec![], [set("k", "1")]).await.unwrap();
     journal.decide(&echo(), Decision::Forgiven).await.unwrap();
     assert_eq!(journal.versions(&echo()).await.unwrap().rejected, None);
-    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+    journal.take_over(&echo(), &release("b"), true, None).await.unwrap();
     by(&*journal, "b", "3", vec![], [set("k", "2")]).await.unwrap();
 }
 
@@ -117,7 +117,7 @@ pub(super) async fn what_another_takes_the_place_of_stays_if_it_was_used(journal
     let versions = journal.versions(&echo()).await.unwrap();
     assert_eq!(versions, Versions { accepted: Some(release("a")), ..Versions::default() });
 
-    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+    journal.take_over(&echo(), &release("b"), true, None).await.unwrap();
     by(&*journal, "b", "2", vec![], [set("k", "new")]).await.unwrap();
     assert!(journal.versions(&echo()).await.unwrap().used);
     journal.decide(&echo(), Decision::Superseded).await.unwrap();
@@ -135,7 +135,7 @@ pub(super) async fn what_is_withdrawn_is_undone_and_may_come_again(journal: Ledg
     assert_eq!(journal.remembered(&agent(), &echo(), false).await.unwrap(), before);
     let versions = journal.versions(&echo()).await.unwrap();
     assert_eq!(versions, Versions { accepted: Some(release("a")), ..Versions::default() });
-    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+    journal.take_over(&echo(), &release("b"), true, None).await.unwrap();
     by(&*journal, "b", "2", vec![], [set("k", "again")]).await.unwrap();
 }
 
@@ -176,11 +176,11 @@ async fn list(journal: &dyn Journal, lane: &str) -> Read {
 
 pub(super) async fn timers_of_a_version_on_trial_are_as_they_were_without_it(journal: Ledger) {
     let journal = &*journal;
-    journal.take_over(&echo(), &release("a"), false, vec![]).await.unwrap();
+    journal.take_over(&echo(), &release("a"), false, None).await.unwrap();
     let [kept, gone, other] = [("1", "kept", 10), ("2", "gone", 20), ("3", "other", 30)]
         .map(|(id, key, next)| timer(id, "lane", key, next));
     about_timers(journal, "a", "1", None, [&kept, &gone, &other].map(set_timer)).await.unwrap();
-    journal.take_over(&echo(), &release("b"), true, vec![]).await.unwrap();
+    journal.take_over(&echo(), &release("b"), true, None).await.unwrap();
     let made = [timer("4", "lane", "made", 5), timer("5", "lane", "other", 6)];
     about_timers(journal, "b", "2", None, made.iter().map(set_timer)).await.unwrap();
     let again = timer("6", "lane", "other", 7);
@@ -203,7 +203,7 @@ pub(super) async fn timers_of_a_version_on_trial_are_as_they_were_without_it(jou
     let read = list(journal, "lane").await;
     about_timers(journal, "a", "7", Some(read), [cancel("lane", "gone")]).await.unwrap();
 
-    journal.take_over(&echo(), &release("c"), true, vec![]).await.unwrap();
+    journal.take_over(&echo(), &release("c"), true, None).await.unwrap();
     about_timers(journal, "c", "8", None, [cancel("lane", "kept")]).await.unwrap();
     journal.decide(&echo(), Decision::Accepted).await.unwrap();
     journal.decide(&echo(), Decision::RolledBack).await.unwrap();
@@ -218,7 +218,7 @@ pub(super) async fn what_is_remembered_is_moved_with_the_version_and_back_with_i
         seen: of.iter().map(|it| (it.namespace.clone(), it.key.clone(), it.stored.version)).collect(),
         writes: vec![delete("k"), set("moved", "old")],
     };
-    journal.take_over(&echo(), &release("c"), true, vec![moved(&before)]).await.unwrap();
+    journal.take_over(&echo(), &release("c"), true, Some(vec![moved(&before)])).await.unwrap();
     assert_eq!(value(&*journal, "moved").await.as_deref(), Some("old"));
     assert!(journal.versions(&echo()).await.unwrap().moved);
     // Whoever does not know the new shape comes too late.
@@ -230,11 +230,35 @@ pub(super) async fn what_is_remembered_is_moved_with_the_version_and_back_with_i
     by(&*journal, "a", "4", vec![], [set("k", "1")]).await.unwrap();
 
     // What has changed meanwhile is not moved.
-    let late = journal.take_over(&echo(), &release("c"), true, vec![moved(&before)]).await;
+    let late = journal.take_over(&echo(), &release("c"), true, Some(vec![moved(&before)])).await;
     assert!(matches!(late, Err(Error::Conflict)));
     assert_eq!(value(&*journal, "moved").await, None);
     let now = journal.remembered(&agent(), &echo(), false).await.unwrap();
-    journal.take_over(&echo(), &release("c"), true, vec![moved(&now)]).await.unwrap();
+    journal.take_over(&echo(), &release("c"), true, Some(vec![moved(&now)])).await.unwrap();
     journal.decide(&echo(), Decision::Accepted).await.unwrap();
     assert!(matches!(by(&*journal, "a", "5", vec![], [set("blind", "1")]).await, Err(Error::Conflict)));
+}
+
+pub(super) async fn what_appears_while_a_version_moves_is_moved_too(journal: Ledger) {
+    let journal = &*journal;
+    journal.take_over(&echo(), &release("a"), false, None).await.unwrap();
+    // There was nothing when it looked.
+    by(journal, "a", "1", vec![], [set("k", "1")]).await.unwrap();
+    let late = journal.take_over(&echo(), &release("b"), true, Some(vec![])).await;
+    assert!(matches!(late, Err(Error::Conflict)));
+    assert_eq!(journal.versions(&echo()).await.unwrap().trial, None);
+    let whole = |of: &[crate::journal::Remembered]| Moved {
+        agent: agent(),
+        seen: of.iter().map(|it| (it.namespace.clone(), it.key.clone(), it.stored.version)).collect(),
+        writes: vec![],
+    };
+    let seen = whole(&journal.remembered(&agent(), &echo(), false).await.unwrap());
+    journal.take_over(&echo(), &release("b"), true, Some(vec![seen])).await.unwrap();
+    journal.decide(&echo(), Decision::Accepted).await.unwrap();
+    by(journal, "b", "2", vec![], [delete("k")]).await.unwrap();
+
+    // Nothing is there when it takes over: what a handler of before remembers then is in no shape that it knows.
+    journal.take_over(&echo(), &release("c"), true, Some(vec![])).await.unwrap();
+    assert!(matches!(by(journal, "b", "3", vec![], [set("k", "old")]).await, Err(Error::Conflict)));
+    by(journal, "c", "4", vec![], [set("k", "new")]).await.unwrap();
 }

@@ -1,6 +1,6 @@
 //! Versions on trial: what they replaced is kept until it is decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{
@@ -46,6 +46,13 @@ impl Ledger {
         each.collect::<Option<_>>().ok_or(Error::Conflict)
     }
 
+    /// The agents for which a plugin remembers something, in order.
+    pub(super) fn remembering(&self, plugin: &PluginName) -> Vec<AgentName> {
+        let of = self.kv.iter().filter(|(namespace, values)| namespace.plugin == *plugin && !values.is_empty());
+        let agents: BTreeSet<_> = of.map(|(namespace, _)| namespace.agent.clone()).collect();
+        agents.into_iter().collect()
+    }
+
     /// All that a plugin remembers for an agent, in order.
     pub(super) fn remembered(&self, agent: &AgentName, plugin: &PluginName, before: bool) -> Vec<Remembered> {
         let of = |namespace: &Namespace| namespace.agent == *agent && namespace.plugin == *plugin;
@@ -68,8 +75,12 @@ impl Ledger {
         plugin: &PluginName,
         release: &Release,
         on_trial: bool,
-        moved: Vec<Moved>,
+        moved: Option<Vec<Moved>>,
     ) -> Result<(), Error> {
+        let (moves, moved) = (moved.is_some(), moved.unwrap_or_default());
+        if moves && !self.remembering(plugin).iter().eq(moved.iter().map(|moved| &moved.agent)) {
+            return Err(Error::Conflict);
+        }
         for Moved { agent, seen, .. } in &moved {
             let now = self.remembered(agent, plugin, false).into_iter();
             if !now.map(|it| (it.namespace, it.key, it.stored.version)).eq(seen.iter().cloned()) {
@@ -77,7 +88,7 @@ impl Ledger {
             }
         }
         self.commit += 1;
-        let (version, moves) = (self.commit, !moved.is_empty());
+        let version = self.commit;
         self.forget(plugin);
         for write in moved.into_iter().flat_map(|moved| moved.writes) {
             if on_trial {

@@ -204,8 +204,12 @@ pub(super) fn take_over(
     plugin: &PluginName,
     release: &Release,
     on_trial: bool,
-    moved: &[Moved],
+    moved: Option<&[Moved]>,
 ) -> Result<(), Failed> {
+    let (moves, moved) = (moved.is_some(), moved.unwrap_or_default());
+    if moves && !remembering(db, plugin)?.iter().eq(moved.iter().map(|moved| &moved.agent)) {
+        return Err(Error::Conflict.into());
+    }
     for Moved { agent, seen, .. } in moved {
         let now = remembered(db, agent, plugin, false)?.into_iter();
         if !now.map(|it| (it.namespace, it.key, it.stored.version)).eq(seen.iter().cloned()) {
@@ -225,7 +229,7 @@ pub(super) fn take_over(
         accepted: if on_trial { before.accepted } else { Some(release.clone()) },
         trial: on_trial.then(|| release.clone()),
         used: false,
-        moved: !moved.is_empty(),
+        moved: moves,
         rejected: before.rejected.filter(|rejected| *rejected != release.digest),
     };
     store(db, plugin, &versions)
