@@ -413,7 +413,8 @@ async fn a_new_version_moves_what_is_remembered_or_does_not_take_over() {
     assert_eq!(stage.ask("/from").await, "nowhere");
 
     drop_in(folder.path(), &turning(&[SECOND, ("shape-1", "shape-x")]));
-    let refused = "turning.wasm: refused: it failed to move what the version before it remembers: its own error";
+    let refused =
+        "turning.wasm: refused: it failed to move what the version before it remembers: its own error";
     stage.noticed(refused).await;
     // What it says of it may be what it remembers, of encrypted rooms too.
     let said = stage.noticed("plugin turning: migrate: what was kept is none").await;

@@ -150,6 +150,7 @@ mod keeps {
             what_is_withdrawn_is_undone_and_may_come_again
             a_handler_of_before_does_not_rest_on_what_may_be_undone
             timers_of_a_version_on_trial_are_as_they_were_without_it
+            what_was_due_during_a_trial_is_not_due_again_after_it
             what_is_remembered_is_moved_with_the_version_and_back_with_it
             what_appears_while_a_version_moves_is_moved_too
         }

@@ -277,7 +277,9 @@ impl Journal for Sqlite {
         moved: Option<Vec<Moved>>,
     ) -> Result<(), Error> {
         let (plugin, release) = (plugin.clone(), release.clone());
-        self.thread.write(move |db| version::take_over(db, &plugin, &release, on_trial, moved.as_deref())).await
+        self.thread
+            .write(move |db| version::take_over(db, &plugin, &release, on_trial, moved.as_deref()))
+            .await
     }
 
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {

@@ -1,10 +1,11 @@
 //! How versions of plugins stand, and what becomes of what they wrote.
 
 use super::{
-    timers::{cancel, listed, set_timer, timer},
+    timers::{cancel, comes_again, listed, set_timer, timer},
     *,
 };
 use crate::journal::{Decision, Error, Moved, Release, Tidy, Undone, Versions};
+use crate::timer::Timer;
 
 fn release(digest: &str) -> Release {
     Release { digest: digest.into(), version: Some(format!("{digest}.0.0")) }
@@ -208,6 +209,29 @@ pub(super) async fn timers_of_a_version_on_trial_are_as_they_were_without_it(jou
     journal.decide(&echo(), Decision::Accepted).await.unwrap();
     journal.decide(&echo(), Decision::RolledBack).await.unwrap();
     assert_eq!(listed(journal, "lane").await, ["other 30"]);
+}
+
+pub(super) async fn what_was_due_during_a_trial_is_not_due_again_after_it(journal: Ledger) {
+    const MINUTE: u64 = 60_000;
+    let journal = &*journal;
+    journal.take_over(&echo(), &release("a"), false, None).await.unwrap();
+    let before = ["once", "every", "earlier", "later"].map(|key| timer("1", "lane", key, 10));
+    let [once, every, earlier, later] = before;
+    let every = comes_again(every);
+    let later = Timer { next: 30, ..later };
+    about_timers(journal, "a", "1", None, [&once, &every, &earlier, &later].map(set_timer)).await.unwrap();
+    journal.take_over(&echo(), &release("b"), true, None).await.unwrap();
+    let [once, every, later] =
+        [&once, &every, &later].map(|of| Timer { id: "2".into(), next: 20, ..of.clone() });
+    let effects = [set_timer(&once), set_timer(&every), set_timer(&later), cancel("lane", "earlier")];
+    about_timers(journal, "b", "2", None, effects).await.unwrap();
+    journal.fire(&agent(), &once, None, None).await.unwrap();
+    journal.fire(&agent(), &every, Some(MINUTE), None).await.unwrap();
+    journal.fire(&agent(), &later, None, None).await.unwrap();
+    let undone = journal.decide(&echo(), Decision::RolledBack).await.unwrap();
+    assert_eq!(undone, Undone { keys: 0, timers: 4 });
+    // Nobody has heard of what was cancelled, and the later one is due yet.
+    assert_eq!(listed(journal, "lane").await, ["earlier 10", "later 30", "every 60000"]);
 }
 
 pub(super) async fn what_is_remembered_is_moved_with_the_version_and_back_with_it(journal: Ledger) {

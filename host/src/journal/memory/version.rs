@@ -12,6 +12,8 @@ use super::{
 use crate::{
     effect::Effect,
     id::{AgentName, PluginName},
+    rhythm,
+    timer::Timer,
 };
 
 impl Ledger {
@@ -48,7 +50,8 @@ impl Ledger {
 
     /// The agents for which a plugin remembers something, in order.
     pub(super) fn remembering(&self, plugin: &PluginName) -> Vec<AgentName> {
-        let of = self.kv.iter().filter(|(namespace, values)| namespace.plugin == *plugin && !values.is_empty());
+        let of =
+            self.kv.iter().filter(|(namespace, values)| namespace.plugin == *plugin && !values.is_empty());
         let agents: BTreeSet<_> = of.map(|(namespace, _)| namespace.agent.clone()).collect();
         agents.into_iter().collect()
     }
@@ -155,6 +158,15 @@ impl Agent {
         let at = (plugin.clone(), session.clone(), key.to_owned());
         let before = self.timers.get(&at).cloned();
         self.replaced.entry(at).or_insert(before);
+    }
+
+    /// A timer has been due: the one that the version on trial has replaced by it is not due at that time again.
+    pub(super) fn fired(&mut self, at: &TimerKey, due: u64) {
+        if let Some(before) = self.replaced.get_mut(at)
+            && let Some(replaced) = before.take_if(|replaced| replaced.next <= due)
+        {
+            *before = rhythm::after(&replaced, due).map(|next| Timer { next, ..replaced });
+        }
     }
 
     /// Every timer is as it was before the trial. Answers how many.

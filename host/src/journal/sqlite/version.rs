@@ -7,11 +7,13 @@ use super::{
         Commit, Contribution, Decision, Error, Moved, Namespace, Release, Remembered, Stored, Undone,
         Versions, Write, version::Standing,
     },
-    Failed, id, kv, number, optional_text,
+    Failed, id, json, kv, number, optional_text, timers,
 };
 use crate::{
     effect::Effect,
     id::{AgentName, PluginName, SessionId},
+    rhythm,
+    timer::Timer,
 };
 
 pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions, Failed> {
@@ -148,6 +150,31 @@ pub(super) fn keep_timer(
          FROM (SELECT 1) LEFT JOIN timer ON agent = ?1 AND plugin = ?2 AND session = ?3 AND key = ?4",
     )?
     .execute(params![agent, plugin.as_str(), session.as_str(), key])?;
+    Ok(())
+}
+
+/// A timer has been due: the one that the version on trial has replaced by it is not due at that time again.
+pub(super) fn fired(db: &Connection, agent: i64, fired: &Timer) -> Result<(), Failed> {
+    let Timer { plugin, session, key, next: due, .. } = fired;
+    let (plugin, session) = (plugin.as_str(), session.as_str());
+    let replaced: Option<Timer> = db
+        .prepare_cached(
+            "SELECT timer FROM timer_replaced
+             WHERE agent = ?1 AND plugin = ?2 AND session = ?3 AND key = ?4 AND timer IS NOT NULL",
+        )?
+        .query_row(params![agent, plugin, session, key], |row| json(row, 0))
+        .optional()?;
+    let Some(replaced) = replaced.filter(|replaced| replaced.next <= *due) else { return Ok(()) };
+    let left = rhythm::after(&replaced, *due).map(|next| Timer { next, ..replaced });
+    let (next, left) = match &left {
+        Some(timer) => (Some(timers::column(timer.next)), Some(serde_json::to_string(timer)?)),
+        None => (None, None),
+    };
+    db.prepare_cached(
+        "UPDATE timer_replaced SET next = ?5, timer = ?6
+         WHERE agent = ?1 AND plugin = ?2 AND session = ?3 AND key = ?4",
+    )?
+    .execute(params![agent, plugin, session, key, next, left])?;
     Ok(())
 }
 
