@@ -13,6 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use self::turn::OnTrial;
 
@@ -86,6 +87,8 @@ pub struct Registry {
     /// Whose files are to be looked at again though they have not changed, and who is told.
     again: Mutex<BTreeSet<PluginName>>,
     news: Notify,
+    /// The host has ended: nothing is waited for any more.
+    over: OnceLock<CancellationToken>,
     notices: Notices,
     tally: Arc<Tally>,
 }
@@ -129,9 +132,15 @@ impl Registry {
             entries: Mutex::default(),
             again: Mutex::default(),
             news: Notify::new(),
+            over: OnceLock::new(),
             notices,
             tally,
         }
+    }
+
+    /// Whatever goes on by itself ends with this.
+    pub fn until(&self, over: CancellationToken) {
+        drop(self.over.set(over));
     }
 
     /// The plugins now.
@@ -331,9 +340,17 @@ impl Registry {
         Ok(())
     }
 
-    /// Waits until no version is taking the place of another.
+    /// Waits until no version is taking the place of another, or the host has ended.
     pub async fn turned(&self) {
-        drop(self.turning.lock().await);
+        let over = self.over();
+        tokio::select! {
+            turning = self.turning.lock() => drop(turning),
+            () = over.cancelled() => {}
+        }
+    }
+
+    fn over(&self) -> CancellationToken {
+        self.over.get().cloned().unwrap_or_default()
     }
 
     /// Plugins whose files are to be looked at again, though they may not have changed.

@@ -720,6 +720,23 @@ async fn a_file_that_goes_during_its_trial_takes_what_it_wrote_with_it() {
 }
 
 #[tokio::test]
+async fn a_host_ends_though_a_rollback_cannot_be_written_down() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let (_hang, reaches, watch) = deciding(false);
+    let stage = Stage::start(&[], |builder| {
+        builder.plugin_folder(folder.path()).journal(Watched { journal: Memory::default(), watch })
+    })
+    .await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    drop_in(folder.path(), &turning(&[SECOND, TRAPS]));
+    stage.noticed("plugin turning: new version took over").await;
+    stage.rooms.say(ALICE, &stage.room, "/count");
+    comes(reaches).await;
+    tokio::time::timeout(crate::stage::PATIENCE, stage.stop()).await.expect("it ends");
+}
+
+#[tokio::test]
 async fn one_file_under_two_names_is_two_plugins() {
     let folder = tempfile::tempdir().unwrap();
     drop_in_as(folder.path(), "first", &turning(&[]));

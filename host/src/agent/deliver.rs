@@ -192,8 +192,10 @@ impl Running {
             None => Tried::Interrupted,
             Some(true) => {
                 report();
-                registry.roll_back(plugin, health::fault(end)).await;
-                Tried::RolledBack
+                tokio::select! {
+                    () = registry.roll_back(plugin, health::fault(end)) => Tried::RolledBack,
+                    () = self.closing.cancelled() => Tried::Interrupted,
+                }
             }
             Some(false) => {
                 registry.excused(plugin, faults);

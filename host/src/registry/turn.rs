@@ -317,7 +317,15 @@ impl Registry {
     /// or its file changes. It goes on where nobody waits for it any more: half of it is nothing that could serve.
     pub async fn roll_back(self: &Arc<Self>, plugin: &Plugin, fault: String) {
         let (registry, listing) = (self.clone(), plugin.listing.clone());
-        drop(tokio::spawn(async move { registry.turn_back(&listing, fault).await }).await);
+        let over = self.over.get().cloned().unwrap_or_default();
+        let turning = async move {
+            tokio::select! {
+                () = registry.turn_back(&listing, fault) => {}
+                // A trial outlives the host.
+                () = over.cancelled() => {}
+            }
+        };
+        drop(tokio::spawn(turning).await);
     }
 
     async fn turn_back(&self, of: &Listing, fault: String) {
