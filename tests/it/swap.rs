@@ -761,6 +761,39 @@ async fn one_file_under_two_names_is_two_plugins() {
     assert_eq!(stage.ask("/use first.version").await, "version-1");
 }
 
+/// How a plugin does, as the host says at its socket.
+async fn status_of(socket: &Path, plugin: &str) -> PluginStatus {
+    let socket = socket.to_owned();
+    let ask = move || parlour::control::ask(&socket, &Question::Status {});
+    let Ok(Answer::Status(status)) = tokio::task::spawn_blocking(ask).await.unwrap() else {
+        panic!("it has a status")
+    };
+    status.plugins.into_iter().find(|of| of.name.as_str() == plugin).unwrap()
+}
+
+#[tokio::test]
+async fn many_calls_of_a_tool_in_one_event_are_one_event_of_its_trial() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    drop_in(&plugins, &turning(&[]));
+    let socket = folder.path().join("socket");
+    let tools = granted(Grants { tools: ["*".to_owned()].into(), ..Grants::default() });
+    let stage = Stage::start(&[("handy", guest("handy"))], |builder| {
+        builder.plugin_folder(&plugins).control(&socket).plugin_settings("handy".parse().unwrap(), tools)
+    })
+    .await;
+    drop_in(&plugins, &turning(&[SECOND]));
+    stage.noticed("plugin turning: new version took over").await;
+    // An event whose caller crashes is none that ended well.
+    assert!(stage.ask("/crash turning.version").await.starts_with("/crash: stopped"));
+    for events in 1..3 {
+        assert_eq!(stage.ask("/twice turning.version").await, "version-2 and version-2");
+        assert_eq!(status_of(&socket, "turning").await.on_trial, Some(events));
+    }
+    assert_eq!(said_of_it(&stage, "stood its trial"), 0);
+}
+
 #[tokio::test]
 async fn the_home_and_the_status_tell_that_a_version_was_rolled_back() {
     let folder = tempfile::tempdir().unwrap();
@@ -773,14 +806,7 @@ async fn the_home_and_the_status_tell_that_a_version_was_rolled_back() {
         builder.plugin_folder(&plugins).control(&socket).plugin_settings("sethome".parse().unwrap(), home)
     })
     .await;
-    let status = async || {
-        let socket = socket.clone();
-        let ask = move || parlour::control::ask(&socket, &Question::Status {});
-        let Ok(Answer::Status(status)) = tokio::task::spawn_blocking(ask).await.unwrap() else {
-            panic!("it has a status")
-        };
-        status.plugins.into_iter().find(|plugin| plugin.name.as_str() == "turning").unwrap()
-    };
+    let status = async || status_of(&socket, "turning").await;
     let at_home = stage.rooms.create_direct(ALICE, AGENT);
     stage.ask_as(ALICE, &at_home, "/sethome").await;
     drop_in(&plugins, &turning(&[SECOND, ("fine-mode", "late-mode")]));

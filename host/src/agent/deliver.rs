@@ -135,11 +135,12 @@ impl Running {
             let (conclusion, did) = self.conclude(&delivery, end, work, &shown).await;
             let conclusion = Conclusion { line, ..conclusion };
             let (passed, said) = (conclusion.passed, conclusion.says());
+            let part = conclusion.took_part();
             let learnt = learning.ending(conclusion.own.outcome, did).await;
             match self.commit(delivery.commit(conclusion, learnt)).await {
                 Ok(()) => {
-                    if well {
-                        self.shared.registry.ended_well(plugin);
+                    for (plugin, digest) in part.iter().filter(|_| well) {
+                        self.shared.registry.ended_well(plugin, digest);
                     }
                     return if passed { Asked::Passed { said } } else { Asked::Handled };
                 }

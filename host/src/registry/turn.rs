@@ -251,19 +251,19 @@ impl Registry {
         Ok(Some(all))
     }
 
-    /// An event that a version on trial has handled has ended well.
-    pub fn ended_well(self: &Arc<Self>, plugin: &Plugin) {
+    /// An event that a version on trial has handled, or had a part in by a tool, has ended well.
+    pub fn ended_well(self: &Arc<Self>, name: &PluginName, digest: &str) {
         let now = Instant::now();
-        let is_over = match self.trials().get_mut(&plugin.listing.plugin) {
-            Some(of) if of.digest == plugin.listing.digest => {
+        let is_over = match self.trials().get_mut(name) {
+            Some(of) if of.digest == digest => {
                 of.trial.ended_well(now);
                 of.trial.is_over(now)
             }
             _ => false,
         };
         if is_over {
-            let (registry, listing) = (self.clone(), plugin.listing.clone());
-            tokio::spawn(async move { registry.accept(&listing.plugin, &listing.digest).await });
+            let (registry, name, digest) = (self.clone(), name.clone(), digest.to_owned());
+            tokio::spawn(async move { registry.accept(&name, &digest).await });
         }
     }
 
@@ -317,7 +317,7 @@ impl Registry {
     /// or its file changes. It goes on where nobody waits for it any more: half of it is nothing that could serve.
     pub async fn roll_back(self: &Arc<Self>, plugin: &Plugin, fault: String) {
         let (registry, listing) = (self.clone(), plugin.listing.clone());
-        let over = self.over.get().cloned().unwrap_or_default();
+        let over = self.over();
         let turning = async move {
             tokio::select! {
                 () = registry.turn_back(&listing, fault) => {}
