@@ -27,7 +27,7 @@ use std::{
 
 use bytes::Bytes;
 use semver::Version;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
     Store,
@@ -366,11 +366,7 @@ impl Engine {
         handling: Handling,
         work: Work,
     ) -> Called {
-        let room = async {
-            let of_plugin = plugin.tool_slots.clone().acquire_owned().await.ok()?;
-            Some((of_plugin, self.tool_slots.clone().acquire_owned().await.ok()?))
-        };
-        let Ok(Some(room)) = tokio::time::timeout(ROOM, room).await else { return Called::Busy(work) };
+        let Some(room) = self.tool_room(plugin).await else { return Called::Busy(work) };
         let (engine, plugin) = (self.clone(), plugin.clone());
         let task = async move {
             let meter = Meter::new(plugin.limits.cpu);
@@ -500,6 +496,15 @@ impl Engine {
     async fn slots<'a>(&'a self, plugin: &'a Plugin) -> [Option<SemaphorePermit<'a>>; 2] {
         let of_plugin = plugin.slots.acquire().await.ok();
         [of_plugin, self.slots.acquire().await.ok()]
+    }
+
+    /// Room for one more instance of a tool: of this plugin, and in all; none where there was none for [`ROOM`].
+    async fn tool_room(&self, plugin: &Plugin) -> Option<[OwnedSemaphorePermit; 2]> {
+        let room = async {
+            let of_plugin = plugin.tool_slots.clone().acquire_owned().await.ok()?;
+            Some([of_plugin, self.tool_slots.clone().acquire_owned().await.ok()?])
+        };
+        tokio::time::timeout(ROOM, room).await.ok()?
     }
 
     /// Reads a component, which takes a while.

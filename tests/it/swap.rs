@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use parlour::{
     Agent, HostBuilder,
     chat::memory::Rooms,
-    control::{Answer, Question},
+    control::{Answer, PluginStatus, Question},
+    engine::limits::Limits,
     id::RoomId,
     journal::{memory::Memory, sqlite::Sqlite},
     settings::{Grants, Role, Timers},
@@ -759,6 +760,23 @@ async fn one_file_under_two_names_is_two_plugins() {
     assert_eq!(stage.ask("/count").await, "version-1 2 2");
     stage.noticed("plugin first: new version rolled back").await;
     assert_eq!(stage.ask("/use first.version").await, "version-1");
+}
+
+/// Its caller holds the only instance that there may be.
+#[tokio::test]
+async fn a_tools_rehearsal_does_not_wait_for_its_caller() {
+    let folder = tempfile::tempdir().unwrap();
+    drop_in(folder.path(), &turning(&[]));
+    let tools = granted(Grants { tools: ["*".to_owned()].into(), ..Grants::default() });
+    let one = Limits { instances: 1, instances_per_plugin: 1, ..Limits::default() };
+    let stage = Stage::start(&[("handy", guest("handy"))], |builder| {
+        builder.plugin_folder(folder.path()).plugin_settings("handy".parse().unwrap(), tools).limits(one)
+    })
+    .await;
+    drop_in(folder.path(), &turning(&[SECOND, TRAPS]));
+    stage.noticed("plugin turning: new version took over").await;
+    assert_eq!(stage.ask("/use turning.version").await, "version-1");
+    stage.noticed("plugin turning: new version rolled back").await;
 }
 
 /// How a plugin does, as the host says at its socket.
