@@ -17,6 +17,7 @@ use parlour::{
     id::RoomId,
     journal::{memory::Memory, sqlite::Sqlite},
     settings::{Grants, Role, Timers},
+    signature::{Key, sign},
 };
 use tokio::sync::watch;
 
@@ -735,6 +736,55 @@ async fn a_host_ends_though_a_rollback_cannot_be_written_down() {
     stage.rooms.say(ALICE, &stage.room, "/count");
     comes(reaches).await;
     tokio::time::timeout(crate::stage::PATIENCE, stage.stop()).await.expect("it ends");
+}
+
+#[tokio::test]
+async fn what_was_agreed_to_before_two_trials_is_agreed_to_after_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    drop_in(&plugins, &turning(&[]));
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let stage = durable(folder.path(), &rooms, &room).await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    let lock = || fs::read_to_string(folder.path().join("parlour.lock")).unwrap();
+    let agreed = lock();
+    drop_in(&plugins, &turning(&[SECOND]));
+    while lock() == agreed {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let second = lock();
+    drop_in(&plugins, &turning(&[("version-1", "version-3"), TRAPS]));
+    while lock() == second {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(stage.ask("/count").await, "version-1 2 2");
+    stage.noticed("plugin turning: new version rolled back").await;
+    assert_eq!(lock(), agreed);
+    stage.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_goes_back_to_what_must_be_signed_and_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let plugins = folder.path().join("plugins");
+    fs::create_dir(&plugins).unwrap();
+    drop_in(&plugins, &turning(&[]));
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let stage = durable(folder.path(), &rooms, &room).await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    stage.stop().await;
+
+    let key = Key::new(&[1; 32]);
+    drop_in(&plugins, &sign(turning(&[SECOND, TRAPS]), &key));
+    let publishers = [key.publisher()].into();
+    let stage =
+        durable_with(folder.path(), &rooms, &room, &[], |builder| builder.publishers(publishers)).await;
+    assert!(stage.ask("/count").await.starts_with("/count: stopped: it crashed"));
+    assert_eq!(said_of_it(&stage, "rolled back"), 0);
+    stage.stop().await;
 }
 
 #[tokio::test]

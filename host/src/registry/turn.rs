@@ -175,10 +175,11 @@ impl Registry {
         self.journal.decide(name, Decision::Superseded).await?;
         let accepted = self.journal.versions(name).await?.accepted;
         let on_trial = self.trials().remove(name);
-        if let Some(OnTrial { digest, before, .. }) = on_trial
+        if let Some(OnTrial { digest, before, agreed, .. }) = on_trial
             && accepted.is_none_or(|accepted| accepted.digest != digest)
         {
             self.dropped().insert((name.clone(), digest));
+            self.was_agreed(name, agreed);
             self.serves(name, before);
         }
         Ok(())
@@ -208,6 +209,7 @@ impl Registry {
         let bytes = kept.get(&accepted?.digest)?;
         let loaded = async {
             let candidate = self.candidate(bytes.into()).await?;
+            self.signed(name, &candidate, self.publishers.as_ref())?;
             let agreed = candidate.offered();
             Ok::<_, Refused>((self.ready(name, candidate).await?, Some(agreed)))
         };
