@@ -37,7 +37,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the system tells nothing of changes (network drives), the folder is looked at this often.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// A file that is too slow is tried again so often: each time costs what it may take.
+/// A file that is too slow is tried again so often: each time costs what it may take. Where the host is in trouble, it is
+/// tried as long as that takes.
 const TRIES: u32 = 3;
 
 /// Where plugins are.
@@ -211,10 +212,12 @@ impl Folder {
             (Some(seen), Err(reason)) if reason.waits() => {
                 (Look::Waits(reason.to_string(), seen, lock), Some(reason))
             }
-            (Some(seen), Err(reason)) if !reason.may_change() || tries >= TRIES => {
+            (Some(seen), Err(reason))
+                if !reason.may_change() || (tries >= TRIES && !matches!(reason, Refused::Host(_))) =>
+            {
                 (Look::Read(seen), Some(reason))
             }
-            (_, Err(reason)) => (Look::Again(reason.to_string(), tries + 1), Some(reason)),
+            (_, Err(reason)) => (Look::Again(reason.to_string(), tries.saturating_add(1)), Some(reason)),
             (None, Ok(())) => return None,
         })
     }

@@ -12,7 +12,7 @@ use crate::{
     id::PluginName,
     journal::{self, Decision, Moved, Release, Versions},
     lock::Locked,
-    migration::Migration,
+    migration::{Known, Migration},
     notice::Notice,
     router::Listing,
     trial::{After, Trial},
@@ -108,6 +108,7 @@ impl Registry {
     ) -> Result<Option<Arc<Plugin>>, Refused> {
         let release = release(&plugin);
         let is = |it: &Option<Release>| it.as_ref().is_some_and(|it| it.digest == release.digest);
+        let mut known = Known::default();
         for _ in 0..MOVES {
             let versions = self.journal.versions(name).await?;
             if is(&versions.trial) {
@@ -125,7 +126,7 @@ impl Registry {
             }
             let before = self.before(name, &versions, &release.digest).await;
             let from = versions.accepted.and_then(|it| it.version);
-            let moved = self.moved(name, &plugin, from.as_deref()).await?;
+            let moved = self.moved(name, &plugin, from.as_deref(), &mut known).await?;
             // From here on who comes too late to commit waits until the new one serves.
             let _turning = match &before {
                 Some(_) => Some(self.turning.lock().await),
@@ -228,17 +229,26 @@ impl Registry {
         name: &PluginName,
         plugin: &Arc<Plugin>,
         from: Option<&str>,
+        known: &mut Known,
     ) -> Result<Option<Vec<Moved>>, Refused> {
         if !plugin.migrates() {
             return Ok(None);
         }
+        known.since(from);
         let mut all = Vec::new();
         for agent in self.journal.remembering(name).await? {
             let remembered = self.journal.remembered(&agent, name, false).await?;
-            let migration = Migration::new(agent, remembered);
+            let migration = Migration::new(agent.clone(), remembered);
             let mut memories = Vec::new();
             for memory in migration.memories() {
-                let values = self.engine.migrate(plugin, from, &memory).await?;
+                let values = match known.get(&agent, &memory) {
+                    Some(values) => values,
+                    None => {
+                        let values = self.engine.migrate(plugin, from, &memory).await?;
+                        known.put(&agent, &memory, &values);
+                        values
+                    }
+                };
                 memories.push((memory, values));
             }
             let moved = migration.moved(&memories);
