@@ -519,6 +519,13 @@ impl Engine {
         Candidate::read_with(bytes, self.largest(), digest)
     }
 
+    /// Forgets compiled code that nobody has used for long, but for that of these components.
+    pub fn forget_compiled(&self, but: &BTreeSet<String>) {
+        if let Some(cache) = &self.cache {
+            cache.only(&self.inner, but);
+        }
+    }
+
     /// Bytes of the largest component that is taken.
     pub fn largest(&self) -> usize {
         self.limits.component

@@ -276,6 +276,7 @@ impl Registry {
         needed.extend(self.in_use());
         needed.extend(now.plugins.into_values().map(|locked| locked.digest));
         kept.only(&needed);
+        self.engine.forget_compiled(&needed);
     }
 
     /// A version that was agreed to once, if it is kept: it finishes what it began, with what is granted now.
