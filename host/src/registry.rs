@@ -67,6 +67,8 @@ pub struct Registry {
     agreeing: Mutex<()>,
     /// What was agreed to, where somebody keeps that.
     agreed: Option<Agreed>,
+    /// SHA-256 of what is kept, and loaded just now.
+    coming: Mutex<Vec<String>>,
     /// Versions that others have replaced, as long as somebody uses them.
     replaced: Mutex<Vec<Weak<Plugin>>>,
     /// Held while one of those is loaded again.
@@ -122,6 +124,7 @@ impl Registry {
             changing: Mutex::new(()),
             agreeing: Mutex::new(()),
             agreed,
+            coming: Mutex::default(),
             replaced: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
             journal,
@@ -209,8 +212,13 @@ impl Registry {
             // Somebody has agreed to this very file since.
             self.journal.decide(name, Decision::Forgiven).await?;
         }
+        let _coming = self.coming(&offered.digest);
         // Before it is on trial: whatever comes between, it is there to be gone back to after it.
-        if let Err(reason) = kept.put(&offered.digest, &bytes) {
+        let put = || {
+            let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.put(&offered.digest, &bytes)
+        };
+        if let Err(reason) = put() {
             tracing::warn!(target: "parlour", "plugin {name}: it is not kept: {reason}");
         }
         self.put(name, candidate).await?;
@@ -256,15 +264,22 @@ impl Registry {
         needed.map_err(|reason| tracing::warn!(target: "parlour", "what is kept: {reason}")).ok()
     }
 
-    /// The components of versions that are loaded, on trial or gone back to if that ends badly, or were replaced and still run something: what they begin may not be
-    /// written down yet.
+    /// Until this is dropped, a component is one that is needed.
+    fn coming(&self, digest: &str) -> Coming<'_> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner).push(digest.to_owned());
+        Coming { registry: self, digest: digest.to_owned() }
+    }
+
+    /// The components of versions that are loaded or are about to be, on trial or gone back to if that ends badly, or were replaced and
+    /// still run something: what they begin may not be written down yet.
     fn in_use(&self) -> Vec<String> {
         let loaded = self.loaded.load();
         let loaded = loaded.plugins.values().map(|plugin| plugin.listing.digest.clone());
         let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
         replaced.retain(|version| version.strong_count() > 0);
         let replaced = replaced.iter().filter_map(|version| Some(version.upgrade()?.listing.digest.clone()));
-        loaded.chain(replaced).chain(self.tried()).collect()
+        let coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        loaded.chain(replaced).chain(self.tried()).chain(coming).collect()
     }
 
     /// Forgets components that were agreed to once and that nobody needs any more.
@@ -412,5 +427,20 @@ impl Registry {
         self.loaded.store(Arc::new(Loaded { generation: now.generation + 1, plugins }));
         self.changed.send_replace(());
         changed
+    }
+}
+
+/// A component that is kept, and loaded just now.
+struct Coming<'a> {
+    registry: &'a Registry,
+    digest: String,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut coming = self.registry.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = coming.iter().position(|digest| *digest == self.digest) {
+            coming.swap_remove(at);
+        }
     }
 }
