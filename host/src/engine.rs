@@ -98,6 +98,8 @@ pub struct Engine {
     clients: Arc<Clients>,
     /// What random numbers are drawn with.
     secret: random::Secret,
+    /// What each plugin has used of the model, whatever versions of it come and go.
+    tokens: Mutex<BTreeMap<PluginName, Arc<Tokens>>>,
     /// What is in the folders that they write to.
     folders: Folders,
     /// What time it is, for guests too.
@@ -228,6 +230,7 @@ impl Engine {
             background,
             clients,
             secret,
+            tokens: Mutex::default(),
             folders: Folders::default(),
             clock: Clock::default(),
             notices,
@@ -293,6 +296,10 @@ impl Engine {
             .then(|| lifecycle::GuestIndices::new(&instance))
             .transpose()
             .map_err(shape)?;
+        let tokens = {
+            let mut all = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(plugin.clone()).or_default().clone()
+        };
         let listing = Listing {
             plugin,
             digest,
@@ -318,7 +325,7 @@ impl Engine {
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
             in_flight: settings.in_flight,
-            tokens: Arc::default(),
+            tokens,
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
