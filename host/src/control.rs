@@ -19,7 +19,7 @@ pub(crate) use self::server::{Bound, Server};
 use crate::{
     chat::{Connection, Outage},
     id::{AgentName, EventId, PluginName, RoomId, UserId},
-    journal::{self, Journal, Last},
+    journal::{self, Backlog, Journal, Last},
 };
 
 /// Bytes of a question.
@@ -68,6 +68,9 @@ pub struct Status {
     pub agents: Vec<AgentStatus>,
     /// Plugins that are loaded, and those whose file was not taken; none where no host runs.
     pub plugins: Vec<PluginStatus>,
+    /// Why the journal does not answer, while it does not: what waits and what happened last is unknown then.
+    #[serde(default)]
+    pub journal: Option<String>,
     /// Entries of the audit record.
     pub audit_count: u64,
     /// The last one's hash.
@@ -175,8 +178,12 @@ pub enum PluginState {
 impl AgentStatus {
     /// What the journal knows of it.
     async fn known(journal: &dyn Journal, name: AgentName) -> Result<Self, journal::Error> {
-        let backlog = journal.backlog(&name).await?;
-        Ok(Self {
+        let (backlog, last) = (journal.backlog(&name).await?, journal.last(&name).await?);
+        Ok(Self::of(name, backlog, last))
+    }
+
+    fn of(name: AgentName, backlog: Backlog, last: Last) -> Self {
+        Self {
             user: None,
             serves_since: None,
             said: None,
@@ -191,9 +198,9 @@ impl AgentStatus {
             lanes_running: 0,
             tried: None,
             trouble: None,
-            last: journal.last(&name).await?,
+            last,
             name,
-        })
+        }
     }
 }
 
@@ -208,7 +215,7 @@ pub async fn look(journal: &dyn Journal) -> Result<Status, journal::Error> {
     }
     let head = journal.record_head().await?;
     let (audit_count, audit_hash) = (head.count, head.hash.to_string());
-    Ok(Status { uptime_s: None, agents, plugins: vec![], audit_count, audit_hash })
+    Ok(Status { uptime_s: None, agents, plugins: vec![], journal: None, audit_count, audit_hash })
 }
 
 /// A file that was not taken.

@@ -5,6 +5,7 @@
 mod writers;
 
 use std::{
+    cmp::Reverse,
     collections::{BTreeMap, BTreeSet, HashMap},
     path::{Path, PathBuf},
     sync::Arc,
@@ -140,11 +141,15 @@ impl Folder {
                 self.registry.remove(&name).await;
             }
         }
+        let mut found: Vec<_> = found.into_iter().collect();
+        // What takes longest begins first.
+        found.sort_by_cached_key(|(_, source)| Reverse(source.size()));
         let looks = stream::iter(found).map(|(name, source)| async {
             let look = self.look(&name, &source, self.seen.get(&name)).await;
             (name, source, look)
         });
-        let looks: Vec<_> = looks.buffered(registry::side_by_side()).collect().await;
+        let mut looks: Vec<_> = looks.buffer_unordered(registry::side_by_side()).collect().await;
+        looks.sort_by(|(one, ..), (other, ..)| one.cmp(other));
         for (name, source, look) in looks {
             let Some((look, reason)) = look else { continue };
             let refusal = reason.as_ref().map(|reason| Refusal {

@@ -436,7 +436,7 @@ pub enum Error {
     Storage(String),
 }
 
-/// The ledger. Every call is atomic and durable when it returns.
+/// The ledger. Every call is atomic, and durable when it returns; but for [`Self::sent`], which is so by the next write.
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
     /// The position of the last batch that was stored.

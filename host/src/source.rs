@@ -43,6 +43,11 @@ pub(crate) struct New {
 }
 
 impl Source {
+    /// Bytes of the component, as it is now; none where it cannot be seen.
+    pub fn size(&self) -> u64 {
+        std::fs::metadata(&self.component).map_or(0, |about| about.len())
+    }
+
     /// A component that has its manifest in it, or none.
     #[must_use]
     pub fn file(component: impl Into<PathBuf>) -> Self {

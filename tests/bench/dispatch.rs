@@ -31,6 +31,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Pairs that are measured, after a tenth as many that are not.
 const PAIRS: usize = 2_000;
+/// How long what events have learnt is kept.
+const KEEP: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn main() -> Result<()> {
     parlour::compile_if_asked();
@@ -110,6 +112,8 @@ async fn measure(component: Arc<[u8]>, durable: bool) -> Result<Medians> {
         .agent(Agent::new("agent".parse()?, chat).access(access))
         // Nobody reads them.
         .limits(Limits { messages: NonZeroU32::MAX, ..Limits::default() })
+        // As the program has it: what is needed to run an event again is recorded.
+        .keep(KEEP)
         .plugin("echo".parse()?, component.clone());
     if durable {
         let journal =

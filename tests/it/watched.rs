@@ -27,6 +27,10 @@ pub trait Watch: Send + Sync + 'static {
     fn commits(&self) {}
     /// It is.
     fn committed(&self) {}
+    /// Whether what is noted of effects is to be durable at once.
+    fn wants_notes(&self) -> bool {
+        false
+    }
     /// It is noted what became of an effect.
     fn noted(&self) {}
     /// How a trial ends is about to be written down.
@@ -103,7 +107,11 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
     }
 
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error> {
-        let noted = self.journal.sent(agent, row, sent).await;
+        let mut noted = self.journal.sent(agent, row, sent).await;
+        // It rides on the next write, unless somebody wants to see it there.
+        if noted.is_ok() && self.watch.wants_notes() {
+            noted = self.journal.settle().await;
+        }
         if noted.is_ok() {
             self.watch.noted();
         }

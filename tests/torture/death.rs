@@ -37,7 +37,7 @@ pub const STEPS: [&str; 11] = [
     ACCEPTED,
     // The answer is here, and not noted.
     "answered",
-    // It is noted.
+    // It is noted, on disk.
     "noted",
 ];
 
@@ -58,6 +58,11 @@ pub struct Death {
 impl Death {
     pub fn new(plan: Option<Plan>) -> Self {
         Self { plan, passed: Mutex::default() }
+    }
+
+    /// Whether this step is to be the last one.
+    pub fn dies_at(&self, step: &str) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.step == step)
     }
 
     /// A step: the last one, where it is planned so.

@@ -108,6 +108,10 @@ impl Watch for Arc<Death> {
         self.at("committed");
     }
 
+    fn wants_notes(&self) -> bool {
+        self.dies_at("noted")
+    }
+
     fn noted(&self) {
         self.at("noted");
     }

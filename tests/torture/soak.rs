@@ -4,10 +4,15 @@ use std::{
     num::NonZeroU32,
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use parlour::{Agent, Compiler, Host, engine::limits::Limits, journal::sqlite::Sqlite, settings::Access};
+use parlour::{
+    Agent, Compiler, Host,
+    engine::limits::Limits,
+    journal::{Journal as _, sqlite::Sqlite},
+    settings::Access,
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{dispatch_chat::Loop, guests, number};
@@ -20,6 +25,13 @@ const PARTS: u64 = 10;
 const MORE_MEMORY: f64 = 1.05;
 /// The cost of an event in the last part, in times of the first; a debug build and a short run are less exact.
 const MORE_TIME: f64 = if cfg!(debug_assertions) { 1.5 } else { 1.1 };
+
+/// The part after which there is as much on disk as ever.
+const FULL: usize = 2;
+/// How much more of it there may be at the end.
+const MORE_DISK: f64 = 1.1;
+/// How long what has ended is kept here.
+const KEPT: Duration = Duration::from_secs(10);
 
 /// What such a process is told.
 #[derive(Serialize, Deserialize)]
@@ -64,6 +76,11 @@ pub fn run() -> Result<(), String> {
     println!("memory {memory:.3} times, an event {time:.2} times");
     if memory > MORE_MEMORY {
         return Err(format!("{memory:.3} times the memory: {parts:?}"));
+    }
+    #[expect(clippy::cast_precision_loss, reason = "a ratio")]
+    let disk = last.disk as f64 / parts[FULL].disk as f64;
+    if disk > MORE_DISK {
+        return Err(format!("{disk:.3} times as much on disk: {parts:?}"));
     }
     if time > MORE_TIME {
         return Err(format!("an event takes {time:.2} times as long: {parts:?}"));
@@ -110,6 +127,7 @@ async fn serve(soak: &Soak) -> anyhow::Result<()> {
         .journal(journal)
         .compiler(Compiler::Program(soak.compiler.clone()))
         .limits(Limits { messages: NonZeroU32::MAX, ..Limits::default() })
+        .keep(KEPT)
         .plugin("echo".parse()?, std::fs::read(soak.folder.join("echo.wasm"))?)
         .build()
         .await?;
@@ -129,12 +147,22 @@ async fn serve(soak: &Soak) -> anyhow::Result<()> {
                 times[usize::try_from(number % 1000)?] = ended - began;
             }
         }
+        forget(&soak.folder).await?;
         times.sort_unstable();
         let part = Part { resident: resident()?, disk: disk(&soak.folder)?, event: times[times.len() / 2] };
         println!("{}", serde_json::to_string(&part)?);
     }
     drop(person);
     serving.await??;
+    Ok(())
+}
+
+/// Forgets events as the host does when they are beyond the horizon, which is an hour away at the least.
+async fn forget(folder: &Path) -> anyhow::Result<()> {
+    let (journal, agent) = (Sqlite::open(folder.join("journal.db"))?, "agent".parse()?);
+    let before = SystemTime::now().duration_since(UNIX_EPOCH)?.saturating_sub(KEPT);
+    let before = u64::try_from(before.as_millis())?;
+    while journal.forget(&agent, before, 200).await? > 0 {}
     Ok(())
 }
 

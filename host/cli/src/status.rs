@@ -83,6 +83,9 @@ fn shown(status: &Status, now: i64) -> String {
         status.uptime_s.map(|uptime| format!("up for {}", span(uptime))).into_iter().collect();
     lines.extend(status.agents.iter().flat_map(|of| agent(of, now)));
     lines.extend(status.plugins.iter().flat_map(plugin));
+    if let Some(reason) = &status.journal {
+        lines.push(format!("JOURNAL: {reason}; what waits and what happened last may not be told here"));
+    }
     lines.push(format!("audit record: {} entries, the last one {}", status.audit_count, status.audit_hash));
     // What chats, files and servers say is in it.
     lines.push(String::new());

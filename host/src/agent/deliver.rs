@@ -99,6 +99,11 @@ impl Running {
                 }
                 continue;
             }
+            // Looked up first: who is on no trial any more, because another event has ended it, is dropped by then.
+            let trying = end
+                .as_ref()
+                .filter(|end| health::is_fault(end))
+                .and_then(|_| self.shared.registry.on_trial(plugin));
             // It was rolled back meanwhile.
             if end.is_some() && self.shared.registry.is_dropped(plugin).await {
                 return self.give_way(&delivery, &learning, &shown).await;
@@ -109,8 +114,7 @@ impl Running {
                 continue;
             }
             if let Some(end) = &end
-                && health::is_fault(end)
-                && let Some(trying) = self.shared.registry.on_trial(plugin)
+                && let Some(trying) = trying
             {
                 faults += 1;
                 match self.tried(&delivery, plugin, &trying.before, &learning, end, faults).await {

@@ -14,9 +14,9 @@ const ANNOUNCEMENTS: u32 = 1000;
 /// So many rows of each kind go at once, so that nobody waits for it,
 const STEP: u32 = 200;
 /// and between two steps others have their turn.
-const PAUSE: Duration = Duration::from_millis(500);
+const PAUSE: Duration = Duration::from_millis(50);
 /// How often it is looked whether there is something.
-const LOOK: Duration = Duration::from_secs(10 * 60);
+const LOOK: Duration = Duration::from_secs(60);
 
 impl Running {
     /// Puts away what there is, for as long as the agent serves.

@@ -28,8 +28,10 @@ use super::{
 };
 use crate::{
     agent::{Running, Shared},
+    audit::Head,
     engine::{Plugin, Took},
     id::{AgentName, PluginName, UserId},
+    journal::{Backlog, Last},
     notice::Notice,
     record,
 };
@@ -156,10 +158,7 @@ impl Server {
 
     async fn answer(&self, question: Question) -> Answer {
         match question {
-            Question::Status {} => match self.status().await {
-                Ok(status) => Answer::Status(Box::new(status)),
-                Err(reason) => Answer::Error(reason),
-            },
+            Question::Status {} => Answer::Status(Box::new(self.status().await)),
             Question::Resume { plugin, user } => self.resume(&plugin, user.as_ref()).await,
         }
     }
@@ -188,15 +187,22 @@ impl Server {
         Answer::Resumed(resumed)
     }
 
-    async fn status(&self) -> Result<Status, String> {
+    async fn status(&self) -> Status {
         let Shared { journal, tally, standing, registry, .. } = &self.shared;
-        record::write(tally, &**journal, true).await?;
-        let failed = |error: crate::journal::Error| error.to_string();
-        let head = journal.record_head().await.map_err(failed)?;
+        // Somebody wonders what is wrong: all that is known is told.
+        let mut trouble = record::write(tally, &**journal, true).await.err();
+        let head = journal.record_head().await.unwrap_or_else(|error| {
+            trouble = Some(error.to_string());
+            Head::default()
+        });
         let mut agents = Vec::new();
         for (name, running) in &self.agents {
             let chatting = standing.chatting(name);
-            let mut status = AgentStatus::known(&**journal, name.clone()).await.map_err(failed)?;
+            let known = AgentStatus::known(&**journal, name.clone()).await;
+            let mut status = known.unwrap_or_else(|error| {
+                trouble = Some(error.to_string());
+                AgentStatus::of(name.clone(), Backlog::default(), Last::default())
+            });
             (status.serves_since, status.said_at) =
                 (chatting.since, chatting.said.as_ref().map(|(at, _)| *at));
             status.said = chatting.said.map(|(_, text)| text);
@@ -218,13 +224,14 @@ impl Server {
         let others = not_taken.into_iter();
         plugins.extend(others.map(|(name, not_taken)| self.plugin(&name, None, Some(not_taken))));
         plugins.sort_by(|one, other| one.name.cmp(&other.name));
-        Ok(Status {
+        Status {
             uptime_s: Some(self.started.elapsed().as_secs()),
             agents,
             plugins,
+            journal: trouble,
             audit_count: head.count,
             audit_hash: head.hash.to_string(),
-        })
+        }
     }
 
     fn plugin(

@@ -1,7 +1,7 @@
 //! The ledger in one SQLite file.
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
-//! makes many calls durable, and nobody is answered before it. This is not a place for decisions: each call is a
+//! makes many calls durable, and nobody is answered before it but who notes what became of an effect. This is not a place for decisions: each call is a
 //! few statements, in [`inbox`], [`forget`], [`commit`], [`outbox`], [`story`], [`kv`], [`version`], [`timers`],
 //! [`record`] and
 //! [`audit`].
@@ -133,9 +133,9 @@ impl Journal for Sqlite {
         self.thread.read(move |db| inbox::pending(db, &agent, session.as_ref(), after, limit)).await
     }
 
-    async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
+    async fn commit(&self, mut commit: Commit) -> Result<Vec<Queued>, Error> {
         let effects = commit::Effects::of(&commit).map_err(|it| it.0)?;
-        let learnt = record::Ending::of(commit.learnt.as_ref()).map_err(|it| it.0)?;
+        let learnt = record::Ending::of(commit.learnt.take()).map_err(|it| it.0)?;
         self.thread.write(move |db| commit::commit(db, &commit, effects, learnt)).await
     }
 
@@ -289,7 +289,7 @@ impl Journal for Sqlite {
 
     async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error> {
         let opening = opening.clone();
-        let rows = record::Rows::of(&writing.entries).map_err(|it| it.0)?;
+        let rows = record::Rows::of(writing.entries).map_err(|it| it.0)?;
         self.thread.write(move |db| record::learn(db, &opening, rows, writing.full)).await
     }
 

@@ -14,7 +14,7 @@ pub(super) const APPLICATION: i32 = 0x7061_726c;
 
 /// Each brings the file from one version to the next; the number of the last is the version. One that was
 /// released is never changed.
-const MIGRATIONS: [&str; 10] = [
+const MIGRATIONS: [&str; 11] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
@@ -25,6 +25,7 @@ const MIGRATIONS: [&str; 10] = [
     include_str!("8.sql"),
     include_str!("9.sql"),
     include_str!("10.sql"),
+    include_str!("11.sql"),
 ];
 
 /// How long to wait while another process writes. Nobody but this one should, for longer than a glance.
@@ -75,7 +76,7 @@ pub(super) fn look(path: &Path) -> Result<Connection, Error> {
         _ => return Err(Error::Older),
     }
     db.set_prepared_statement_cache_capacity(STATEMENTS);
-    db.execute_batch("PRAGMA query_only = ON")?;
+    db.execute_batch("PRAGMA query_only = ON; PRAGMA temp_store = MEMORY;")?;
     Ok(db)
 }
 
@@ -131,12 +132,14 @@ fn set(db: &Connection) -> Result<(), Error> {
     }
     // FULL: each commit waits for the disk, and on macOS for the disk's own cache.
     // secure_delete: what is deleted is overwritten, not left in free pages.
+    // temp_store: what a transaction may have to take back stays here, and is not left in files elsewhere.
     db.execute_batch(
         "PRAGMA synchronous = FULL;
          PRAGMA fullfsync = ON;
          PRAGMA checkpoint_fullfsync = ON;
          PRAGMA foreign_keys = ON;
-         PRAGMA secure_delete = ON;",
+         PRAGMA secure_delete = ON;
+         PRAGMA temp_store = MEMORY;",
     )?;
     Ok(())
 }

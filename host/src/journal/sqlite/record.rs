@@ -15,9 +15,12 @@ use crate::{
 pub(super) struct Rows(Vec<(Entry, String)>);
 
 impl Rows {
-    pub(super) fn of(entries: &[Entry]) -> Result<Self, Failed> {
-        let row = |entry: &Entry| Ok((entry.clone(), serde_json::to_string(&entry.fact)?));
-        Ok(Self(entries.iter().map(row).collect::<Result<_, Failed>>()?))
+    pub(super) fn of(entries: Vec<Entry>) -> Result<Self, Failed> {
+        let row = |entry: Entry| {
+            let fact = serde_json::to_string(&entry.fact)?;
+            Ok((entry, fact))
+        };
+        Ok(Self(entries.into_iter().map(row).collect::<Result<_, Failed>>()?))
     }
 }
 
@@ -28,14 +31,13 @@ pub(super) enum Ending {
 }
 
 impl Ending {
-    pub(super) fn of(learnt: Option<&Learnt>) -> Result<Option<Self>, Failed> {
+    pub(super) fn of(learnt: Option<Learnt>) -> Result<Option<Self>, Failed> {
         Ok(match learnt {
             None => None,
             Some(Learnt::Goes) => Some(Self::Goes),
-            Some(Learnt::Stays(kept)) => {
-                let rows = Rows::of(&kept.entries)?;
-                let kept = Kept { entries: vec![], ..Kept::clone(kept) };
-                Some(Self::Stays(Box::new((kept, rows))))
+            Some(Learnt::Stays(mut kept)) => {
+                let rows = Rows::of(std::mem::take(&mut kept.entries))?;
+                Some(Self::Stays(Box::new((*kept, rows))))
             }
         })
     }
@@ -97,7 +99,7 @@ fn record(db: &Connection, agent: i64, opening: &Opening) -> Result<i64, Failed>
     let row = db
         .prepare_cached(
             "INSERT INTO record (agent, delivery, plugin, event, component, begun, is_full, bytes, said)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, length(?7), ?7)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, octet_length(?7), ?7)",
         )?
         .insert(params![
             agent,
@@ -123,8 +125,8 @@ fn write(db: &Connection, record: i64, rows: Rows, full: bool, ended: Option<i64
     }
     if any || full || ended.is_some() {
         db.prepare_cached(
-            "UPDATE record SET is_full = is_full OR ?2, ended = ?3, bytes = length(said) +
-             (SELECT coalesce(sum(length(fact) + length(body) + 100), 0) FROM answer WHERE record = ?1)
+            "UPDATE record SET is_full = is_full OR ?2, ended = ?3, bytes = octet_length(said) +
+             (SELECT coalesce(sum(octet_length(fact) + octet_length(body) + 100), 0) FROM answer WHERE record = ?1)
              WHERE row = ?1",
         )?
         .execute(params![record, full, ended])?;
@@ -190,34 +192,41 @@ pub(super) fn components(db: &Connection) -> Result<Vec<String>, Failed> {
 }
 
 pub(super) fn forget(db: &Connection, before: i64, most: u64, limit: u32) -> Result<u32, Failed> {
-    let mut gone = Vec::new();
+    let limit = limit as usize;
     // Of what has not ended: a person was taken off the list, say, while it waited. The host's own events, timers that were
     // due, have a sign before their id.
-    let mut statement = db.prepare_cached(
-        "SELECT row FROM record WHERE ended IS NULL AND NOT EXISTS
-           (SELECT 1 FROM event JOIN pending USING (sequence)
-            WHERE event.agent = record.agent AND event.id IN (record.event, '-' || record.event))
-         LIMIT ?1",
-    )?;
-    for row in statement.query_map([limit], |row| row.get::<_, i64>(0))? {
-        gone.push(row?);
-    }
-    let mut bytes: i64 = db
-        .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM record WHERE ended IS NOT NULL")?
-        .query_row([], |row| row.get(0))?;
-    let most = i64::try_from(most).unwrap_or(i64::MAX);
-    let left = limit.saturating_sub(u32::try_from(gone.len()).unwrap_or(u32::MAX));
-    let mut statement = db.prepare_cached(
-        "SELECT row, ended, bytes FROM record WHERE ended IS NOT NULL ORDER BY ended, row LIMIT ?1",
-    )?;
-    let oldest = statement.query_map([left], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?;
-    for found in oldest {
-        let (row, ended, size): (i64, i64, i64) = found?;
-        if ended >= before && bytes <= most {
-            break;
+    let mut gone: Vec<i64> = db
+        .prepare_cached(
+            "SELECT row FROM record WHERE ended IS NULL AND NOT EXISTS
+               (SELECT 1 FROM event JOIN pending USING (sequence)
+                WHERE event.agent = record.agent AND event.id IN (record.event, '-' || record.event))
+             LIMIT ?1",
+        )?
+        .query_map([limit], |row| row.get(0))?
+        .collect::<Result<_, _>>()?;
+    let left = limit - gone.len();
+    let oldest: Vec<(i64, i64, i64)> = db
+        .prepare_cached(
+            "SELECT row, ended, bytes FROM record WHERE ended IS NOT NULL ORDER BY ended, row LIMIT ?1",
+        )?
+        .query_map([left], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?
+        .collect::<Result<_, _>>()?;
+    let late = oldest.partition_point(|(_, ended, _)| *ended < before);
+    gone.extend(oldest[..late].iter().map(|(row, ..)| *row));
+    // Adding up takes a look at all of them.
+    if late < left {
+        let mut bytes: i64 = db
+            .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM record WHERE ended IS NOT NULL")?
+            .query_row([], |row| row.get(0))?;
+        bytes -= oldest[..late].iter().map(|(.., size)| size).sum::<i64>();
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        for (row, _, size) in &oldest[late..] {
+            if bytes <= most {
+                break;
+            }
+            bytes -= size;
+            gone.push(*row);
         }
-        bytes -= size;
-        gone.push(row);
     }
     for row in &gone {
         remove(db, *row)?;

@@ -99,7 +99,7 @@ pub(super) fn story(db: &Connection, agent: &AgentName, event: &EventId) -> Resu
         .prepare_cached(
             "SELECT ltrim(event.id, '-') FROM sent JOIN contribution ON contribution.row = sent.contribution
              JOIN event ON event.sequence = contribution.event
-             WHERE sent.event = ?2 AND sent.room IS NOT NULL AND event.room != ''
+             WHERE sent.event = ?2 AND event.room != ''
                    AND contribution.agent = (SELECT id FROM agent WHERE name = ?1)",
         )?
         .query_row([agent.as_str(), event.as_str()], |row| id(row, 0))

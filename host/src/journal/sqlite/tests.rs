@@ -12,7 +12,10 @@ use tempfile::TempDir;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::journal::{Became, conformance::*};
+use crate::{
+    answers,
+    journal::{Became, Kept, Learnt, conformance::*},
+};
 
 fn folder() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -131,7 +134,7 @@ fn a_file_of_a_newer_version_is_left_alone() {
     drop(open(&path));
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let before = fs::read(&path).unwrap();
-    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 99, the newest known here is 10");
+    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 99, the newest known here is 11");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -304,6 +307,30 @@ async fn a_note_rides_on_the_next_write() {
     assert_eq!(unsent(), 0, "and whoever closes the journal writes it");
 }
 
+/// Nothing is written that may build on a note that cannot be; and it is tried again though nobody asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_note_that_fails_fails_what_is_written_with_it() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let other = Connection::open(&path).unwrap();
+    let sequence = arrive(&*journal, "$1").await;
+    let queued = journal.commit(says(ends(sequence, "d1"), [message("a")])).await.unwrap();
+    other.execute_batch("ALTER TABLE sent RENAME TO elsewhere").unwrap();
+    let sent = Sent::Accepted { event: event("$a"), room: room("!room") };
+    journal.sent(&agent(), queued[0].row, &sent).await.unwrap();
+    let error = journal.settle().await.unwrap_err().to_string();
+    assert!(error.contains("no such table"), "{error}");
+    let arrival = [said("$2", "x")];
+    journal.receive(&agent(), &arrival, &Position("beyond".into())).await.unwrap_err();
+    other.execute_batch("ALTER TABLE elsewhere RENAME TO sent").unwrap();
+    let unsent = || other.query_row("SELECT count(*) FROM unsent", [], |row| row.get::<_, u32>(0)).unwrap();
+    while unsent() > 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(journal.position(&agent()).await.unwrap(), Some(Position("here".into())));
+    journal.settle().await.unwrap();
+}
+
 /// Commits one event after the other and notes, once answered, which; until it is stopped.
 async fn work(journal: Arc<Sqlite>, task: usize, answered: Arc<Mutex<Vec<(EventId, DeliveryId)>>>) {
     for n in 0.. {
@@ -389,17 +416,15 @@ fn rows(path: &Path) -> Vec<(String, i64)> {
     let db = Connection::open(path).unwrap();
     let mut tables = db.prepare("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name").unwrap();
     let tables: Vec<String> = tables.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
-    let kept =
-        tables.into_iter().filter(|table| !["event", "contribution", "sent"].contains(&table.as_str()));
-    kept.map(|table| {
+    let counted = tables.into_iter().map(|table| {
         let count = db.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap();
         (table, count)
-    })
-    .collect()
+    });
+    counted.collect()
 }
 
-/// Months of a busy plugin: events that end, names that are used once, drafts that nobody comes back to, and what the
-/// host says by itself. `now` is the clock.
+/// Months of a busy plugin: events that end and are kept for a while, names that are used once, drafts that nobody comes back
+/// to, and what the host says by itself. `now` is the clock.
 #[tokio::test]
 async fn the_rows_of_a_journal_stay_as_many() {
     let (_folder, path) = folder();
@@ -411,7 +436,27 @@ async fn the_rows_of_a_journal_stay_as_many() {
             let sequence = arrive(&*journal, &format!("${id}")).await;
             let Effect::Send { to, body, .. } = message("x") else { panic!("it is a message") };
             let named = Effect::Send { to, body, reply_to: None, name: Some(id.clone()), takes_draft: false };
-            let commit = says(writes(ends(sequence, &id), [set("k", &id)]), [named]);
+            let opening = Opening {
+                agent: agent(),
+                delivery: delivery(&id),
+                plugin: plugin("echo"),
+                event: event(&format!("${id}")),
+                component: format!("version {round}"),
+                begun: 0,
+                said: "what was said".into(),
+            };
+            let entry = answers::Entry {
+                key: answers::Key([7; 32]),
+                order: 0,
+                at: 0,
+                fact: answers::Fact::Value { version: None },
+                body: b"x".to_vec(),
+            };
+            let kept = Kept { opening, ended: crate::audit::now(), entries: vec![entry], full: false };
+            let commit = Commit {
+                learnt: Some(Learnt::Stays(Box::new(kept))),
+                ..says(writes(ends(sequence, &id), [set("k", &id)]), [named])
+            };
             for queued in journal.commit(commit).await.unwrap() {
                 let sent = Sent::Accepted { event: event(&format!("$sent-{id}")), room: room("!room") };
                 journal.sent(&agent(), queued.row, &sent).await.unwrap();
@@ -427,6 +472,9 @@ async fn the_rows_of_a_journal_stay_as_many() {
         let now = crate::audit::now() + 1000;
         let tidy = Tidy { drafts_before: now, names: 20, announcements: 10, step: 7 };
         while journal.tidy(&agent(), tidy).await.unwrap() {}
+        while journal.forget_records(now, u64::MAX, 7).await.unwrap() > 0 {}
+        let later = u64::try_from(now).unwrap() + 1000;
+        while journal.forget(&agent(), later, 7).await.unwrap() > 0 {}
         all.push(rows(&path));
     }
     assert!(all[0].contains(&("named".into(), 20)) && all[0].contains(&("draft".into(), 0)), "{:?}", all[0]);

@@ -20,7 +20,10 @@ use std::{
 };
 
 use rusqlite::Connection;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{
+    mpsc::{self, error::TryRecvError},
+    oneshot,
+};
 
 use super::{super::Error, Failed, file};
 
@@ -66,8 +69,8 @@ impl Thread {
         self.call(true, work).await
     }
 
-    /// Has something written with the next group, or by itself in a moment. Whatever is called from now on finds it; it is tried
-    /// until it succeeds, and a crash before that loses it.
+    /// Has something written with the next group, or by itself in a moment. Whatever is called from now on finds it, or fails
+    /// where it fails; it is tried until it succeeds, and a crash before that loses it.
     pub(super) async fn write_soon(
         &self,
         work: impl Fn(&Connection) -> Result<(), Failed> + Send + 'static,
@@ -81,7 +84,8 @@ impl Thread {
                 soon.store(false, Relaxed);
                 // Whoever drops the thread has it all written.
                 if let Some(calls) = calls.upgrade() {
-                    let _ = calls.send(Asked::Now).await;
+                    // Where there is no room, there is something to ride on.
+                    let _ = calls.try_send(Asked::Now);
                 }
             });
         }
@@ -173,7 +177,8 @@ impl<T: Send, W: FnOnce(&Connection) -> Result<T, Failed> + Send> Call for Calli
 
 fn serve(db: &Connection, mut queue: mpsc::Receiver<Asked>) {
     let mut later = Vec::new();
-    while let Some(first) = queue.blocking_recv() {
+    let mut behind = false;
+    while let Some(first) = next(&mut queue, behind) {
         let mut group = Group { db, calls: Vec::new(), state: None };
         let mut next = Some(first);
         while let Some(asked) = next {
@@ -192,12 +197,25 @@ fn serve(db: &Connection, mut queue: mpsc::Receiver<Asked>) {
             }
             next = if group.calls.len() < GROUP { queue.try_recv().ok() } else { None };
         }
-        group.end(&mut later);
+        behind = group.end(&mut later);
     }
     let mut last = Group { db, calls: Vec::new(), state: None };
     if !later.is_empty() {
         last.begin(&mut later);
         last.end(&mut later);
+    }
+}
+
+/// What is asked next. Where something was to be written soon and could not be, it is tried again though nobody asks.
+fn next(queue: &mut mpsc::Receiver<Asked>, behind: bool) -> Option<Asked> {
+    if !behind {
+        return queue.blocking_recv();
+    }
+    std::thread::sleep(SOON);
+    match queue.try_recv() {
+        Ok(asked) => Some(asked),
+        Err(TryRecvError::Empty) => Some(Asked::Now),
+        Err(TryRecvError::Disconnected) => None,
     }
 }
 
@@ -222,9 +240,12 @@ impl Group<'_> {
     fn catch_up(&mut self, later: &mut [Later]) {
         for one in later.iter_mut().filter(|one| !one.ran) {
             let Some(Ok(())) = self.state else { return };
-            let ran = within(self.db, |db| (one.work)(db).is_ok());
+            // Nobody may build on what the others write: a position, say, beyond what this one says.
+            let mut failed = String::new();
+            let ran =
+                within(self.db, |db| (one.work)(db).map_err(|reason| failed = reason.0.to_string()).is_ok());
             one.ran = ran == Ok(true);
-            self.state = Some(ran.map(drop));
+            self.state = Some(ran.and_then(|ran| if ran { Ok(()) } else { Err(failed) }));
         }
     }
 
@@ -240,19 +261,23 @@ impl Group<'_> {
         self.calls.push(call);
     }
 
-    /// Commits, or takes all of it back, and answers.
-    fn end(self, later: &mut Vec<Later>) {
-        let Some(state) = self.state else { return };
+    /// Commits, or takes all of it back, and answers. Answers itself whether something was to be written soon and was not.
+    fn end(self, later: &mut Vec<Later>) -> bool {
+        let Some(state) = self.state else { return false };
         let durable = end(self.db, state);
         if durable.is_ok() {
             later.retain(|one| !one.ran);
         }
-        for one in later {
+        if let (Err(reason), false) = (&durable, later.is_empty()) {
+            tracing::warn!(target: "parlour", "journal: what became of effects is not noted yet: {reason}");
+        }
+        for one in &mut *later {
             one.ran = false;
         }
         for call in self.calls {
             call.answer(&durable);
         }
+        durable.is_err() && !later.is_empty()
     }
 }
 
