@@ -153,6 +153,7 @@ mod keeps {
             what_was_due_during_a_trial_is_not_due_again_after_it
             what_is_remembered_is_moved_with_the_version_and_back_with_it
             what_appears_while_a_version_moves_is_moved_too
+            a_straggler_writes_only_in_the_shape_that_there_is
         }
         audit {
             the_record_is_one_chain

@@ -53,6 +53,8 @@ struct Ledger {
     kv: HashMap<Namespace, BTreeMap<String, Stored>>,
     usage: HashMap<(AgentName, PluginName), Usage>,
     versions: HashMap<PluginName, Versions>,
+    /// In which shape each version reads and writes what is remembered, by SHA-256.
+    shapes: BTreeMap<PluginName, BTreeMap<String, i64>>,
     /// What versions on trial have replaced, by where it was; none where nothing was.
     replaced: BTreeMap<(Namespace, String), Option<Stored>>,
     record: Vec<Recorded>,

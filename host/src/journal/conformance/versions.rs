@@ -244,7 +244,6 @@ pub(super) async fn what_is_remembered_is_moved_with_the_version_and_back_with_i
     };
     journal.take_over(&echo(), &release("c"), true, Some(vec![moved(&before)])).await.unwrap();
     assert_eq!(value(&*journal, "moved").await.as_deref(), Some("old"));
-    assert!(journal.versions(&echo()).await.unwrap().moved);
     // Whoever does not know the new shape comes too late.
     assert!(matches!(by(&*journal, "a", "1", vec![], [set("blind", "1")]).await, Err(Error::Conflict)));
     by(&*journal, "a", "2", vec![], []).await.unwrap();
@@ -285,4 +284,35 @@ pub(super) async fn what_appears_while_a_version_moves_is_moved_too(journal: Led
     journal.take_over(&echo(), &release("c"), true, Some(vec![])).await.unwrap();
     assert!(matches!(by(journal, "b", "3", vec![], [set("k", "old")]).await, Err(Error::Conflict)));
     by(journal, "c", "4", vec![], [set("k", "new")]).await.unwrap();
+}
+
+pub(super) async fn a_straggler_writes_only_in_the_shape_that_there_is(journal: Ledger) {
+    let journal = &*journal;
+    let accepted = async |digest: &str, moved| {
+        journal.take_over(&echo(), &release(digest), true, moved).await.unwrap();
+        journal.decide(&echo(), Decision::Accepted).await.unwrap();
+    };
+    let tries = std::cell::Cell::new(0);
+    let may = async |digest: &str| {
+        tries.set(tries.get() + 1);
+        let (id, made) = (tries.get().to_string(), format!("{digest}{}", tries.get()));
+        // It leaves nothing to be moved.
+        let done = by(journal, digest, &id, vec![], [delete(&made)]).await;
+        assert!(matches!(done, Ok(()) | Err(Error::Conflict)), "{done:?}");
+        done.is_ok()
+    };
+    journal.take_over(&echo(), &release("a"), false, None).await.unwrap();
+    accepted("b", Some(vec![])).await;
+    accepted("c", None).await;
+    assert!(!may("a").await, "b moved what it knew");
+    assert!(may("b").await, "who began finishes");
+    assert!(may("c").await);
+    for broken in ["d", "e"] {
+        journal.take_over(&echo(), &release(broken), true, Some(vec![])).await.unwrap();
+        assert!(!may("c").await && may(broken).await);
+        journal.decide(&echo(), Decision::RolledBack).await.unwrap();
+        assert!(!may("a").await && may("b").await && may("c").await);
+    }
+    assert!(!may("d").await && !may("e").await, "nor who was rolled back");
+    by(journal, "a", "nothing", vec![], []).await.unwrap();
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{
-        Commit, Decision, Error, Moved, Namespace, Release, Remembered, Undone, Write, version::Standing,
+        Commit, Decision, Error, Moved, Namespace, Release, Remembered, Undone, Versions, Write,
+        version::Standing,
     },
     Agent, Ledger,
     timers::TimerKey,
@@ -27,13 +28,16 @@ impl Ledger {
     pub(super) fn standing(&self, commit: &Commit) -> Result<Vec<Standing>, Error> {
         let each = commit.contributions().map(|contribution| {
             let (Some(plugin), Some(digest)) = (&contribution.plugin, &contribution.digest) else {
-                return Some(Standing::Settled);
+                return Ok(Standing::Settled);
             };
-            let Some(versions) = self.versions.get(plugin) else { return Some(Standing::Settled) };
+            let Some(versions) = self.versions.get(plugin) else { return Ok(Standing::Settled) };
+            let newest = versions.newest().map(|release| release.digest.as_str());
+            let strange =
+                || Ok(commit.touches(plugin) && self.shape(plugin, Some(digest)) != self.shape(plugin, newest));
             let replaced = || {
                 let mut touched = commit.touched(plugin);
                 let agent = self.agents.get(&commit.agent);
-                touched.any(|(namespace, key)| match key {
+                Ok(touched.any(|(namespace, key)| match key {
                     Some(key) => self.replaced.contains_key(&(namespace.clone(), key.clone())),
                     None => self.replaced.keys().any(|(of, _)| of == namespace),
                 }) || commit.touched_timers(plugin).any(|(session, key)| {
@@ -41,11 +45,16 @@ impl Ledger {
                         of == plugin && there == session && key.is_none_or(|key| key == name)
                     };
                     agent.is_some_and(|agent| agent.replaced.keys().any(is))
-                })
+                }))
             };
-            versions.standing(digest, || commit.touches(plugin), replaced)
+            versions.standing(digest, strange, replaced)?.ok_or(Error::Conflict)
         });
-        each.collect::<Option<_>>().ok_or(Error::Conflict)
+        each.collect()
+    }
+
+    /// In which shape a version reads and writes what is remembered; none where that is not known.
+    fn shape(&self, plugin: &PluginName, digest: Option<&str>) -> Option<i64> {
+        self.shapes.get(plugin)?.get(digest?).copied()
     }
 
     /// The agents for which a plugin remembers something, in order.
@@ -99,12 +108,16 @@ impl Ledger {
             }
             self.write(write, version);
         }
+        let before = self.versions.get(plugin).and_then(Versions::newest).map(|release| release.digest.as_str());
+        let shape = self.shape(plugin, before.filter(|_| !moves));
+        let shapes = self.shapes.entry(plugin.clone()).or_default();
+        let shape = shape.unwrap_or_else(|| shapes.values().max().map_or(0, |last| last + 1));
+        shapes.insert(release.digest.clone(), shape);
         let versions = self.versions.entry(plugin.clone()).or_default();
         let trial = on_trial.then(|| release.clone());
         versions.accepted = if on_trial { versions.accepted.take() } else { Some(release.clone()) };
         versions.trial = trial;
         versions.used = false;
-        versions.moved = moves;
         versions.rejected = versions.rejected.take().filter(|rejected| *rejected != release.digest);
         Ok(())
     }
@@ -126,7 +139,6 @@ impl Ledger {
         if decision == Decision::RolledBack {
             versions.rejected = Some(trial.digest);
         }
-        versions.moved = false;
         let (undone, others) = std::mem::take(&mut self.replaced)
             .into_iter()
             .partition(|((namespace, _), _)| namespace.plugin == *plugin);

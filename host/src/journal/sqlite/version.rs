@@ -19,7 +19,7 @@ use crate::{
 pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions, Failed> {
     let found = db
         .prepare_cached(
-            "SELECT accepted, accepted_version, trial, trial_version, used, moved, rejected
+            "SELECT accepted, accepted_version, trial, trial_version, used, rejected
              FROM plugin_version WHERE plugin = ?1",
         )?
         .query_row([plugin.as_str()], |row| {
@@ -32,8 +32,7 @@ pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions,
                 accepted: release(0)?,
                 trial: release(2)?,
                 used: row.get(4)?,
-                moved: row.get(5)?,
-                rejected: optional_text(row, 6)?,
+                rejected: optional_text(row, 5)?,
             })
         })
         .optional()?;
@@ -41,10 +40,10 @@ pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions,
 }
 
 fn store(db: &Connection, plugin: &PluginName, versions: &Versions) -> Result<(), Failed> {
-    let Versions { accepted, trial, used, moved, rejected } = versions;
+    let Versions { accepted, trial, used, rejected } = versions;
     let digest = |of: &Option<Release>| of.as_ref().map(|release| release.digest.clone());
     let version = |of: &Option<Release>| of.as_ref().and_then(|release| release.version.clone());
-    db.prepare_cached("INSERT OR REPLACE INTO plugin_version VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
+    db.prepare_cached("INSERT OR REPLACE INTO plugin_version VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
         .execute(params![
             plugin.as_str(),
             digest(accepted),
@@ -52,7 +51,6 @@ fn store(db: &Connection, plugin: &PluginName, versions: &Versions) -> Result<()
             digest(trial),
             version(trial),
             used,
-            moved,
             rejected
         ])?;
     Ok(())
@@ -68,18 +66,34 @@ pub(super) fn standing(
         return Ok(Standing::Settled);
     };
     let versions = versions(db, plugin)?;
-    let mut failed = None;
-    let replaced = || {
-        touches_replaced(db, commit, plugin).unwrap_or_else(|error| {
-            failed = Some(error);
-            false
-        })
+    let strange = || {
+        Ok(commit.touches(plugin) && shape(db, plugin, Some(digest))? != shape(db, plugin, newest(&versions))?)
     };
-    let standing = versions.standing(digest, || commit.touches(plugin), replaced);
-    match failed {
-        Some(error) => Err(error),
-        None => standing.ok_or_else(|| Error::Conflict.into()),
-    }
+    let standing = versions.standing(digest, strange, || touches_replaced(db, commit, plugin))?;
+    standing.ok_or_else(|| Error::Conflict.into())
+}
+
+fn newest(versions: &Versions) -> Option<&str> {
+    versions.newest().map(|release| release.digest.as_str())
+}
+
+/// In which shape a version reads and writes what is remembered; none where that is not known.
+fn shape(db: &Connection, plugin: &PluginName, digest: Option<&str>) -> Result<Option<i64>, Failed> {
+    Ok(db
+        .prepare_cached("SELECT shape FROM plugin_shape WHERE plugin = ?1 AND digest = ?2")?
+        .query_row(params![plugin.as_str(), digest], |row| row.get(0))
+        .optional()?)
+}
+
+/// A version has the shape of the one before, or one of its own.
+fn shapes(db: &Connection, plugin: &PluginName, before: &Versions, digest: &str, own: bool) -> Result<(), Failed> {
+    let shape = if own { None } else { shape(db, plugin, newest(before))? };
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO plugin_shape
+         SELECT ?1, ?2, ifnull(?3, (SELECT ifnull(max(shape) + 1, 0) FROM plugin_shape WHERE plugin = ?1))",
+    )?
+    .execute(params![plugin.as_str(), digest, shape])?;
+    Ok(())
 }
 
 fn touches_replaced(db: &Connection, commit: &Commit, plugin: &PluginName) -> Result<bool, Failed> {
@@ -252,11 +266,11 @@ pub(super) fn take_over(
         kv::write(db, write, version)?;
     }
     let before = versions(db, plugin)?;
+    shapes(db, plugin, &before, &release.digest, moves)?;
     let versions = Versions {
         accepted: if on_trial { before.accepted } else { Some(release.clone()) },
         trial: on_trial.then(|| release.clone()),
         used: false,
-        moved: moves,
         rejected: before.rejected.filter(|rejected| *rejected != release.digest),
     };
     store(db, plugin, &versions)
@@ -292,7 +306,7 @@ pub(super) fn decide(db: &Connection, plugin: &PluginName, decision: Decision) -
         (_, Some(trial)) if decision.undoes(now.used) => {
             let rejected = if decision == Decision::RolledBack { Some(trial.digest) } else { now.rejected };
             let undone = undo(db, plugin)?;
-            (Versions { trial: None, used: false, moved: false, rejected, ..now }, undone)
+            (Versions { trial: None, used: false, rejected, ..now }, undone)
         }
         (_, trial) => {
             forget(db, plugin)?;
