@@ -4,7 +4,10 @@ use std::{
     fs,
     io::Write as _,
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
     time::{Duration, Instant},
 };
 
@@ -15,7 +18,7 @@ use parlour::{
     control::{Answer, PluginStatus, Question},
     engine::limits::Limits,
     id::RoomId,
-    journal::{memory::Memory, sqlite::Sqlite},
+    journal::{Error, Journal as _, memory::Memory, sqlite::Sqlite},
     settings::{Grants, Role, Timers},
     signature::{Key, sign},
 };
@@ -759,10 +762,19 @@ async fn what_was_agreed_to_before_two_trials_is_agreed_to_after_them() {
     while lock() == second {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    assert_eq!(stage.ask("/count").await, "version-1 2 2");
+    let asked = stage.rooms.say(ALICE, &room, "/count");
+    assert_eq!(stage.answer_to(&room, &asked).await.text, "version-1 2 2");
     stage.noticed("plugin turning: new version rolled back").await;
     assert_eq!(lock(), agreed);
     stage.stop().await;
+    // Whoever asks what became of the event is told.
+    let journal = Sqlite::look(&folder.path().join("journal.db")).unwrap();
+    let story = journal.story(&"agent".parse().unwrap(), &asked).await.unwrap().unwrap();
+    let line = story.deliveries[0].line.clone().unwrap();
+    assert!(
+        line.starts_with("the new version (") && line.contains(") was rolled back at it: it crashed"),
+        "{line}"
+    );
 }
 
 #[tokio::test]
@@ -785,6 +797,45 @@ async fn nobody_goes_back_to_what_must_be_signed_and_is_not() {
     assert!(stage.ask("/count").await.starts_with("/count: stopped: it crashed"));
     assert_eq!(said_of_it(&stage, "rolled back"), 0);
     stage.stop().await;
+}
+
+/// The first so many versions cannot take over.
+struct Troubled(Arc<AtomicU32>);
+
+impl Watch for Troubled {
+    fn takes_over(&self) -> Result<(), Error> {
+        let left = self.0.fetch_update(Relaxed, Relaxed, |left| left.checked_sub(1));
+        left.map_or(Ok(()), |_| Err(Error::Storage("no space left".into())))
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_tried_as_long_as_the_host_is_in_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let left = Arc::new(AtomicU32::new(6));
+    let stage = Stage::start(&[], |builder| {
+        let journal = Watched { journal: Memory::default(), watch: Troubled(left.clone()) };
+        builder.plugin_folder(folder.path()).journal(journal)
+    })
+    .await;
+    drop_in(folder.path(), &turning(&[]));
+    stage.noticed("turning.wasm: refused: journal: ").await;
+    while left.load(Relaxed) > 0 {
+        // Something else happens there: it is looked at sooner.
+        fs::write(folder.path().join("nothing.toml"), "").unwrap();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        fs::remove_file(folder.path().join("nothing.toml")).unwrap();
+        let before = left.load(Relaxed);
+        let looked = async {
+            while left.load(Relaxed) == before && before > 0 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(crate::stage::PATIENCE, looked).await.expect("it is looked at");
+    }
+    stage.noticed("plugin turning: loaded").await;
+    assert_eq!(stage.ask("/count").await, "version-1 1 1");
+    assert_eq!(said_of_it(&stage, "refused"), 1, "it is said once");
 }
 
 #[tokio::test]

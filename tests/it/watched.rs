@@ -33,6 +33,10 @@ pub trait Watch: Send + Sync + 'static {
     }
     /// It is noted what became of an effect.
     fn noted(&self) {}
+    /// A version is about to take over; it does not where this fails.
+    fn takes_over(&self) -> Result<(), Error> {
+        Ok(())
+    }
     /// How a trial ends is about to be written down.
     async fn decides(&self) {}
     /// It is.
@@ -223,6 +227,7 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
         on_trial: bool,
         moved: Option<Vec<Moved>>,
     ) -> Result<(), Error> {
+        self.watch.takes_over()?;
         self.journal.take_over(plugin, release, on_trial, moved).await
     }
 

@@ -32,8 +32,9 @@ impl Ledger {
             };
             let Some(versions) = self.versions.get(plugin) else { return Ok(Standing::Settled) };
             let newest = versions.newest().map(|release| release.digest.as_str());
-            let strange =
-                || Ok(commit.touches(plugin) && self.shape(plugin, Some(digest)) != self.shape(plugin, newest));
+            let strange = || {
+                Ok(commit.touches(plugin) && self.shape(plugin, Some(digest)) != self.shape(plugin, newest))
+            };
             let replaced = || {
                 let mut touched = commit.touched(plugin);
                 let agent = self.agents.get(&commit.agent);
@@ -108,7 +109,8 @@ impl Ledger {
             }
             self.write(write, version);
         }
-        let before = self.versions.get(plugin).and_then(Versions::newest).map(|release| release.digest.as_str());
+        let before =
+            self.versions.get(plugin).and_then(Versions::newest).map(|release| release.digest.as_str());
         let shape = self.shape(plugin, before.filter(|_| !moves));
         let shapes = self.shapes.entry(plugin.clone()).or_default();
         let shape = shape.unwrap_or_else(|| shapes.values().max().map_or(0, |last| last + 1));

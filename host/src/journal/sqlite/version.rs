@@ -43,8 +43,8 @@ fn store(db: &Connection, plugin: &PluginName, versions: &Versions) -> Result<()
     let Versions { accepted, trial, used, rejected } = versions;
     let digest = |of: &Option<Release>| of.as_ref().map(|release| release.digest.clone());
     let version = |of: &Option<Release>| of.as_ref().and_then(|release| release.version.clone());
-    db.prepare_cached("INSERT OR REPLACE INTO plugin_version VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?
-        .execute(params![
+    db.prepare_cached("INSERT OR REPLACE INTO plugin_version VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
+        params![
             plugin.as_str(),
             digest(accepted),
             version(accepted),
@@ -52,7 +52,8 @@ fn store(db: &Connection, plugin: &PluginName, versions: &Versions) -> Result<()
             version(trial),
             used,
             rejected
-        ])?;
+        ],
+    )?;
     Ok(())
 }
 
@@ -67,7 +68,8 @@ pub(super) fn standing(
     };
     let versions = versions(db, plugin)?;
     let strange = || {
-        Ok(commit.touches(plugin) && shape(db, plugin, Some(digest))? != shape(db, plugin, newest(&versions))?)
+        Ok(commit.touches(plugin)
+            && shape(db, plugin, Some(digest))? != shape(db, plugin, newest(&versions))?)
     };
     let standing = versions.standing(digest, strange, || touches_replaced(db, commit, plugin))?;
     standing.ok_or_else(|| Error::Conflict.into())
@@ -86,7 +88,13 @@ fn shape(db: &Connection, plugin: &PluginName, digest: Option<&str>) -> Result<O
 }
 
 /// A version has the shape of the one before, or one of its own.
-fn shapes(db: &Connection, plugin: &PluginName, before: &Versions, digest: &str, own: bool) -> Result<(), Failed> {
+fn shapes(
+    db: &Connection,
+    plugin: &PluginName,
+    before: &Versions,
+    digest: &str,
+    own: bool,
+) -> Result<(), Failed> {
     let shape = if own { None } else { shape(db, plugin, newest(before))? };
     db.prepare_cached(
         "INSERT OR REPLACE INTO plugin_shape
