@@ -768,7 +768,7 @@ async fn what_was_agreed_to_before_two_trials_is_agreed_to_after_them() {
     assert_eq!(lock(), agreed);
     stage.stop().await;
     // Whoever asks what became of the event is told.
-    let journal = Sqlite::look(&folder.path().join("journal.db")).unwrap();
+    let journal = Sqlite::look(folder.path().join("journal.db")).unwrap();
     let story = journal.story(&"agent".parse().unwrap(), &asked).await.unwrap().unwrap();
     let line = story.deliveries[0].line.clone().unwrap();
     assert!(

@@ -107,13 +107,12 @@ impl Running {
                 .and_then(|_| self.shared.registry.on_trial(plugin));
             // It was rolled back meanwhile.
             if end.is_some() && self.shared.registry.is_dropped(plugin).await {
-                self.note(&delivery.id, || "a version that was rolled back meanwhile had it first".into());
+                self.note(&delivery.id, "a version that was rolled back meanwhile had it first");
                 return self.give_way(&delivery, &learning, &shown).await;
             }
             // A tool that it called was: it is called by the version before now.
             if learning.spent.replaced.swap(false, Relaxed) && end.is_some() {
-                let why = "the version of a tool that it called was rolled back, and it began anew";
-                self.note(&delivery.id, || why.into());
+                self.note(&delivery.id, "the version of a tool that it called was rolled back");
                 learning.record.again(Again::Conflict);
                 continue;
             }
@@ -166,8 +165,8 @@ impl Running {
     }
 
     /// Notes what came before a delivery began anew, for whoever asks later: without anything that was said.
-    fn note(&self, delivery: &DeliveryId, why: impl FnOnce() -> String) {
-        lock(&self.noted).entry(delivery.clone()).or_insert_with(why);
+    fn note(&self, delivery: &DeliveryId, why: impl Into<String>) {
+        lock(&self.noted).entry(delivery.clone()).or_insert_with(|| why.into());
     }
 
     /// What it reads has changed whenever it had ended.
@@ -206,11 +205,9 @@ impl Running {
             None => Tried::Interrupted,
             Some(true) => {
                 report();
-                self.note(&delivery.id, || {
-                    let (digest, fault) = (&plugin.listing.digest, escaped(&health::fault(end), WHY));
-                    let digest = digest.get(..12).unwrap_or(digest);
-                    format!("the new version ({digest}) was rolled back at it: {fault}")
-                });
+                let (digest, fault) = (&plugin.listing.digest, escaped(&health::fault(end), WHY));
+                let digest = digest.get(..12).unwrap_or(digest);
+                self.note(&delivery.id, format!("the new version ({digest}) was rolled back at it: {fault}"));
                 tokio::select! {
                     () = registry.roll_back(plugin, health::fault(end)) => Tried::RolledBack,
                     () = self.closing.cancelled() => Tried::Interrupted,

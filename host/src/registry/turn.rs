@@ -241,13 +241,12 @@ impl Registry {
             let migration = Migration::new(agent.clone(), remembered);
             let mut memories = Vec::new();
             for memory in migration.memories() {
-                let values = match known.get(&agent, &memory) {
-                    Some(values) => values,
-                    None => {
-                        let values = self.engine.migrate(plugin, from, &memory).await?;
-                        known.put(&agent, &memory, &values);
-                        values
-                    }
+                let values = if let Some(values) = known.get(&agent, &memory) {
+                    values
+                } else {
+                    let values = self.engine.migrate(plugin, from, &memory).await?;
+                    known.put(&agent, &memory, &values);
+                    values
                 };
                 memories.push((memory, values));
             }
