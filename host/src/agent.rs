@@ -22,7 +22,7 @@ mod toolbox;
 mod typing;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, OnceLock, PoisonError, atomic::AtomicI64},
     time::Duration,
 };
@@ -43,7 +43,7 @@ use crate::{
     engine::Engine,
     event::{Event, Kind},
     gate::Policy,
-    id::{AgentName, PluginName, RoomId, UserId},
+    id::{AgentName, DeliveryId, PluginName, RoomId, UserId},
     journal::{self, Journal},
     lane::Lanes,
     notice::{Notice, Notices},
@@ -169,6 +169,8 @@ pub(crate) struct Running {
     home: tokio::sync::Mutex<Home>,
     /// Rooms that were never encrypted, as far as the journal remembers.
     clear: Mutex<HashSet<RoomId>>,
+    /// Why deliveries that have not ended began anew.
+    noted: Mutex<HashMap<DeliveryId, String>>,
     /// What was received up to here came before this start: a handler may have begun with it.
     before: AtomicI64,
     tasks: TaskTracker,
@@ -211,6 +213,7 @@ impl Running {
             outbox: Arc::new(outbox),
             home: tokio::sync::Mutex::default(),
             clear: Mutex::default(),
+            noted: Mutex::default(),
             typing: Typing::new(chat),
             timers_set: Notify::new(),
             entering: tokio::sync::Mutex::default(),

@@ -27,7 +27,7 @@ use std::{
 
 use bytes::Bytes;
 use semver::Version;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::{
     Store,
@@ -98,6 +98,8 @@ pub struct Engine {
     clients: Arc<Clients>,
     /// What random numbers are drawn with.
     secret: random::Secret,
+    /// What each plugin has used of the model, whatever versions of it come and go.
+    tokens: Mutex<BTreeMap<PluginName, Arc<Tokens>>>,
     /// What is in the folders that they write to.
     folders: Folders,
     /// What time it is, for guests too.
@@ -228,6 +230,7 @@ impl Engine {
             background,
             clients,
             secret,
+            tokens: Mutex::default(),
             folders: Folders::default(),
             clock: Clock::default(),
             notices,
@@ -293,6 +296,10 @@ impl Engine {
             .then(|| lifecycle::GuestIndices::new(&instance))
             .transpose()
             .map_err(shape)?;
+        let tokens = {
+            let mut all = self.tokens.lock().unwrap_or_else(PoisonError::into_inner);
+            all.entry(plugin.clone()).or_default().clone()
+        };
         let listing = Listing {
             plugin,
             digest,
@@ -318,7 +325,7 @@ impl Engine {
             room: Room::default(),
             said: Arc::new(Said::new(self.limits.messages)),
             in_flight: settings.in_flight,
-            tokens: Arc::default(),
+            tokens,
             limits: self.limits.of(wanted, settings.limits),
             slots: Semaphore::new(self.limits.instances_per_plugin),
             tool_slots: Arc::new(Semaphore::new(self.limits.instances_per_plugin)),
@@ -366,11 +373,7 @@ impl Engine {
         handling: Handling,
         work: Work,
     ) -> Called {
-        let room = async {
-            let of_plugin = plugin.tool_slots.clone().acquire_owned().await.ok()?;
-            Some((of_plugin, self.tool_slots.clone().acquire_owned().await.ok()?))
-        };
-        let Ok(Some(room)) = tokio::time::timeout(ROOM, room).await else { return Called::Busy(work) };
+        let Some(room) = self.tool_room(plugin).await else { return Called::Busy(work) };
         let (engine, plugin) = (self.clone(), plugin.clone());
         let task = async move {
             let meter = Meter::new(plugin.limits.cpu);
@@ -502,6 +505,15 @@ impl Engine {
         [of_plugin, self.slots.acquire().await.ok()]
     }
 
+    /// Room for one more instance of a tool: of this plugin, and in all; none where there was none for [`ROOM`].
+    async fn tool_room(&self, plugin: &Plugin) -> Option<[OwnedSemaphorePermit; 2]> {
+        let room = async {
+            let of_plugin = plugin.tool_slots.clone().acquire_owned().await.ok()?;
+            Some([of_plugin, self.tool_slots.clone().acquire_owned().await.ok()?])
+        };
+        tokio::time::timeout(ROOM, room).await.ok()?
+    }
+
     /// Reads a component, which takes a while.
     ///
     /// # Errors
@@ -512,6 +524,13 @@ impl Engine {
             None => kept::digest(bytes),
         };
         Candidate::read_with(bytes, self.largest(), digest)
+    }
+
+    /// Forgets compiled code that nobody has used for long, but for that of these components.
+    pub fn forget_compiled(&self, but: &BTreeSet<String>) {
+        if let Some(cache) = &self.cache {
+            cache.only(&self.inner, but);
+        }
     }
 
     /// Bytes of the largest component that is taken.
@@ -558,6 +577,17 @@ impl Engine {
 
     fn store(&self, plugin: &Plugin, handling: Option<Handling>, work: Work) -> Store<State> {
         let sealed = handling.as_ref().is_some_and(|handling| handling.event.room.encrypted);
+        self.store_of(plugin, handling, work, sealed)
+    }
+
+    /// The same, where it is said whether what it logs may be words of an encrypted room.
+    fn store_of(
+        &self,
+        plugin: &Plugin,
+        handling: Option<Handling>,
+        work: Work,
+        sealed: bool,
+    ) -> Store<State> {
         let log = Log::new(plugin.listing.plugin.clone(), self.notices.clone(), sealed);
         let mut table = wasmtime::component::ResourceTable::new();
         table.set_max_capacity(HANDLES);

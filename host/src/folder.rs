@@ -38,7 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Where the system tells nothing of changes (network drives), the folder is looked at this often.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// A file that is too slow is tried again so often: each time costs what it may take.
+/// A file that is too slow is tried again so often: each time costs what it may take. Where the host is in trouble, it is
+/// tried as long as that takes.
 const TRIES: u32 = 3;
 
 /// Where plugins are.
@@ -137,7 +138,7 @@ impl Folder {
             self.registry.looked_at(&name, None);
             // What an embedder brought itself stays, whatever files of that name were refused.
             if self.loaded.remove(&name) {
-                self.registry.remove(&name);
+                self.registry.remove(&name).await;
             }
         }
         let mut found: Vec<_> = found.into_iter().collect();
@@ -216,10 +217,12 @@ impl Folder {
             (Some(seen), Err(reason)) if reason.waits() => {
                 (Look::Waits(reason.to_string(), seen, lock), Some(reason))
             }
-            (Some(seen), Err(reason)) if !reason.may_change() || tries >= TRIES => {
+            (Some(seen), Err(reason))
+                if !reason.may_change() || (tries >= TRIES && !matches!(reason, Refused::Host(_))) =>
+            {
                 (Look::Read(seen), Some(reason))
             }
-            (_, Err(reason)) => (Look::Again(reason.to_string(), tries + 1), Some(reason)),
+            (_, Err(reason)) => (Look::Again(reason.to_string(), tries.saturating_add(1)), Some(reason)),
             (None, Ok(())) => return None,
         })
     }

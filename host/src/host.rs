@@ -150,6 +150,7 @@ impl Host {
         let closing = CancellationToken::new();
         // Whoever drops this future ends all that runs, too.
         let _ended = closing.clone().drop_guard();
+        shared.registry.until(closing.clone());
         let mut serving = JoinSet::new();
         for agent in agents {
             let name = agent.name.clone();

@@ -561,14 +561,15 @@ pub trait Journal: Send + Sync + 'static {
         before: bool,
     ) -> Result<Vec<Remembered>, Error>;
 
-    /// A version of a plugin takes over, with what it makes of what is remembered. On trial, what it replaces is kept until
-    /// [`Self::decide`]; otherwise it is accepted at once. [`Error::Conflict`] where what is remembered has changed.
+    /// A version of a plugin takes over, with what it makes of what is remembered for each agent; none where it moves
+    /// nothing whatever there is. On trial, what it replaces is kept until [`Self::decide`]; otherwise it is accepted at
+    /// once. [`Error::Conflict`] where what is remembered has changed, or is by now for another agent too.
     async fn take_over(
         &self,
         plugin: &PluginName,
         release: &Release,
         on_trial: bool,
-        moved: Vec<Moved>,
+        moved: Option<Vec<Moved>>,
     ) -> Result<(), Error>;
 
     /// Ends the trial of a plugin's version, or forgives it. Answers what is as it was before again; where none is on

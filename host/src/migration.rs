@@ -24,6 +24,39 @@ pub struct Memory {
     pub values: Values,
 }
 
+/// What memories were moved into, for whoever moves them again because one of them has changed meanwhile: the others need
+/// not be.
+#[derive(Debug, Default)]
+pub struct Known {
+    from: Option<String>,
+    moved: BTreeMap<(AgentName, Scope, Option<Scope>), (Values, Values)>,
+}
+
+impl Known {
+    /// What was moved from another version is not known any more.
+    pub fn since(&mut self, from: Option<&str>) {
+        if self.from.as_deref() != from {
+            *self = Self { from: from.map(str::to_owned), moved: BTreeMap::new() };
+        }
+    }
+
+    /// What a memory was moved into, if it was and is the same.
+    #[must_use]
+    pub fn get(&self, agent: &AgentName, memory: &Memory) -> Option<Values> {
+        let (before, after) = self.moved.get(&Self::key(agent, memory))?;
+        (*before == memory.values).then(|| after.clone())
+    }
+
+    /// Notes it.
+    pub fn put(&mut self, agent: &AgentName, memory: &Memory, after: &Values) {
+        self.moved.insert(Self::key(agent, memory), (memory.values.clone(), after.clone()));
+    }
+
+    fn key(agent: &AgentName, memory: &Memory) -> (AgentName, Scope, Option<Scope>) {
+        (agent.clone(), memory.scope.clone(), memory.sealed.clone())
+    }
+}
+
 /// All that a plugin remembers for one agent.
 #[derive(Debug)]
 pub struct Migration {
@@ -228,6 +261,37 @@ mod tests {
         let [before, now] = migration.sizes(&moved);
         assert_eq!((before.1, now.1), (6, 6));
         assert_eq!(now.0 - before.0, 6 * "new ".len() as u64);
+    }
+
+    #[test]
+    fn only_what_has_changed_is_moved_anew() {
+        let room = RoomId::parse("!r").unwrap();
+        let sealed = Scope::Sealed { room, user: None, gone: false };
+        let at = |value: &str| {
+            let all = vec![remembered(&Scope::Plugin, "a", value), remembered(&sealed, "b", "1")];
+            Migration::new(agent(), all).memories()
+        };
+        let mut known = Known::default();
+        known.since(Some("1.0.0"));
+        for memory in at("1") {
+            assert_eq!(known.get(&agent(), &memory), None);
+            let (memory, values) = renamed(memory);
+            known.put(&agent(), &memory, &values);
+        }
+        for memory in at("1") {
+            assert_eq!(known.get(&agent(), &memory), Some(renamed(memory).1));
+        }
+        let other = AgentName::parse("other").unwrap();
+        assert!(at("1").iter().all(|memory| known.get(&other, memory).is_none()));
+        // In the encrypted room both are seen as one.
+        let changed: Vec<_> = at("2").iter().map(|memory| known.get(&agent(), memory).is_none()).collect();
+        assert_eq!(changed, [true, true]);
+        let more = vec![remembered(&Scope::Plugin, "a", "1"), remembered(&sealed, "b", "2")];
+        let memories = Migration::new(agent(), more).memories();
+        let changed: Vec<_> = memories.iter().map(|memory| known.get(&agent(), memory).is_none()).collect();
+        assert_eq!(changed, [false, true]);
+        known.since(Some("2.0.0"));
+        assert!(at("1").iter().all(|memory| known.get(&agent(), memory).is_none()));
     }
 
     #[test]

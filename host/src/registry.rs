@@ -13,6 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
+use tokio_util::sync::CancellationToken;
 
 use self::turn::OnTrial;
 
@@ -66,6 +67,8 @@ pub struct Registry {
     agreeing: Mutex<()>,
     /// What was agreed to, where somebody keeps that.
     agreed: Option<Agreed>,
+    /// SHA-256 of what is kept, and loaded just now.
+    coming: Mutex<Vec<String>>,
     /// Versions that others have replaced, as long as somebody uses them.
     replaced: Mutex<Vec<Weak<Plugin>>>,
     /// Held while one of those is loaded again.
@@ -76,8 +79,9 @@ pub struct Registry {
     publishers: Option<BTreeSet<Publisher>>,
     /// Versions on trial.
     trials: Mutex<BTreeMap<PluginName, OnTrial>>,
-    /// SHA-256 of those that were rolled back since the host has started.
-    dropped: Mutex<BTreeSet<String>>,
+    /// Those that were rolled back since the host has started, by the plugin and SHA-256: one component may be several
+    /// plugins.
+    dropped: Mutex<BTreeSet<(PluginName, String)>>,
     /// Held while one version takes the place of another.
     turning: tokio::sync::Mutex<()>,
     /// What was agreed to of what serves.
@@ -85,6 +89,8 @@ pub struct Registry {
     /// Whose files are to be looked at again though they have not changed, and who is told.
     again: Mutex<BTreeSet<PluginName>>,
     news: Notify,
+    /// The host has ended: nothing is waited for any more.
+    over: OnceLock<CancellationToken>,
     notices: Notices,
     tally: Arc<Tally>,
 }
@@ -118,6 +124,7 @@ impl Registry {
             changing: Mutex::new(()),
             agreeing: Mutex::new(()),
             agreed,
+            coming: Mutex::default(),
             replaced: Mutex::default(),
             loading: tokio::sync::Mutex::default(),
             journal,
@@ -128,9 +135,15 @@ impl Registry {
             entries: Mutex::default(),
             again: Mutex::default(),
             news: Notify::new(),
+            over: OnceLock::new(),
             notices,
             tally,
         }
+    }
+
+    /// Whatever goes on by itself ends with this.
+    pub fn until(&self, over: CancellationToken) {
+        drop(self.over.set(over));
     }
 
     /// The plugins now.
@@ -149,7 +162,9 @@ impl Registry {
     /// # Errors
     /// Why it is refused.
     pub async fn load(&self, name: &PluginName, bytes: Bytes) -> Result<(), Refused> {
-        self.admit(name, bytes, None).await
+        let candidate = self.candidate(bytes).await?;
+        self.signed(name, &candidate, None)?;
+        self.put(name, candidate).await
     }
 
     /// Reads a component, away from those who answer.
@@ -166,51 +181,71 @@ impl Registry {
     /// Why it is refused.
     pub async fn load_agreed(&self, name: &PluginName, bytes: Bytes) -> Result<(), Refused> {
         let listed = self.publishers.as_ref();
-        let Some(Agreed { lock, kept }) = &self.agreed else { return self.admit(name, bytes, listed).await };
         let candidate = self.candidate(bytes.clone()).await?;
         self.signed(name, &candidate, listed)?;
+        let is_rejected = self.rejected(name).await?.as_ref() == Some(&candidate.digest);
+        let Some(Agreed { lock, kept }) = &self.agreed else {
+            return if is_rejected { Err(Refused::RolledBack) } else { self.put(name, candidate).await };
+        };
         let offered = candidate.offered();
         let agreed = lock.read().map_err(Refused::Host)?.plugins.remove(name);
         if let Some(agreed) = &agreed {
             let beyond = agreed.beyond(&offered);
             if !beyond.is_empty() {
-                if !self.has(name)
-                    && let Some(before) = kept.get(&agreed.digest)
-                    && let Err(reason) = self.admit(name, before.into(), listed).await
-                {
-                    tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is refused: {reason}");
+                if !self.has(name) {
+                    self.finish_rollback(name, &agreed.digest, &offered.digest).await?;
+                    self.serve_before(name, agreed, kept.get(&agreed.digest)).await;
                 }
                 return Err(Refused::Beyond(beyond));
             }
         }
-        if self.rejected(name).await?.as_deref() == Some(offered.digest.as_str()) {
+        if is_rejected {
             let before = agreed.as_ref().filter(|agreed| agreed.digest != offered.digest);
             if agreed.is_none() || before.is_some() {
                 if !self.has(name)
                     && let Some(before) = before
-                    && let Some(before) = self.instead(name, before).await?
-                    && let Err(reason) = self.admit(name, before.into(), listed).await
                 {
-                    tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is refused: {reason}");
+                    self.serve_before(name, before, self.instead(name, before).await?).await;
                 }
                 return Err(Refused::RolledBack);
             }
             // Somebody has agreed to this very file since.
             self.journal.decide(name, Decision::Forgiven).await?;
         }
+        let _coming = self.coming(&offered.digest);
         // Before it is on trial: whatever comes between, it is there to be gone back to after it.
-        if let Err(reason) = kept.put(&offered.digest, &bytes) {
+        let put = || {
+            let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.put(&offered.digest, &bytes)
+        };
+        if let Err(reason) = put() {
             tracing::warn!(target: "parlour", "plugin {name}: it is not kept: {reason}");
         }
         self.put(name, candidate).await?;
         let source = agreed.as_ref().and_then(|agreed| agreed.source.clone());
         let entry = Locked { source, ..offered };
         if agreed.as_ref() == Some(&entry) && kept.has(&entry.digest) {
-            self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), entry);
+            self.was_agreed(name, Some(entry));
             return Ok(());
         }
         self.agree(name, entry, &bytes).await;
         Ok(())
+    }
+
+    /// What was agreed to serves while a file is not taken.
+    async fn serve_before(&self, name: &PluginName, agreed: &Locked, component: Option<Vec<u8>>) {
+        let Some(component) = component else { return };
+        let served = async {
+            let candidate = self.candidate(component.into()).await?;
+            self.signed(name, &candidate, self.publishers.as_ref())?;
+            let entry = Locked { source: agreed.source.clone(), ..candidate.offered() };
+            self.put(name, candidate).await?;
+            self.was_agreed(name, Some(entry));
+            Ok::<_, Refused>(())
+        };
+        if let Err(reason) = served.await {
+            tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is refused: {reason}");
+        }
     }
 
     /// The components that are needed by what deliveries have recorded, and those that are on trial or were accepted; none
@@ -229,15 +264,22 @@ impl Registry {
         needed.map_err(|reason| tracing::warn!(target: "parlour", "what is kept: {reason}")).ok()
     }
 
-    /// The components of versions that are loaded, on trial or gone back to if that ends badly, or were replaced and still run something: what they begin may not be
-    /// written down yet.
+    /// Until this is dropped, a component is one that is needed.
+    fn coming(&self, digest: &str) -> Coming<'_> {
+        self.coming.lock().unwrap_or_else(PoisonError::into_inner).push(digest.to_owned());
+        Coming { registry: self, digest: digest.to_owned() }
+    }
+
+    /// The components of versions that are loaded or are about to be, on trial or gone back to if that ends badly, or were replaced and
+    /// still run something: what they begin may not be written down yet.
     fn in_use(&self) -> Vec<String> {
         let loaded = self.loaded.load();
         let loaded = loaded.plugins.values().map(|plugin| plugin.listing.digest.clone());
         let mut replaced = self.replaced.lock().unwrap_or_else(PoisonError::into_inner);
         replaced.retain(|version| version.strong_count() > 0);
         let replaced = replaced.iter().filter_map(|version| Some(version.upgrade()?.listing.digest.clone()));
-        loaded.chain(replaced).chain(self.tried()).collect()
+        let coming = self.coming.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        loaded.chain(replaced).chain(self.tried()).chain(coming).collect()
     }
 
     /// Forgets components that were agreed to once and that nobody needs any more.
@@ -249,6 +291,7 @@ impl Registry {
         needed.extend(self.in_use());
         needed.extend(now.plugins.into_values().map(|locked| locked.digest));
         kept.only(&needed);
+        self.engine.forget_compiled(&needed);
     }
 
     /// A version that was agreed to once, if it is kept: it finishes what it began, with what is granted now.
@@ -275,18 +318,6 @@ impl Registry {
         Some(plugin)
     }
 
-    /// Loads what is signed as it must be.
-    async fn admit(
-        &self,
-        name: &PluginName,
-        bytes: Bytes,
-        listed: Option<&BTreeSet<Publisher>>,
-    ) -> Result<(), Refused> {
-        let candidate = self.candidate(bytes).await?;
-        self.signed(name, &candidate, listed)?;
-        self.put(name, candidate).await
-    }
-
     /// Whether somebody has signed it who must have: the plugin's own publisher, or else one of these.
     fn signed(
         &self,
@@ -307,9 +338,6 @@ impl Registry {
     }
 
     async fn put(&self, name: &PluginName, candidate: Candidate) -> Result<(), Refused> {
-        if self.rejected(name).await?.as_ref() == Some(&candidate.digest) {
-            return Err(Refused::RolledBack);
-        }
         let plugin = self.ready(name, candidate).await?;
         let digest = plugin.listing.digest.clone();
         let (may, spared) = (plugin.permissions.summary(), plugin.permissions.spared());
@@ -328,9 +356,17 @@ impl Registry {
         Ok(())
     }
 
-    /// Waits until no version is taking the place of another.
+    /// Waits until no version is taking the place of another, or the host has ended.
     pub async fn turned(&self) {
-        drop(self.turning.lock().await);
+        let over = self.over();
+        tokio::select! {
+            turning = self.turning.lock() => drop(turning),
+            () = over.cancelled() => {}
+        }
+    }
+
+    fn over(&self) -> CancellationToken {
+        self.over.get().cloned().unwrap_or_default()
     }
 
     /// Plugins whose files are to be looked at again, though they may not have changed.
@@ -377,24 +413,6 @@ impl Registry {
         drop(self.brought.set(self.loaded()));
     }
 
-    /// Forgets a plugin, or goes back to the one that the embedder brought.
-    pub fn remove(&self, name: &PluginName) {
-        let brought = self.brought.get().and_then(|brought| brought.plugins.get(name)).cloned();
-        let digest = brought.as_ref().map(|plugin| plugin.listing.digest.clone());
-        let before = self.change(|plugins| match brought {
-            Some(brought) => plugins.insert(name.clone(), brought),
-            None => plugins.remove(name),
-        });
-        let plugin = name.clone();
-        match (before, digest) {
-            (Some(_), None) => self.notices.say(Notice::PluginRemoved { plugin }),
-            (Some(before), Some(digest)) if before.listing.digest != digest => {
-                self.notices.say(Notice::PluginLoaded { plugin, digest, replaced: true });
-            }
-            _ => {}
-        }
-    }
-
     fn change<T>(&self, how: impl FnOnce(&mut BTreeMap<PluginName, Arc<Plugin>>) -> T) -> T {
         let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.loaded.load();
@@ -409,5 +427,20 @@ impl Registry {
         self.loaded.store(Arc::new(Loaded { generation: now.generation + 1, plugins }));
         self.changed.send_replace(());
         changed
+    }
+}
+
+/// A component that is kept, and loaded just now.
+struct Coming<'a> {
+    registry: &'a Registry,
+    digest: String,
+}
+
+impl Drop for Coming<'_> {
+    fn drop(&mut self) {
+        let mut coming = self.registry.coming.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = coming.iter().position(|digest| *digest == self.digest) {
+            coming.swap_remove(at);
+        }
     }
 }

@@ -129,6 +129,15 @@ pub fn firing(timer: &Timer, now: u64) -> Firing {
     Firing { due: Some(due), missed: every.count(from, due), next: every.after(due) }
 }
 
+/// When a timer would be due next, had it been fired at this time; none where it is over then.
+#[must_use]
+pub fn after(timer: &Timer, time: u64) -> Option<u64> {
+    match &timer.rhythm {
+        Rhythm::Once => None,
+        Rhythm::Every { cron, zone } => Every::parse(cron, zone).ok()?.after(time),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -16,7 +16,7 @@ use parlour::{
 };
 
 use crate::{
-    guests::guest,
+    guests::{guest, patched},
     stage::{AGENT, ALICE, BOB, Stage, granted},
 };
 
@@ -320,6 +320,27 @@ async fn a_plugin_asks_the_models_that_it_was_granted_for_so_many_tokens() {
     let uncounted = LlmGrant { models, tokens_per_day: NonZeroU32::new(2500) };
     let stage = asking(uncounted).await;
     assert_eq!(stage.ask("/choose uncounted hello").await, "x".repeat(9000));
+    assert_eq!(stage.ask("/model hello").await, told);
+}
+
+#[tokio::test]
+async fn another_version_has_no_tokens_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("deeds.wasm");
+    std::fs::write(&file, guest("deeds")).unwrap();
+    let stage = Stage::start(&[], |builder| {
+        let llm = LlmGrant { tokens_per_day: NonZeroU32::new(1500), ..LlmGrant::default() };
+        let grants = granted(Grants { llm: Some(llm), ..Grants::default() });
+        let builder = builder.plugin_folder(folder.path());
+        builder.plugin_settings("deeds".parse().unwrap(), grants).llm(Counting)
+    })
+    .await;
+    assert_eq!(stage.ask("/model hello").await, "the default");
+    let second = patched(&guest("deeds"), "Does one thing of each kind", "Does 1 thing of every kind!");
+    std::fs::write(&file, second).unwrap();
+    stage.noticed("plugin deeds: new version took over").await;
+    assert_eq!(stage.ask("/model hello").await, "the default");
+    let told = "/model: this plugin may use 1500 tokens within a day, and has";
     assert_eq!(stage.ask("/model hello").await, told);
 }
 

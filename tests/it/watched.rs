@@ -33,6 +33,14 @@ pub trait Watch: Send + Sync + 'static {
     }
     /// It is noted what became of an effect.
     fn noted(&self) {}
+    /// A version is about to take over; it does not where this fails.
+    fn takes_over(&self) -> Result<(), Error> {
+        Ok(())
+    }
+    /// How a trial ends is about to be written down.
+    async fn decides(&self) {}
+    /// It is.
+    async fn decided(&self) {}
 }
 
 pub struct Watched<J, W> {
@@ -217,13 +225,17 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
         plugin: &PluginName,
         release: &Release,
         on_trial: bool,
-        moved: Vec<Moved>,
+        moved: Option<Vec<Moved>>,
     ) -> Result<(), Error> {
+        self.watch.takes_over()?;
         self.journal.take_over(plugin, release, on_trial, moved).await
     }
 
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {
-        self.journal.decide(plugin, decision).await
+        self.watch.decides().await;
+        let decided = self.journal.decide(plugin, decision).await;
+        self.watch.decided().await;
+        decided
     }
 
     async fn timers(

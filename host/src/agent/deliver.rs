@@ -25,6 +25,7 @@ use crate::{
     effect::{Effect, EffectId, MessageRef, Target},
     engine::{End, GuestError, GuestErrorKind, Handling, Plugin, Work},
     event::{Event, Kind},
+    id::DeliveryId,
     journal::{Commit, Error, Learnt, Outcome},
     notice::Notice,
     text::escaped,
@@ -106,10 +107,12 @@ impl Running {
                 .and_then(|_| self.shared.registry.on_trial(plugin));
             // It was rolled back meanwhile.
             if end.is_some() && self.shared.registry.is_dropped(plugin).await {
+                self.note(&delivery.id, "a version that was rolled back meanwhile had it first");
                 return self.give_way(&delivery, &learning, &shown).await;
             }
             // A tool that it called was: it is called by the version before now.
             if learning.spent.replaced.swap(false, Relaxed) && end.is_some() {
+                self.note(&delivery.id, "the version of a tool that it called was rolled back");
                 learning.record.again(Again::Conflict);
                 continue;
             }
@@ -139,11 +142,12 @@ impl Running {
             let (conclusion, did) = self.conclude(&delivery, end, work, &shown).await;
             let conclusion = Conclusion { line, ..conclusion };
             let (passed, said) = (conclusion.passed, conclusion.says());
+            let part = conclusion.took_part();
             let learnt = learning.ending(conclusion.own.outcome, did).await;
             match self.commit(delivery.commit(conclusion, learnt)).await {
                 Ok(()) => {
-                    if well {
-                        self.shared.registry.ended_well(plugin);
+                    for (plugin, digest) in part.iter().filter(|_| well) {
+                        self.shared.registry.ended_well(plugin, digest);
                     }
                     return if passed { Asked::Passed { said } } else { Asked::Handled };
                 }
@@ -158,6 +162,11 @@ impl Running {
                 Err(Error::Storage(_)) => return Asked::Interrupted,
             }
         }
+    }
+
+    /// Notes what came before a delivery began anew, for whoever asks later: without anything that was said.
+    fn note(&self, delivery: &DeliveryId, why: impl Into<String>) {
+        lock(&self.noted).entry(delivery.clone()).or_insert_with(|| why.into());
     }
 
     /// What it reads has changed whenever it had ended.
@@ -196,8 +205,13 @@ impl Running {
             None => Tried::Interrupted,
             Some(true) => {
                 report();
-                registry.roll_back(plugin, health::fault(end)).await;
-                Tried::RolledBack
+                let (digest, fault) = (&plugin.listing.digest, escaped(&health::fault(end), WHY));
+                let digest = digest.get(..12).unwrap_or(digest);
+                self.note(&delivery.id, format!("the new version ({digest}) was rolled back at it: {fault}"));
+                tokio::select! {
+                    () = registry.roll_back(plugin, health::fault(end)) => Tried::RolledBack,
+                    () = self.closing.cancelled() => Tried::Interrupted,
+                }
             }
             Some(false) => {
                 registry.excused(plugin, faults);
@@ -369,10 +383,14 @@ impl Running {
     }
 
     /// Commits, however often the storage fails, and sends what is to be sent.
-    pub(super) async fn commit(&self, commit: Commit) -> Result<(), Error> {
+    pub(super) async fn commit(&self, mut commit: Commit) -> Result<(), Error> {
+        let noted = lock(&self.noted).get(&commit.delivery).cloned();
+        let lines = noted.into_iter().chain(commit.line.take());
+        commit.line = lines.reduce(|before, line| format!("{before}; {line}"));
         loop {
             match self.shared.journal.commit(commit.clone()).await {
                 Ok(queued) => {
+                    lock(&self.noted).remove(&commit.delivery);
                     self.outbox.push(queued);
                     if sets_home(&commit) {
                         self.forget_home().await;

@@ -1,6 +1,6 @@
 //! One event and one plugin, and how that ends: values, and what a person is told of them.
 
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use sha2::{Digest, Sha256};
 use tokio_util::sync::CancellationToken;
@@ -74,6 +74,12 @@ impl Conclusion {
     /// Whether anything is done that a person may notice.
     pub fn says(&self) -> bool {
         !self.own.effects.is_empty() || self.tools.iter().any(|tool| !tool.effects.is_empty())
+    }
+
+    /// The versions that had a part in it, each once: the plugin's own, and those of tools.
+    pub fn took_part(&self) -> BTreeSet<(PluginName, String)> {
+        let all = std::iter::once(&self.own).chain(&self.tools);
+        all.filter_map(|of| Some((of.plugin.clone()?, of.digest.clone()?))).collect()
     }
 }
 

@@ -185,7 +185,7 @@ impl Running {
                 let Shared { journal, registry, .. } = &self.shared;
                 let versions = self.journalled(|| journal.versions(name)).await;
                 // What is undone is not gone on with.
-                if registry.was_dropped(component, &versions) {
+                if registry.was_dropped(name, component, &versions) {
                     None
                 } else {
                     registry.version(name, component).await

@@ -18,7 +18,8 @@ use crate::{
 };
 
 /// Whether the version before does better: it is called with what it remembered before the trial and what the other one has
-/// learnt from outside, and with nothing that reaches anybody. Its permissions are those in `handling`.
+/// learnt from outside, and with nothing that reaches anybody. Its permissions are those in `handling`. Where there is no
+/// room to find out, it is taken to do no better.
 pub(super) async fn does_better(
     engine: &Arc<Engine>,
     journal: &dyn Journal,
@@ -37,7 +38,7 @@ pub(super) async fn does_better(
         record: record.clone(),
         ..handling
     };
-    let (end, was_denied) = engine.rehearse(before, call, handling).await;
+    let Some((end, was_denied)) = engine.rehearse(before, call, handling).await else { return Ok(false) };
     // What was asked of nobody was denied as well.
     let was_denied = was_denied || !record.unknown().is_empty();
     Ok(trial::does_better(health::ended(&end), was_denied))

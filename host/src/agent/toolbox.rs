@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     capability::toolbox::{Absence, Tools},
-    engine::{Call, Called, End, Engine, Handling, Plugin, Work},
+    engine::{Call, Called, Engine, Handling, Plugin, Work},
     grant::Permissions,
     id::PluginName,
     journal::Journal,
@@ -118,9 +118,6 @@ impl Tools for Toolbox {
         if let Called::Ended(end, _) = &called {
             health::report(&self.notices, plugin, &agent, &event, end);
             health::judge(&self.notices, plugin, &agent, &event.sender.id, end);
-            if matches!(end, End::Answer(_)) {
-                self.registry.ended_well(plugin);
-            }
         }
         called
     }

@@ -51,7 +51,8 @@ impl Log {
         }
     }
 
-    fn say(&self, level: Level, text: &str) {
+    /// One line more.
+    pub fn say(&self, level: Level, text: &str) {
         {
             let mut left = self.left.lock().unwrap_or_else(PoisonError::into_inner);
             let Some(lines) = left.lines.checked_sub(1) else { return };

@@ -7,6 +7,7 @@
 //! same way.
 
 use std::{
+    collections::BTreeSet,
     fs::{self, File},
     io::{ErrorKind, Read as _, Write as _},
     os::{
@@ -14,6 +15,7 @@ use std::{
         unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     },
     path::{Path, PathBuf},
+    time::{Duration, SystemTime},
 };
 
 use wasmtime::{Engine, component::Component};
@@ -25,6 +27,8 @@ use crate::kept;
 const SEAL: usize = 32;
 /// Bytes that are read at once: they stay in the processor's cache until they are hashed.
 const PIECE: usize = 256 * 1024;
+/// What was not used for so long, and nobody needs, is forgotten: it costs a start at the most.
+const UNUSED: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Where compiled code is kept.
 #[derive(Clone)]
@@ -89,6 +93,9 @@ impl Cache {
         let whole = fs::read(self.folder.join(name)).ok()?;
         let (digest, seal) = whole.split_last_chunk::<SEAL>()?;
         let is_ours = self.hasher(name).update(digest).finalize() == blake3::Hash::from_bytes(*seal);
+        if is_ours && let Ok(file) = File::open(self.folder.join(name)) {
+            is_used(&file);
+        }
         String::from_utf8(digest.into()).ok().filter(|_| is_ours)
     }
 
@@ -108,6 +115,7 @@ impl Cache {
             drop(fs::remove_file(&path));
             return Err("its compiled code is not as it was kept".into());
         }
+        is_used(&file);
         // Under this name it is opened again, whatever its own one stands for by now.
         let same = PathBuf::from(format!("/dev/fd/{}", file.as_raw_fd()));
         #[expect(unsafe_code, reason = "the file is this host's own: see the module's words")]
@@ -119,6 +127,20 @@ impl Cache {
     /// Keeps compiled code. A failure costs the next start some time, and nothing else.
     pub fn put(&self, engine: &Engine, digest: &str, code: &[u8]) -> Result<(), String> {
         self.write(&name(engine, digest), code)
+    }
+
+    /// Forgets what nobody has used for a month: other hosts may share the folder, and older ones may come back. What was
+    /// compiled of `needed` by this engine stays.
+    pub(super) fn only(&self, engine: &Engine, needed: &BTreeSet<String>) {
+        let needed: BTreeSet<_> = needed.iter().map(|digest| name(engine, digest)).collect();
+        for entry in fs::read_dir(&self.folder).into_iter().flatten().flatten() {
+            let file = entry.file_name().to_string_lossy().into_owned();
+            let is_ours = file.ends_with(".sealed") || file.ends_with(".digest");
+            let unused = || Some(entry.metadata().ok()?.modified().ok()?.elapsed().ok()? > UNUSED);
+            if is_ours && !needed.contains(&file) && unused().unwrap_or(false) {
+                drop(fs::remove_file(entry.path()));
+            }
+        }
     }
 
     /// Writes a file and its seal.
@@ -171,6 +193,11 @@ pub(super) fn fresh(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component>
     // SAFETY: it is the answer of the compiler, which is this program or one that its embedder named.
     let component = unsafe { Component::deserialize(engine, code) };
     component
+}
+
+/// A file whose time is not that of its last use goes too early, and is made anew.
+fn is_used(file: &File) {
+    drop(file.set_modified(SystemTime::now()));
 }
 
 fn name(engine: &Engine, digest: &str) -> String {
@@ -265,6 +292,40 @@ mod tests {
         assert_eq!(found(&other, "a"), changed());
         other.put(&engine, "a", &code).unwrap();
         assert_eq!(found(&Cache::open(folder.path()).unwrap(), "a"), Ok(true));
+    }
+
+    #[test]
+    fn what_nobody_uses_is_forgotten_and_what_is_needed_stays() {
+        let (folder, engine) = (private(), engine());
+        let code = engine.precompile_component(COMPONENT).unwrap();
+        let cache = Cache::open(folder.path()).unwrap();
+        let aged = |name: &str| {
+            let file = File::options().append(true).open(folder.path().join(name)).unwrap();
+            file.set_modified(SystemTime::now() - UNUSED - Duration::from_secs(1)).unwrap();
+        };
+        let files = || {
+            let files = fs::read_dir(folder.path()).unwrap();
+            files.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect::<BTreeSet<_>>()
+        };
+        for digest in ["needed", "used", "old", "new"] {
+            cache.put(&engine, digest, &code).unwrap();
+        }
+        fs::write(folder.path().join("needed-of-another-engine.sealed"), "").unwrap();
+        assert_eq!(cache.digest(COMPONENT), kept::digest(COMPONENT));
+        let note = files().into_iter().find(|name| name.ends_with(".digest")).unwrap();
+        let [needed, used, old, new] = ["needed", "used", "old", "new"].map(|digest| name(&engine, digest));
+        for file in [&needed, &used, &old, &note, "needed-of-another-engine.sealed", "key"] {
+            aged(file);
+        }
+        assert!(matches!(cache.get(&engine, "used"), Ok(Some(_))));
+        cache.only(&engine, &["needed".to_owned()].into());
+        assert_eq!(files(), [needed.clone(), used.clone(), new.clone(), "key".to_owned()].into());
+        assert_eq!(cache.digest(COMPONENT), kept::digest(COMPONENT));
+        aged(&note);
+        assert_eq!(cache.digest(COMPONENT), kept::digest(COMPONENT));
+        cache.only(&engine, &BTreeSet::new());
+        assert!(files().contains(&note), "it is used");
+        assert!(!files().contains(&needed));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{
     Engine, Plugin, Work,
     background::{HEAD, Panicked},
-    charge, convert, fault, first_line,
+    charge, convert, fault,
     limits::Meter,
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     journal::Scope,
     manifest::Permission,
     migration::{Memory, Values},
+    notice::Level,
 };
 
 impl Plugin {
@@ -27,7 +28,7 @@ impl Engine {
     /// Has a plugin move a copy of one memory, and answers what has become of it.
     ///
     /// # Errors
-    /// [`Refused::Migration`], in one line.
+    /// [`Refused::Migration`], in one line without the plugin's own words: these go to its log, sealed.
     pub async fn migrate(
         self: &Arc<Self>,
         plugin: &Arc<Plugin>,
@@ -48,7 +49,8 @@ impl Engine {
         let (engine, plugin, metered) = (self.clone(), plugin.clone(), meter.clone());
         let running = async move {
             let _slots = engine.slots(&plugin).await;
-            let mut store = engine.store(&plugin, None, Work::default());
+            // What is remembered may have been said in an encrypted room.
+            let mut store = engine.store_of(&plugin, None, Work::default(), true);
             store.data_mut().moving = Some(moving);
             charge(&mut store, metered.clone());
             let _ticking = engine.ticker.tick();
@@ -62,7 +64,11 @@ impl Engine {
             match ended {
                 Err(_) => Err(super::Fault::Wall(plugin.limits.wall).to_string()),
                 Ok(Err(error)) => Err(fault(&error, plugin.limits.cpu, &store.data().limiter).to_string()),
-                Ok(Ok(Err(error))) => Err(first_line(&convert::guest_error(error, false).message)),
+                Ok(Ok(Err(error))) => {
+                    let words = convert::guest_error(error, false).message;
+                    store.data().log.say(Level::Warn, &format!("migrate: {words}"));
+                    Err("its own error".into())
+                }
                 Ok(Ok(Ok(()))) => {
                     Ok(store.data_mut().moving.take().map(|moving| moving.values).unwrap_or_default())
                 }

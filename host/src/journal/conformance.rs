@@ -147,9 +147,13 @@ mod keeps {
             what_was_rolled_back_commits_nothing_more
             what_may_be_gone_back_to_is_not_put_away
             what_another_takes_the_place_of_stays_if_it_was_used
+            what_is_withdrawn_is_undone_and_may_come_again
             a_handler_of_before_does_not_rest_on_what_may_be_undone
             timers_of_a_version_on_trial_are_as_they_were_without_it
+            what_was_due_during_a_trial_is_not_due_again_after_it
             what_is_remembered_is_moved_with_the_version_and_back_with_it
+            what_appears_while_a_version_moves_is_moved_too
+            a_straggler_writes_only_in_the_shape_that_there_is
         }
         audit {
             the_record_is_one_chain

@@ -53,6 +53,8 @@ struct Ledger {
     kv: HashMap<Namespace, BTreeMap<String, Stored>>,
     usage: HashMap<(AgentName, PluginName), Usage>,
     versions: HashMap<PluginName, Versions>,
+    /// In which shape each version reads and writes what is remembered, by SHA-256.
+    shapes: BTreeMap<PluginName, BTreeMap<String, i64>>,
     /// What versions on trial have replaced, by where it was; none where nothing was.
     replaced: BTreeMap<(Namespace, String), Option<Stored>>,
     record: Vec<Recorded>,
@@ -590,10 +592,7 @@ impl Journal for Memory {
     }
 
     async fn remembering(&self, plugin: &PluginName) -> Result<Vec<AgentName>, Error> {
-        let ledger = self.ledger();
-        let of = ledger.kv.keys().filter(|namespace| namespace.plugin == *plugin);
-        let agents: BTreeSet<_> = of.map(|namespace| namespace.agent.clone()).collect();
-        Ok(agents.into_iter().collect())
+        Ok(self.ledger().remembering(plugin))
     }
 
     async fn remembered(
@@ -610,7 +609,7 @@ impl Journal for Memory {
         plugin: &PluginName,
         release: &Release,
         on_trial: bool,
-        moved: Vec<Moved>,
+        moved: Option<Vec<Moved>>,
     ) -> Result<(), Error> {
         self.ledger().take_over(plugin, release, on_trial, moved)
     }

@@ -283,10 +283,12 @@ impl Journal for Sqlite {
         plugin: &PluginName,
         release: &Release,
         on_trial: bool,
-        moved: Vec<Moved>,
+        moved: Option<Vec<Moved>>,
     ) -> Result<(), Error> {
         let (plugin, release) = (plugin.clone(), release.clone());
-        self.thread.write(move |db| version::take_over(db, &plugin, &release, on_trial, &moved)).await
+        self.thread
+            .write(move |db| version::take_over(db, &plugin, &release, on_trial, moved.as_deref()))
+            .await
     }
 
     async fn decide(&self, plugin: &PluginName, decision: Decision) -> Result<Undone, Error> {

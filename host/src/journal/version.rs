@@ -22,8 +22,6 @@ pub struct Versions {
     pub trial: Option<Release>,
     /// The one on trial has done something that was committed.
     pub used: bool,
-    /// The newest of these has moved what was remembered: what an older one has read or writes is none any more.
-    pub moved: bool,
     /// SHA-256 of the one that was rolled back last, in hexadecimal.
     pub rejected: Option<String>,
 }
@@ -59,30 +57,52 @@ pub enum Decision {
     RolledBack,
     /// Another is to take its place: what it wrote stays if it was used, and is undone otherwise.
     Superseded,
+    /// It is gone, and the one before it serves: what it wrote is undone.
+    Withdrawn,
     /// What was rolled back before may be tried again.
     Forgiven,
 }
 
+impl Decision {
+    /// Whether what the version on trial wrote is undone; `used` says whether it has done something that was committed.
+    pub(super) fn undoes(self, used: bool) -> bool {
+        match self {
+            Self::RolledBack | Self::Withdrawn => true,
+            Self::Superseded => !used,
+            Self::Accepted | Self::Forgiven => false,
+        }
+    }
+}
+
 impl Versions {
+    /// The one whose shape what is remembered has now.
+    pub(super) fn newest(&self) -> Option<&Release> {
+        self.trial.as_ref().or(self.accepted.as_ref())
+    }
+
     /// What a contribution of the version `digest` is; none where it comes too late: it must not be committed.
-    /// `touches` says whether it read or wrote what is remembered, and `replaced` whether any of that, or of the timers that
-    /// it listed or changed, is what the one on trial has replaced.
-    pub(super) fn standing(
+    /// `strange` says whether it read or wrote what is remembered and has another shape by now, and `replaced` whether any
+    /// of that, or of the timers that it listed or changed, is what the one on trial has replaced. Who began finishes, as
+    /// long as neither is so.
+    ///
+    /// # Errors
+    /// Those of the two.
+    pub(super) fn standing<E>(
         &self,
         digest: &str,
-        touches: impl FnOnce() -> bool,
-        replaced: impl FnOnce() -> bool,
-    ) -> Option<Standing> {
+        strange: impl FnOnce() -> Result<bool, E>,
+        replaced: impl FnOnce() -> Result<bool, E>,
+    ) -> Result<Option<Standing>, E> {
         let is = |release: &Option<Release>| release.as_ref().is_some_and(|it| it.digest == digest);
         if is(&self.trial) {
-            return Some(Standing::OnTrial);
+            return Ok(Some(Standing::OnTrial));
         }
         if self.rejected.as_deref() == Some(digest) {
-            return None;
+            return Ok(None);
         }
         let newest = self.trial.is_none() && is(&self.accepted);
-        let late = !newest && ((self.moved && touches()) || (self.trial.is_some() && replaced()));
-        (!late).then_some(Standing::Settled)
+        let late = !newest && (strange()? || (self.trial.is_some() && replaced()?));
+        Ok((!late).then_some(Standing::Settled))
     }
 }
 

@@ -12,8 +12,9 @@ use crate::{
     id::PluginName,
     journal::{self, Decision, Moved, Release, Versions},
     lock::Locked,
-    migration::Migration,
+    migration::{Known, Migration},
     notice::Notice,
+    router::Listing,
     trial::{After, Trial},
 };
 
@@ -26,7 +27,7 @@ pub(super) struct OnTrial {
     /// The one before it.
     before: Arc<Plugin>,
     trial: Trial,
-    /// What was agreed to of that one, where it came from a file.
+    /// What stood in the lock before it: that one's, where it came from a file.
     agreed: Option<Locked>,
 }
 
@@ -36,6 +37,11 @@ pub struct Trying {
     pub before: Arc<Plugin>,
     /// Events that it has handled well.
     pub well: u32,
+}
+
+fn release(plugin: &Plugin) -> Release {
+    let digest = plugin.listing.digest.clone();
+    Release { digest, version: plugin.version.as_ref().map(ToString::to_string) }
 }
 
 impl From<journal::Error> for Refused {
@@ -49,18 +55,21 @@ impl Registry {
         self.trials.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn dropped(&self) -> MutexGuard<'_, BTreeSet<String>> {
+    fn dropped(&self) -> MutexGuard<'_, BTreeSet<(PluginName, String)>> {
         self.dropped.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a component was rolled back, given what the journal says of its plugin's versions: it does nothing any more.
-    pub fn was_dropped(&self, digest: &str, versions: &Versions) -> bool {
-        versions.rejected.as_deref() == Some(digest) || self.dropped().contains(digest)
+    /// Whether a component was rolled back as this plugin, given what the journal says of its versions: it does nothing any
+    /// more.
+    pub fn was_dropped(&self, name: &PluginName, digest: &str, versions: &Versions) -> bool {
+        versions.rejected.as_deref() == Some(digest)
+            || self.dropped().contains(&(name.clone(), digest.to_owned()))
     }
 
     /// Whether this very version was rolled back; if so, waits until the one before it serves.
     pub async fn is_dropped(&self, plugin: &Plugin) -> bool {
-        let dropped = self.dropped().contains(&plugin.listing.digest);
+        let Listing { plugin, digest, .. } = &*plugin.listing;
+        let dropped = self.dropped().contains(&(plugin.clone(), digest.clone()));
         if dropped {
             self.turned().await;
         }
@@ -97,29 +106,27 @@ impl Registry {
         name: &PluginName,
         plugin: Arc<Plugin>,
     ) -> Result<Option<Arc<Plugin>>, Refused> {
-        let release = Release {
-            digest: plugin.listing.digest.clone(),
-            version: plugin.version.as_ref().map(ToString::to_string),
-        };
+        let release = release(&plugin);
         let is = |it: &Option<Release>| it.as_ref().is_some_and(|it| it.digest == release.digest);
+        let mut known = Known::default();
         for _ in 0..MOVES {
             let versions = self.journal.versions(name).await?;
             if is(&versions.trial) {
                 if !self.trials().contains_key(name) {
                     self.goes_on(name, &release, &versions).await?;
                 }
-                return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
+                return Ok(self.serves(name, plugin));
             }
             if versions.trial.is_some() {
                 self.succeeded(name).await?;
                 continue;
             }
             if is(&versions.accepted) {
-                return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
+                return Ok(self.serves(name, plugin));
             }
-            let before = self.before(name, &versions).await;
+            let before = self.before(name, &versions, &release.digest).await;
             let from = versions.accepted.and_then(|it| it.version);
-            let moved = self.moved(name, &plugin, from.as_deref()).await?;
+            let moved = self.moved(name, &plugin, from.as_deref(), &mut known).await?;
             // From here on who comes too late to commit waits until the new one serves.
             let _turning = match &before {
                 Some(_) => Some(self.turning.lock().await),
@@ -129,13 +136,18 @@ impl Registry {
                 Err(journal::Error::Conflict) => continue,
                 taken => taken?,
             }
-            self.dropped().remove(&release.digest);
             if let Some((before, agreed)) = before {
                 self.begin(name, release.digest, before, agreed);
             }
-            return Ok(self.change(|plugins| plugins.insert(name.clone(), plugin)));
+            return Ok(self.serves(name, plugin));
         }
         Err(Refused::Host("what the plugin remembers changes faster than it can be moved".into()))
+    }
+
+    /// From now on it serves, whatever became of it before. Answers which one did.
+    fn serves(&self, name: &PluginName, plugin: Arc<Plugin>) -> Option<Arc<Plugin>> {
+        self.dropped().remove(&(name.clone(), plugin.listing.digest.clone()));
+        self.change(|plugins| plugins.insert(name.clone(), plugin))
     }
 
     fn begin(&self, name: &PluginName, digest: String, before: Arc<Plugin>, agreed: Option<Locked>) {
@@ -150,7 +162,7 @@ impl Registry {
         release: &Release,
         versions: &Versions,
     ) -> Result<(), Refused> {
-        match self.before(name, versions).await {
+        match self.before(name, versions, &release.digest).await {
             Some((before, agreed)) => self.begin(name, release.digest.clone(), before, agreed),
             // There is nothing to go back to.
             None => drop(self.journal.decide(name, Decision::Accepted).await?),
@@ -164,28 +176,41 @@ impl Registry {
         self.journal.decide(name, Decision::Superseded).await?;
         let accepted = self.journal.versions(name).await?.accepted;
         let on_trial = self.trials().remove(name);
-        if let Some(OnTrial { digest, before, .. }) = on_trial
+        if let Some(OnTrial { digest, before, agreed, .. }) = on_trial
             && accepted.is_none_or(|accepted| accepted.digest != digest)
         {
-            self.dropped().insert(digest);
-            self.change(|plugins| plugins.insert(name.clone(), before));
+            self.dropped().insert((name.clone(), digest));
+            self.was_agreed(name, agreed);
+            self.serves(name, before);
         }
         Ok(())
     }
 
-    /// What is gone back to, and what was agreed to of it: what serves, or else what was accepted and is kept.
-    async fn before(&self, name: &PluginName, versions: &Versions) -> Option<(Arc<Plugin>, Option<Locked>)> {
+    /// What is gone back to from the version with this digest, and what was agreed to of it: what serves, or else what was
+    /// accepted and is kept.
+    async fn before(
+        &self,
+        name: &PluginName,
+        versions: &Versions,
+        digest: &str,
+    ) -> Option<(Arc<Plugin>, Option<Locked>)> {
         let accepted = versions.accepted.as_ref();
         let serves = self.loaded().plugins.get(name).cloned();
         let is_accepted = |serves: &Arc<Plugin>| accepted.is_none_or(|it| it.digest == serves.listing.digest);
         if let Some(serves) = serves.filter(is_accepted) {
             let agreed = self.entries.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+            // Of what the embedder brought nothing is written down, but maybe of a file of that name before.
+            let agreed = agreed.or_else(|| {
+                let mut lock = self.agreed.as_ref()?.lock.read().ok()?;
+                lock.plugins.remove(name).filter(|entry| entry.digest != digest)
+            });
             return Some((serves, agreed));
         }
         let Agreed { kept, .. } = self.agreed.as_ref()?;
         let bytes = kept.get(&accepted?.digest)?;
         let loaded = async {
             let candidate = self.candidate(bytes.into()).await?;
+            self.signed(name, &candidate, self.publishers.as_ref())?;
             let agreed = candidate.offered();
             Ok::<_, Refused>((self.ready(name, candidate).await?, Some(agreed)))
         };
@@ -198,23 +223,31 @@ impl Registry {
         }
     }
 
-    /// What a version makes of what is remembered, on a copy.
+    /// What a version makes of what is remembered, on a copy; none where it moves nothing.
     async fn moved(
         &self,
         name: &PluginName,
         plugin: &Arc<Plugin>,
         from: Option<&str>,
-    ) -> Result<Vec<Moved>, Refused> {
-        let mut all = Vec::new();
+        known: &mut Known,
+    ) -> Result<Option<Vec<Moved>>, Refused> {
         if !plugin.migrates() {
-            return Ok(all);
+            return Ok(None);
         }
+        known.since(from);
+        let mut all = Vec::new();
         for agent in self.journal.remembering(name).await? {
             let remembered = self.journal.remembered(&agent, name, false).await?;
-            let migration = Migration::new(agent, remembered);
+            let migration = Migration::new(agent.clone(), remembered);
             let mut memories = Vec::new();
             for memory in migration.memories() {
-                let values = self.engine.migrate(plugin, from, &memory).await?;
+                let values = if let Some(values) = known.get(&agent, &memory) {
+                    values
+                } else {
+                    let values = self.engine.migrate(plugin, from, &memory).await?;
+                    known.put(&agent, &memory, &values);
+                    values
+                };
                 memories.push((memory, values));
             }
             let moved = migration.moved(&memories);
@@ -226,22 +259,22 @@ impl Registry {
             }
             all.push(moved);
         }
-        Ok(all)
+        Ok(Some(all))
     }
 
-    /// An event that a version on trial has handled has ended well.
-    pub fn ended_well(self: &Arc<Self>, plugin: &Plugin) {
+    /// An event that a version on trial has handled, or had a part in by a tool, has ended well.
+    pub fn ended_well(self: &Arc<Self>, name: &PluginName, digest: &str) {
         let now = Instant::now();
-        let is_over = match self.trials().get_mut(&plugin.listing.plugin) {
-            Some(of) if of.digest == plugin.listing.digest => {
+        let is_over = match self.trials().get_mut(name) {
+            Some(of) if of.digest == digest => {
                 of.trial.ended_well(now);
                 of.trial.is_over(now)
             }
             _ => false,
         };
         if is_over {
-            let (registry, listing) = (self.clone(), plugin.listing.clone());
-            tokio::spawn(async move { registry.accept(&listing.plugin, &listing.digest).await });
+            let (registry, name, digest) = (self.clone(), name.clone(), digest.to_owned());
+            tokio::spawn(async move { registry.accept(&name, &digest).await });
         }
     }
 
@@ -292,49 +325,130 @@ impl Registry {
     }
 
     /// The version before serves again, and what this one wrote is undone. It is not tried again until somebody says so,
-    /// or its file changes.
-    pub async fn roll_back(&self, plugin: &Plugin, fault: String) {
-        let name = &plugin.listing.plugin;
+    /// or its file changes. It goes on where nobody waits for it any more: half of it is nothing that could serve.
+    pub async fn roll_back(self: &Arc<Self>, plugin: &Plugin, fault: String) {
+        let (registry, listing) = (self.clone(), plugin.listing.clone());
+        let over = self.over();
+        let turning = async move {
+            tokio::select! {
+                () = registry.turn_back(&listing, fault) => {}
+                // A trial outlives the host.
+                () = over.cancelled() => {}
+            }
+        };
+        drop(tokio::spawn(turning).await);
+    }
+
+    async fn turn_back(&self, of: &Listing, fault: String) {
+        let name = &of.plugin;
         let _turning = self.turning.lock().await;
         let of = {
             let mut trials = self.trials();
             // Somebody was quicker.
-            if trials.get(name).is_none_or(|of| of.digest != plugin.listing.digest) {
+            if trials.get(name).is_none_or(|on_trial| on_trial.digest != of.digest) {
                 return;
             }
-            self.dropped().insert(plugin.listing.digest.clone());
+            self.dropped().insert((name.clone(), of.digest.clone()));
             trials.remove(name)
         };
         let Some(of) = of else { return };
-        let dropped = loop {
-            match self.journal.decide(name, Decision::RolledBack).await {
-                Ok(dropped) => break dropped,
-                Err(error) => {
-                    self.notices.say(Notice::Journal { reason: error.to_string() });
-                    tokio::time::sleep(super::AGAIN).await;
-                }
-            }
-        };
+        // First: where the host is ended in between, it is still on trial, and nobody seems to have agreed to it again.
+        self.go_back(name, &of.digest, of.agreed);
+        let dropped = self.noted(|| self.journal.decide(name, Decision::RolledBack)).await;
         let (digest, before) = (of.digest, of.before.listing.digest.clone());
-        self.change(|plugins| plugins.insert(name.clone(), of.before));
-        self.go_back(name, &digest, of.agreed);
+        self.serves(name, of.before);
         self.look_again(name);
         self.notices.say(Notice::PluginRolledBack { plugin: name.clone(), digest, before, fault, dropped });
     }
 
-    /// What was agreed to before stands in the lock again.
+    /// Its file is gone: what the embedder brought serves, as if no other had been tried, or nothing of that name.
+    pub async fn remove(&self, name: &PluginName) {
+        let brought = self.brought.get().and_then(|brought| brought.plugins.get(name)).cloned();
+        let _turning = self.turning.lock().await;
+        if self.trials().contains_key(name) {
+            let ends = if brought.is_some() { Decision::Withdrawn } else { Decision::Superseded };
+            self.noted(|| self.journal.decide(name, ends)).await;
+            let accepted = self.noted(|| self.journal.versions(name)).await.accepted;
+            if let Some(OnTrial { digest, .. }) = self.trials().remove(name)
+                && accepted.is_none_or(|accepted| accepted.digest != digest)
+            {
+                self.dropped().insert((name.clone(), digest));
+            }
+        }
+        if let Some(brought) = &brought {
+            let release = release(brought);
+            if self.noted(|| self.journal.versions(name)).await.accepted.as_ref() != Some(&release) {
+                self.noted(|| self.journal.take_over(name, &release, false, None)).await;
+            }
+        }
+        let digest = brought.as_ref().map(|plugin| plugin.listing.digest.clone());
+        let before = match brought {
+            Some(brought) => self.serves(name, brought),
+            None => self.change(|plugins| plugins.remove(name)),
+        };
+        let plugin = name.clone();
+        match (before, digest) {
+            (Some(_), None) => self.notices.say(Notice::PluginRemoved { plugin }),
+            (Some(before), Some(digest)) if before.listing.digest != digest => {
+                self.notices.say(Notice::PluginLoaded { plugin, digest, replaced: true });
+            }
+            _ => {}
+        }
+    }
+
+    /// Asks the journal until it answers.
+    async fn noted<T, F: Future<Output = Result<T, journal::Error>>>(&self, what: impl Fn() -> F) -> T {
+        loop {
+            match what().await {
+                Ok(answer) => return answer,
+                Err(error) => self.notices.say(Notice::Journal { reason: error.to_string() }),
+            }
+            tokio::time::sleep(super::AGAIN).await;
+        }
+    }
+
+    /// What was agreed to before stands in the lock again; nothing, where nothing did.
     fn go_back(&self, name: &PluginName, digest: &str, before: Option<Locked>) {
-        let (Some(Agreed { lock, .. }), Some(before)) = (&self.agreed, before) else { return };
+        let Some(Agreed { lock, .. }) = &self.agreed else { return };
         let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
-        self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), before.clone());
+        self.was_agreed(name, before.clone());
         let changed = lock.change(|lock| {
-            if let Some(entry) = lock.plugins.get_mut(name).filter(|entry| entry.digest == digest) {
-                *entry = Locked { source: entry.source.take(), ..before };
+            let Some(mut entry) = lock.plugins.remove(name) else { return };
+            if entry.digest != digest {
+                lock.plugins.insert(name.clone(), entry);
+            } else if let Some(before) = before {
+                let source = entry.source.take();
+                lock.plugins.insert(name.clone(), Locked { source, ..before });
             }
         });
         if let Err(reason) = changed {
             tracing::warn!(target: "parlour", "plugin {name}: what was agreed to is not kept: {reason}");
         }
+    }
+
+    /// What was agreed to of what serves now.
+    pub(super) fn was_agreed(&self, name: &PluginName, entry: Option<Locked>) {
+        let mut entries = self.entries.lock().unwrap_or_else(PoisonError::into_inner);
+        match entry {
+            Some(entry) => entries.insert(name.clone(), entry),
+            None => entries.remove(name),
+        };
+    }
+
+    /// At a start: the version that is offered was to be rolled back when the host was ended, and the lock is as it was
+    /// before it.
+    pub(super) async fn finish_rollback(
+        &self,
+        name: &PluginName,
+        agreed: &str,
+        offered: &str,
+    ) -> Result<(), Refused> {
+        let versions = self.journal.versions(name).await?;
+        let is = |it: &Option<Release>, digest| it.as_ref().is_some_and(|it| it.digest == digest);
+        if is(&versions.trial, offered) && is(&versions.accepted, agreed) {
+            self.journal.decide(name, Decision::RolledBack).await?;
+        }
+        Ok(())
     }
 
     /// Tries a version again that was rolled back. Answers whether there is one.
@@ -362,7 +476,7 @@ impl Registry {
         let agree = || {
             let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
             kept.put(&entry.digest, component)?;
-            self.entries.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), entry.clone());
+            self.was_agreed(name, Some(entry.clone()));
             lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry)))
         };
         match agree() {

@@ -102,7 +102,7 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
             .prop_map(|(effects, writes, tool, reads, digest)| Does { effects, writes, tool, reads, digest });
     let take_over = (0..3_usize, any::<bool>(), option::of(0..KEYS.len()))
         .prop_map(|(digest, on_trial, moves)| Call::TakeOver { digest, on_trial, moves });
-    let decide = (0..4_usize).prop_map(Call::Decide);
+    let decide = (0..5_usize).prop_map(Call::Decide);
     let receive = (agent.clone(), vec((0..8_usize, 0..2_usize, manner), 0..4))
         .prop_map(|(agent, arrivals)| Call::Receive { agent, arrivals });
     let commit = (agent.clone(), 0..8_i64, 0..DELIVERIES, option::of(0..PLUGINS.len()), does, any::<bool>())
@@ -307,17 +307,25 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
         }
         Call::TakeOver { digest, on_trial, moves } => {
             let (of, release) = (own(), Release { digest: digest.to_string(), version: None });
-            let now = journal.remembered(&of.agent, &of.plugin, false).await.unwrap();
-            let moved = moves.map(|key| Moved {
-                agent: of.agent.clone(),
-                seen: now.into_iter().map(|it| (it.namespace, it.key, it.stored.version)).collect(),
-                writes: vec![set(KEYS[key], "moved")],
-            });
-            told(journal.take_over(&of.plugin, &release, *on_trial, moved.into_iter().collect()).await)
+            let mut moved = moves.map(|_| vec![]);
+            for agent in journal.remembering(&of.plugin).await.unwrap() {
+                let now = journal.remembered(&agent, &of.plugin, false).await.unwrap();
+                let seen = now.into_iter().map(|it| (it.namespace, it.key, it.stored.version)).collect();
+                let writes = moves.filter(|_| agent == of.agent).map(|key| set(KEYS[key], "moved"));
+                if let Some(moved) = &mut moved {
+                    moved.push(Moved { agent, seen, writes: writes.into_iter().collect() });
+                }
+            }
+            told(journal.take_over(&of.plugin, &release, *on_trial, moved).await)
         }
         Call::Decide(how) => {
-            let how =
-                [Decision::Accepted, Decision::RolledBack, Decision::Superseded, Decision::Forgiven][*how];
+            let how = [
+                Decision::Accepted,
+                Decision::RolledBack,
+                Decision::Superseded,
+                Decision::Withdrawn,
+                Decision::Forgiven,
+            ][*how];
             told(journal.decide(&own().plugin, how).await)
         }
         Call::Reopen => String::new(),

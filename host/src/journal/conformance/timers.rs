@@ -27,7 +27,7 @@ pub(in crate::journal) fn timer(id: &str, lane: &str, key: &str, next: u64) -> T
     }
 }
 
-fn comes_again(timer: Timer) -> Timer {
+pub(super) fn comes_again(timer: Timer) -> Timer {
     let rhythm = Rhythm::Every { cron: "* * * * *".into(), zone: "UTC".into() };
     Timer { rhythm, ..timer }
 }

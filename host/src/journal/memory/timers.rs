@@ -92,6 +92,7 @@ impl Agent {
             Some(next) => self.set(Timer { next, ..timer.clone() }),
             None => drop(self.timers.remove(&key(timer))),
         }
+        self.fired(&key(timer), timer.next);
         arrival.and_then(|arrival| self.receive(arrival, last))
     }
 }

@@ -1,10 +1,11 @@
 //! Versions on trial: what they replaced is kept until it is decided.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
     super::{
-        Commit, Decision, Error, Moved, Namespace, Release, Remembered, Undone, Write, version::Standing,
+        Commit, Decision, Error, Moved, Namespace, Release, Remembered, Undone, Versions, Write,
+        version::Standing,
     },
     Agent, Ledger,
     timers::TimerKey,
@@ -12,6 +13,8 @@ use super::{
 use crate::{
     effect::Effect,
     id::{AgentName, PluginName},
+    rhythm,
+    timer::Timer,
 };
 
 impl Ledger {
@@ -25,13 +28,17 @@ impl Ledger {
     pub(super) fn standing(&self, commit: &Commit) -> Result<Vec<Standing>, Error> {
         let each = commit.contributions().map(|contribution| {
             let (Some(plugin), Some(digest)) = (&contribution.plugin, &contribution.digest) else {
-                return Some(Standing::Settled);
+                return Ok(Standing::Settled);
             };
-            let Some(versions) = self.versions.get(plugin) else { return Some(Standing::Settled) };
+            let Some(versions) = self.versions.get(plugin) else { return Ok(Standing::Settled) };
+            let newest = versions.newest().map(|release| release.digest.as_str());
+            let strange = || {
+                Ok(commit.touches(plugin) && self.shape(plugin, Some(digest)) != self.shape(plugin, newest))
+            };
             let replaced = || {
                 let mut touched = commit.touched(plugin);
                 let agent = self.agents.get(&commit.agent);
-                touched.any(|(namespace, key)| match key {
+                Ok(touched.any(|(namespace, key)| match key {
                     Some(key) => self.replaced.contains_key(&(namespace.clone(), key.clone())),
                     None => self.replaced.keys().any(|(of, _)| of == namespace),
                 }) || commit.touched_timers(plugin).any(|(session, key)| {
@@ -39,11 +46,24 @@ impl Ledger {
                         of == plugin && there == session && key.is_none_or(|key| key == name)
                     };
                     agent.is_some_and(|agent| agent.replaced.keys().any(is))
-                })
+                }))
             };
-            versions.standing(digest, || commit.touches(plugin), replaced)
+            versions.standing(digest, strange, replaced)?.ok_or(Error::Conflict)
         });
-        each.collect::<Option<_>>().ok_or(Error::Conflict)
+        each.collect()
+    }
+
+    /// In which shape a version reads and writes what is remembered; none where that is not known.
+    fn shape(&self, plugin: &PluginName, digest: Option<&str>) -> Option<i64> {
+        self.shapes.get(plugin)?.get(digest?).copied()
+    }
+
+    /// The agents for which a plugin remembers something, in order.
+    pub(super) fn remembering(&self, plugin: &PluginName) -> Vec<AgentName> {
+        let of =
+            self.kv.iter().filter(|(namespace, values)| namespace.plugin == *plugin && !values.is_empty());
+        let agents: BTreeSet<_> = of.map(|(namespace, _)| namespace.agent.clone()).collect();
+        agents.into_iter().collect()
     }
 
     /// All that a plugin remembers for an agent, in order.
@@ -68,8 +88,12 @@ impl Ledger {
         plugin: &PluginName,
         release: &Release,
         on_trial: bool,
-        moved: Vec<Moved>,
+        moved: Option<Vec<Moved>>,
     ) -> Result<(), Error> {
+        let (moves, moved) = (moved.is_some(), moved.unwrap_or_default());
+        if moves && !self.remembering(plugin).iter().eq(moved.iter().map(|moved| &moved.agent)) {
+            return Err(Error::Conflict);
+        }
         for Moved { agent, seen, .. } in &moved {
             let now = self.remembered(agent, plugin, false).into_iter();
             if !now.map(|it| (it.namespace, it.key, it.stored.version)).eq(seen.iter().cloned()) {
@@ -77,7 +101,7 @@ impl Ledger {
             }
         }
         self.commit += 1;
-        let (version, moves) = (self.commit, !moved.is_empty());
+        let version = self.commit;
         self.forget(plugin);
         for write in moved.into_iter().flat_map(|moved| moved.writes) {
             if on_trial {
@@ -85,12 +109,17 @@ impl Ledger {
             }
             self.write(write, version);
         }
+        let before =
+            self.versions.get(plugin).and_then(Versions::newest).map(|release| release.digest.as_str());
+        let shape = self.shape(plugin, before.filter(|_| !moves));
+        let shapes = self.shapes.entry(plugin.clone()).or_default();
+        let shape = shape.unwrap_or_else(|| shapes.values().max().map_or(0, |last| last + 1));
+        shapes.insert(release.digest.clone(), shape);
         let versions = self.versions.entry(plugin.clone()).or_default();
         let trial = on_trial.then(|| release.clone());
         versions.accepted = if on_trial { versions.accepted.take() } else { Some(release.clone()) };
         versions.trial = trial;
         versions.used = false;
-        versions.moved = moves;
         versions.rejected = versions.rejected.take().filter(|rejected| *rejected != release.digest);
         Ok(())
     }
@@ -104,7 +133,7 @@ impl Ledger {
         }
         let Some(trial) = versions.trial.take() else { return nothing };
         let used = std::mem::take(&mut versions.used);
-        if decision == Decision::Accepted || (decision == Decision::Superseded && used) {
+        if !decision.undoes(used) {
             versions.accepted = Some(trial);
             self.forget(plugin);
             return nothing;
@@ -112,7 +141,6 @@ impl Ledger {
         if decision == Decision::RolledBack {
             versions.rejected = Some(trial.digest);
         }
-        versions.moved = false;
         let (undone, others) = std::mem::take(&mut self.replaced)
             .into_iter()
             .partition(|((namespace, _), _)| namespace.plugin == *plugin);
@@ -144,6 +172,15 @@ impl Agent {
         let at = (plugin.clone(), session.clone(), key.to_owned());
         let before = self.timers.get(&at).cloned();
         self.replaced.entry(at).or_insert(before);
+    }
+
+    /// A timer has been due: the one that the version on trial has replaced by it is not due at that time again.
+    pub(super) fn fired(&mut self, at: &TimerKey, due: u64) {
+        if let Some(before) = self.replaced.get_mut(at)
+            && let Some(replaced) = before.take_if(|replaced| replaced.next <= due)
+        {
+            *before = rhythm::after(&replaced, due).map(|next| Timer { next, ..replaced });
+        }
     }
 
     /// Every timer is as it was before the trial. Answers how many.

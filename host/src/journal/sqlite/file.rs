@@ -14,7 +14,7 @@ pub(super) const APPLICATION: i32 = 0x7061_726c;
 
 /// Each brings the file from one version to the next; the number of the last is the version. One that was
 /// released is never changed.
-const MIGRATIONS: [&str; 11] = [
+const MIGRATIONS: [&str; 12] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
@@ -26,6 +26,7 @@ const MIGRATIONS: [&str; 11] = [
     include_str!("9.sql"),
     include_str!("10.sql"),
     include_str!("11.sql"),
+    include_str!("12.sql"),
 ];
 
 /// How long to wait while another process writes. Nobody but this one should, for longer than a glance.

@@ -134,7 +134,7 @@ fn a_file_of_a_newer_version_is_left_alone() {
     drop(open(&path));
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let before = fs::read(&path).unwrap();
-    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 99, the newest known here is 11");
+    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 99, the newest known here is 12");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{super::Sequence, Failed, inbox, json, number};
+use super::{super::Sequence, Failed, inbox, json, number, version};
 use crate::{
     audit::now,
     id::{AgentName, PluginName, SessionId},
@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// A time in a column.
-fn column(time: u64) -> i64 {
+pub(super) fn column(time: u64) -> i64 {
     i64::try_from(time).unwrap_or(i64::MAX)
 }
 
@@ -87,6 +87,7 @@ pub(super) fn fire(
         Some(next) => set(db, agent, &Timer { next, ..timer.clone() })?,
         None => cancel(db, agent, &timer.plugin, &timer.session, &timer.key)?,
     }
+    version::fired(db, agent, timer)?;
     match received {
         Some(received) => Ok(inbox::receive_one(db, agent, received, now())?.sequence()),
         None => Ok(None),

@@ -7,17 +7,19 @@ use super::{
         Commit, Contribution, Decision, Error, Moved, Namespace, Release, Remembered, Stored, Undone,
         Versions, Write, version::Standing,
     },
-    Failed, id, kv, number, optional_text,
+    Failed, id, json, kv, number, optional_text, timers,
 };
 use crate::{
     effect::Effect,
     id::{AgentName, PluginName, SessionId},
+    rhythm,
+    timer::Timer,
 };
 
 pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions, Failed> {
     let found = db
         .prepare_cached(
-            "SELECT accepted, accepted_version, trial, trial_version, used, moved, rejected
+            "SELECT accepted, accepted_version, trial, trial_version, used, rejected
              FROM plugin_version WHERE plugin = ?1",
         )?
         .query_row([plugin.as_str()], |row| {
@@ -30,8 +32,7 @@ pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions,
                 accepted: release(0)?,
                 trial: release(2)?,
                 used: row.get(4)?,
-                moved: row.get(5)?,
-                rejected: optional_text(row, 6)?,
+                rejected: optional_text(row, 5)?,
             })
         })
         .optional()?;
@@ -39,20 +40,20 @@ pub(super) fn versions(db: &Connection, plugin: &PluginName) -> Result<Versions,
 }
 
 fn store(db: &Connection, plugin: &PluginName, versions: &Versions) -> Result<(), Failed> {
-    let Versions { accepted, trial, used, moved, rejected } = versions;
+    let Versions { accepted, trial, used, rejected } = versions;
     let digest = |of: &Option<Release>| of.as_ref().map(|release| release.digest.clone());
     let version = |of: &Option<Release>| of.as_ref().and_then(|release| release.version.clone());
-    db.prepare_cached("INSERT OR REPLACE INTO plugin_version VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?
-        .execute(params![
+    db.prepare_cached("INSERT OR REPLACE INTO plugin_version VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)")?.execute(
+        params![
             plugin.as_str(),
             digest(accepted),
             version(accepted),
             digest(trial),
             version(trial),
             used,
-            moved,
             rejected
-        ])?;
+        ],
+    )?;
     Ok(())
 }
 
@@ -66,18 +67,41 @@ pub(super) fn standing(
         return Ok(Standing::Settled);
     };
     let versions = versions(db, plugin)?;
-    let mut failed = None;
-    let replaced = || {
-        touches_replaced(db, commit, plugin).unwrap_or_else(|error| {
-            failed = Some(error);
-            false
-        })
+    let strange = || {
+        Ok(commit.touches(plugin)
+            && shape(db, plugin, Some(digest))? != shape(db, plugin, newest(&versions))?)
     };
-    let standing = versions.standing(digest, || commit.touches(plugin), replaced);
-    match failed {
-        Some(error) => Err(error),
-        None => standing.ok_or_else(|| Error::Conflict.into()),
-    }
+    let standing = versions.standing(digest, strange, || touches_replaced(db, commit, plugin))?;
+    standing.ok_or_else(|| Error::Conflict.into())
+}
+
+fn newest(versions: &Versions) -> Option<&str> {
+    versions.newest().map(|release| release.digest.as_str())
+}
+
+/// In which shape a version reads and writes what is remembered; none where that is not known.
+fn shape(db: &Connection, plugin: &PluginName, digest: Option<&str>) -> Result<Option<i64>, Failed> {
+    Ok(db
+        .prepare_cached("SELECT shape FROM plugin_shape WHERE plugin = ?1 AND digest = ?2")?
+        .query_row(params![plugin.as_str(), digest], |row| row.get(0))
+        .optional()?)
+}
+
+/// A version has the shape of the one before, or one of its own.
+fn shapes(
+    db: &Connection,
+    plugin: &PluginName,
+    before: &Versions,
+    digest: &str,
+    own: bool,
+) -> Result<(), Failed> {
+    let shape = if own { None } else { shape(db, plugin, newest(before))? };
+    db.prepare_cached(
+        "INSERT OR REPLACE INTO plugin_shape
+         SELECT ?1, ?2, ifnull(?3, (SELECT ifnull(max(shape) + 1, 0) FROM plugin_shape WHERE plugin = ?1))",
+    )?
+    .execute(params![plugin.as_str(), digest, shape])?;
+    Ok(())
 }
 
 fn touches_replaced(db: &Connection, commit: &Commit, plugin: &PluginName) -> Result<bool, Failed> {
@@ -151,6 +175,31 @@ pub(super) fn keep_timer(
     Ok(())
 }
 
+/// A timer has been due: the one that the version on trial has replaced by it is not due at that time again.
+pub(super) fn fired(db: &Connection, agent: i64, fired: &Timer) -> Result<(), Failed> {
+    let Timer { plugin, session, key, next: due, .. } = fired;
+    let (plugin, session) = (plugin.as_str(), session.as_str());
+    let replaced: Option<Timer> = db
+        .prepare_cached(
+            "SELECT timer FROM timer_replaced
+             WHERE agent = ?1 AND plugin = ?2 AND session = ?3 AND key = ?4 AND timer IS NOT NULL",
+        )?
+        .query_row(params![agent, plugin, session, key], |row| json(row, 0))
+        .optional()?;
+    let Some(replaced) = replaced.filter(|replaced| replaced.next <= *due) else { return Ok(()) };
+    let left = rhythm::after(&replaced, *due).map(|next| Timer { next, ..replaced });
+    let (next, left) = match &left {
+        Some(timer) => (Some(timers::column(timer.next)), Some(serde_json::to_string(timer)?)),
+        None => (None, None),
+    };
+    db.prepare_cached(
+        "UPDATE timer_replaced SET next = ?5, timer = ?6
+         WHERE agent = ?1 AND plugin = ?2 AND session = ?3 AND key = ?4",
+    )?
+    .execute(params![agent, plugin, session, key, next, left])?;
+    Ok(())
+}
+
 /// What a version on trial replaces is kept, as it was before the first time.
 pub(super) fn keep(db: &Connection, write: &Write) -> Result<(), Failed> {
     let Namespace { agent, plugin, scope } = &write.namespace;
@@ -204,8 +253,12 @@ pub(super) fn take_over(
     plugin: &PluginName,
     release: &Release,
     on_trial: bool,
-    moved: &[Moved],
+    moved: Option<&[Moved]>,
 ) -> Result<(), Failed> {
+    let (moves, moved) = (moved.is_some(), moved.unwrap_or_default());
+    if moves && !remembering(db, plugin)?.iter().eq(moved.iter().map(|moved| &moved.agent)) {
+        return Err(Error::Conflict.into());
+    }
     for Moved { agent, seen, .. } in moved {
         let now = remembered(db, agent, plugin, false)?.into_iter();
         if !now.map(|it| (it.namespace, it.key, it.stored.version)).eq(seen.iter().cloned()) {
@@ -221,11 +274,11 @@ pub(super) fn take_over(
         kv::write(db, write, version)?;
     }
     let before = versions(db, plugin)?;
+    shapes(db, plugin, &before, &release.digest, moves)?;
     let versions = Versions {
         accepted: if on_trial { before.accepted } else { Some(release.clone()) },
         trial: on_trial.then(|| release.clone()),
         used: false,
-        moved: !moved.is_empty(),
         rejected: before.rejected.filter(|rejected| *rejected != release.digest),
     };
     store(db, plugin, &versions)
@@ -258,15 +311,12 @@ pub(super) fn decide(db: &Connection, plugin: &PluginName, decision: Decision) -
     let (versions, undone) = match (decision, now.trial.clone()) {
         (Decision::Forgiven, _) => (Versions { rejected: None, ..now }, nothing),
         (_, None) => return Ok(nothing),
-        (Decision::RolledBack, Some(trial)) => {
+        (_, Some(trial)) if decision.undoes(now.used) => {
+            let rejected = if decision == Decision::RolledBack { Some(trial.digest) } else { now.rejected };
             let undone = undo(db, plugin)?;
-            (Versions { trial: None, used: false, moved: false, rejected: Some(trial.digest), ..now }, undone)
+            (Versions { trial: None, used: false, rejected, ..now }, undone)
         }
-        (Decision::Superseded, _) if !now.used => {
-            let undone = undo(db, plugin)?;
-            (Versions { trial: None, moved: false, ..now }, undone)
-        }
-        (Decision::Accepted | Decision::Superseded, trial) => {
+        (_, trial) => {
             forget(db, plugin)?;
             (Versions { accepted: trial, trial: None, used: false, ..now }, nothing)
         }
