@@ -7,6 +7,7 @@
 mod account;
 mod backfill;
 mod convert_in;
+mod crypto;
 mod failure;
 mod identity;
 mod media;
@@ -23,6 +24,7 @@ mod wire;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
@@ -31,20 +33,22 @@ use arc_swap::ArcSwapOption;
 use bytes::Bytes;
 use futures_util::{FutureExt as _, StreamExt, future::BoxFuture, stream::BoxStream};
 use matrix_sdk::{
-    Client, Room, SessionMeta, SessionTokens,
+    Client, Room, SessionMeta, SessionTokens, SqliteCryptoStore, SqliteEventCacheStore, SqliteMediaStore,
+    SqliteStateStore, SqliteStoreConfig,
     authentication::matrix::MatrixSession,
     config::RequestConfig,
     cross_process_lock::CrossProcessLockConfig,
     deserialized_responses::TimelineEvent,
     encryption::{BackupDownloadStrategy, EncryptionSettings},
     ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId as MatrixRoomId},
-    store::{RoomLoadSettings, StateStoreDataKey},
+    store::{RoomLoadSettings, StateStoreDataKey, StoreConfig},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::account::{Account, Encryption, Secret};
 use self::{
+    crypto::Crypto,
     identity::{Identity as CrossSigning, Outcome},
     presence::Presence,
     sign_in::{Renewed, SignedIn},
@@ -544,11 +548,13 @@ async fn open_client(
         StartError::new(format!("{what} in {folder}: {}", cause(error)))
     };
     store.prepare_databases().map_err(|error| failed("cannot make the databases", &error))?;
+    let stores =
+        open_stores(store.folder()).await.map_err(|error| failed("cannot open the databases", &*error))?;
     let client = Client::builder()
         .homeserver_url(wire.base().as_str())
         .respect_login_well_known(false)
         .handle_refresh_tokens()
-        .sqlite_store(store.folder(), None)
+        .store_config(stores)
         // When a request is made again is the outbox's and the sync loop's decision.
         .request_config(RequestConfig::new().disable_retry().timeout(REQUEST))
         .cross_process_store_config(CrossProcessLockConfig::SingleProcess)
@@ -582,6 +588,22 @@ async fn open_client(
         ))
     })?;
     Ok(client)
+}
+
+/// What [`matrix_sdk::ClientBuilder::sqlite_store`] opens, with [`Crypto`] before the keys.
+async fn open_stores(folder: &Path) -> Result<StoreConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let config = SqliteStoreConfig::new(folder);
+    let (state, events, media, keys) = tokio::try_join!(
+        SqliteStateStore::open_with_config(&config),
+        SqliteEventCacheStore::open_with_config(&config),
+        SqliteMediaStore::open_with_config(&config),
+        SqliteCryptoStore::open_with_config(&config),
+    )?;
+    Ok(StoreConfig::new(CrossProcessLockConfig::SingleProcess)
+        .state_store(state)
+        .event_cache_store(events)
+        .media_store(media)
+        .crypto_store(Crypto::new(keys)))
 }
 
 /// Has the session written down whenever its tokens change, which is before the next request: until one of the new ones is

@@ -14,8 +14,8 @@ use matrix_sdk::{
     Error, HttpError, RefreshTokenError, Room,
     config::{SyncSettings, SyncToken},
     deserialized_responses::{
-        TimelineEvent, TimelineEventKind, UnableToDecryptInfo, UnableToDecryptReason, VerificationLevel,
-        VerificationState,
+        ProcessedToDeviceEvent, TimelineEvent, TimelineEventKind, UnableToDecryptInfo, UnableToDecryptReason,
+        VerificationLevel, VerificationState,
     },
     ruma::{
         OwnedRoomId, UInt,
@@ -107,6 +107,7 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Hal
                 if live.standing.answered() {
                     live.say(format!("{} is back", live.account.homeserver));
                 }
+                say_what_is_unread(&answer);
                 live.settle_identity().await;
                 let moved = start.position.as_deref() != Some(answer.next_batch.as_str());
                 if suspect && moved && is_empty(&answer) {
@@ -349,6 +350,16 @@ pub(super) async fn open(live: &Live, event: &Event) -> Opened {
     match convert(live, &room, &facts, &opened).await {
         Some(event) => Opened::Event(Box::new(event)),
         None => Opened::Nothing,
+    }
+}
+
+/// A message from device to device that cannot be read may have been a room's key: whoever wonders why an event is locked finds
+/// it in the log, without a word of it.
+fn say_what_is_unread(answer: &SyncResponse) {
+    let unread = |event: &&_| matches!(event, ProcessedToDeviceEvent::UnableToDecrypt { .. });
+    let count = answer.to_device.iter().filter(unread).count();
+    if count > 0 {
+        tracing::warn!(target: "parlour", "{count} messages from other devices could not be decrypted: they may have brought keys");
     }
 }
 
