@@ -194,7 +194,7 @@ impl Matrix {
     /// The session has run out: another one takes its place, on the same device, with the same keys.
     async fn sign_in_again(&self, live: Arc<Live>) -> Result<(), Ended> {
         let mut backoff = Backoff::default();
-        let session = Session { token: live.token(), ..live.session.clone() };
+        let session = live.current();
         let session = loop {
             match sign_in::renew(&self.account, &live.store, &live.wire, &session).await {
                 Renewed::Session(session) => break session,
@@ -208,6 +208,11 @@ impl Matrix {
             }
         };
         live.say("the session had run out, and the agent has signed in again on the same device".into());
+        self.open_again(live, session).await
+    }
+
+    /// Another client takes the place of this one: memory is then what the databases have.
+    async fn open_again(&self, live: Arc<Live>, session: Session) -> Result<(), Ended> {
         let (wire, store) = (live.wire.clone(), live.store.clone());
         let (here, standing) = (*lock(&live.here), live.standing.clone());
         // Two clients must not use the same keys: nothing of the old one is left before there is a new one.
@@ -290,6 +295,12 @@ impl Matrix {
                         again.wait(None).await;
                     }
                     self.sign_in_again(live).await?;
+                    stream.start.at_once = true;
+                }
+                Err(Halt::Ahead) => {
+                    again.wait(None).await;
+                    let session = live.current();
+                    self.open_again(live, session).await?;
                     stream.start.at_once = true;
                 }
             }
@@ -639,6 +650,13 @@ fn keep_tokens(
 }
 
 impl Live {
+    /// The session with its tokens as they are now.
+    fn current(&self) -> Session {
+        let tokens = self.client.session_tokens();
+        let refresh = tokens.map_or_else(|| self.session.refresh.clone(), |tokens| tokens.refresh_token);
+        Session { token: self.token(), refresh, ..self.session.clone() }
+    }
+
     /// The access token as it is now.
     fn token(&self) -> String {
         self.client.access_token().unwrap_or_else(|| self.session.token.clone())

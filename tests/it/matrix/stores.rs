@@ -1,4 +1,5 @@
-//! An agent whose databases cannot be written for a while: nothing that came meanwhile is lost by a host that is killed there.
+//! An agent whose databases cannot be written for a while: nothing that came meanwhile is lost, neither by a host that lives
+//! on nor by one that is killed there.
 
 use parlour::settings::Access;
 use rusqlite::Connection;
@@ -73,6 +74,15 @@ async fn a_host_that_dies_before_it_has_a_rooms_key_gets_it_again() {
     host.kill().await;
     scene.take_room_keys();
     let host = scene.start().await;
+    scene.is_answered().await;
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_could_not_write_a_rooms_key_gets_it_again() {
+    let (scene, host) = Scene::new().await;
+    scene.speak(&host).await;
+    scene.take_room_keys();
     scene.is_answered().await;
     host.stop().await;
 }

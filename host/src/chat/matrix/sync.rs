@@ -82,6 +82,8 @@ pub(super) enum Halt {
     Ended(Ended),
     /// The session has run out, and another may follow it.
     Signed,
+    /// What the SDK has in memory may be ahead of its databases: it is to be opened anew.
+    Ahead,
 }
 
 impl From<Ended> for Halt {
@@ -96,9 +98,6 @@ const HASTY: Duration = Duration::from_secs(1);
 /// Asks until there is something to hand over.
 pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Halt> {
     let mut backoff = Backoff::default();
-    // After an error on this side matrix-sdk may take the same answer for one that it has handled, and hand over
-    // nothing: `base/client.rs`, "Got the same sync response twice".
-    let mut suspect = false;
     let mut hasty = Backoff::default();
     loop {
         let asked = Instant::now();
@@ -110,11 +109,6 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Hal
                 say_what_is_unread(&answer);
                 live.settle_identity().await;
                 let moved = start.position.as_deref() != Some(answer.next_batch.as_str());
-                if suspect && moved && is_empty(&answer) {
-                    backoff.wait(None).await;
-                    continue;
-                }
-                suspect = false;
                 backoff = Backoff::default();
                 let missed = live.was_away(AWAY) || start.away;
                 let batch = Batch { missed, ..collect(&live, answer, &start).await? };
@@ -142,8 +136,19 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Hal
                         Start { position: None, full_state: false, at_once: true, refused: true, ..start };
                     continue;
                 }
-                suspect |= !matches!(error, Error::Http(_));
                 live.broke();
+                // The answer was there and could not be stored. By now what decrypts may have moved on in memory, so that
+                // the same answer could not be read again; and matrix-sdk may take it for one that it has handled
+                // (`base/client.rs`, "Got the same sync response twice").
+                if !matches!(error, Error::Http(_)) {
+                    if live.standing.failed(&plain(&error)) {
+                        live.say(format!(
+                            "what the server has sent cannot be stored: {}; trying on",
+                            plain(&error)
+                        ));
+                    }
+                    return Err(Halt::Ahead);
+                }
                 start.at_once = true;
                 if live.standing.failed(&plain(&error)) {
                     live.say(format!(
@@ -389,10 +394,6 @@ async fn invites(live: &Live) -> Vec<Invite> {
         invites.push(Invite { room: id, inviter: by });
     }
     invites
-}
-
-fn is_empty(answer: &SyncResponse) -> bool {
-    answer.rooms.is_empty() && answer.to_device.is_empty() && answer.account_data.is_empty()
 }
 
 /// Only these two end an agent; a session that has only run out is followed by another.
