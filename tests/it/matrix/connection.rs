@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
@@ -129,6 +129,33 @@ async fn a_soft_logout_is_followed_by_a_login_on_the_same_device() {
     // What it was given then is what it starts with.
     let host = inside.start().await;
     assert_eq!(proxy.count("/v3/login"), 2);
+    host.stop().await;
+}
+
+/// The session runs out while what was missed is fetched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soft_logout_in_the_middle_of_what_was_missed_loses_nothing() {
+    let synapse = Synapse::start(Options { timeline: Some(5), ..Options::default() }).await.unwrap();
+    let (proxy, inside) = behind(&synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    host.stop().await;
+    for number in 0..20 {
+        inside.say(&room, &format!("/echo {number}")).await;
+    }
+    let (fetching, signed_in) = (AtomicBool::new(false), AtomicBool::new(false));
+    proxy.rule(move |request| {
+        fetching.fetch_or(request.contains("/messages"), SeqCst);
+        signed_in.fetch_or(fetching.load(SeqCst) && request.contains("/v3/login"), SeqCst);
+        let gone = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "it has ended", "soft_logout": true });
+        let out = fetching.load(SeqCst) && !signed_in.load(SeqCst);
+        if out { Fault::Answer(401, gone.to_string()) } else { Fault::None }
+    });
+    let host = inside.start().await;
+    host.noticed("has signed in again on the same device").await;
+    let said = inside.to_the_end(&room).await;
+    let expected: Vec<_> = (0..20).map(|number| number.to_string()).chain(["the end".into()]).collect();
+    assert_eq!(said, expected);
     host.stop().await;
 }
 

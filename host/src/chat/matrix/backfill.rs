@@ -1,13 +1,17 @@
 //! Fetches what a sync answer left out: servers cut a room's timeline at a limit, and a client that does not ask
 //! for the rest loses it. The same way leads back to where the agent was, when the server has forgotten its position.
 
-use matrix_sdk::{Error, Room, deserialized_responses::TimelineEvent, room::MessagesOptions, ruma::UInt};
+use matrix_sdk::{Room, deserialized_responses::TimelineEvent, room::MessagesOptions, ruma::UInt};
 use serde_json::Value;
 
-use super::{Live, convert_in, failure::send_error};
+use super::{
+    Live, convert_in,
+    failure::send_error,
+    sync::{Halt, halts},
+};
 use crate::{
     backoff::Backoff,
-    chat::{Ended, SendError},
+    chat::SendError,
     event::Membership,
     id::{EventId, RoomId},
 };
@@ -51,7 +55,7 @@ pub(super) async fn fill(
     gap: Option<Gap>,
     timeline: Vec<TimelineEvent>,
     left: &mut usize,
-) -> Result<Vec<TimelineEvent>, Ended> {
+) -> Result<Vec<TimelineEvent>, Halt> {
     // What lies before the agent's invitation is nothing to it.
     let Some(gap) = gap.filter(|_| !timeline.iter().any(|event| is_own_invitation(event, live.own()))) else {
         return Ok(timeline);
@@ -68,7 +72,7 @@ pub(super) async fn since_known(
     gap: Option<Gap>,
     mut timeline: Vec<TimelineEvent>,
     left: &mut usize,
-) -> Result<Vec<TimelineEvent>, Ended> {
+) -> Result<Vec<TimelineEvent>, Halt> {
     if let Some(since) = known(live, room, timeline.iter().rev()).await {
         return Ok(timeline.split_off(timeline.len() - since));
     }
@@ -85,7 +89,7 @@ pub(super) async fn since_known(
     Ok(fetched.newest_first.into_iter().rev().chain(timeline).collect())
 }
 
-async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<Fetched, Ended> {
+async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<Fetched, Halt> {
     let most = MOST.min(*left);
     let mut newest_first = Vec::new();
     let mut from = gap.from;
@@ -105,19 +109,21 @@ async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<F
         options.limit = UInt::from(PER_REQUEST);
         let page = match room.messages(options).await {
             Ok(page) => page,
-            Err(error) => match send_error(&error) {
-                SendError::Later { after, reason } if matches!(error, Error::Http(_)) => {
-                    if live.standing.failed(&reason) {
-                        live.say(format!("{} is out of reach: {reason}; trying on", live.account.homeserver));
-                    }
-                    backoff.wait(after).await;
-                    continue;
+            Err(error) => {
+                if let Some(halt) = halts(live, &error) {
+                    live.broke();
+                    return Err(halt);
                 }
-                _ => {
+                let SendError::Later { after, reason } = send_error(&error) else {
                     live.say(format!("events in {} could not be fetched: {error}", room.room_id()));
                     break Reached::Bound;
+                };
+                if live.standing.failed(&reason) {
+                    live.say(format!("{} is out of reach: {reason}; trying on", live.account.homeserver));
                 }
-            },
+                backoff.wait(after).await;
+                continue;
+            }
         };
         backoff = Backoff::default();
         if live.standing.reached() {

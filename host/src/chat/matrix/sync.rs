@@ -194,7 +194,7 @@ fn settings(start: &Start) -> SyncSettings {
 /// What an answer holds, in the order of each room. Without a position it is the first contact: history, of which
 /// nothing is handed over but where it ends; or, where the position was refused, what each room has since the last event
 /// that was handed over.
-async fn collect(live: &Live, answer: SyncResponse, start: &Start) -> Result<Batch, Ended> {
+async fn collect(live: &Live, answer: SyncResponse, start: &Start) -> Result<Batch, Halt> {
     let mut batch = Batch::new(vec![], vec![], Position(answer.next_batch));
     let mut seen = HashSet::new();
     let mut left = backfill::ALL;
@@ -397,7 +397,7 @@ async fn invites(live: &Live) -> Vec<Invite> {
 }
 
 /// Only these two end an agent; a session that has only run out is followed by another.
-fn halts(live: &Live, error: &Error) -> Option<Halt> {
+pub(super) fn halts(live: &Live, error: &Error) -> Option<Halt> {
     if let Error::Http(error) = error
         && let HttpError::RefreshToken(RefreshTokenError::MatrixAuth(refused)) = &**error
     {
