@@ -159,6 +159,39 @@ async fn a_soft_logout_in_the_middle_of_what_was_missed_loses_nothing() {
     host.stop().await;
 }
 
+/// Nor does a server that does not want to say what was missed, for a while, and in words that mean nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_missed_is_asked_for_until_it_is_there() {
+    let synapse = Synapse::start(Options { timeline: Some(5), ..Options::default() }).await.unwrap();
+    let (proxy, inside) = behind(&synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    host.stop().await;
+    for number in 0..20 {
+        inside.say(&room, &format!("/echo {number}")).await;
+    }
+    let odd = [
+        (400, r#"{"errcode":"M_UNKNOWN","error":"oh"}"#),
+        (404, r#"{"errcode":"M_UNRECOGNIZED","error":"a proxy that is being set up"}"#),
+        (200, "{"),
+    ];
+    let left = Mutex::new(odd.into_iter());
+    proxy.rule(move |request| match request.contains("/messages") {
+        true => left
+            .lock()
+            .unwrap()
+            .next()
+            .map_or(Fault::None, |(status, body)| Fault::Answer(status, body.into())),
+        false => Fault::None,
+    });
+    let host = inside.start().await;
+    let said = inside.to_the_end(&room).await;
+    let expected: Vec<_> = (0..20).map(|number| number.to_string()).chain(["the end".into()]).collect();
+    assert_eq!(said, expected);
+    assert!(proxy.count("/messages") > 3, "it was asked for again");
+    host.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn tokens_that_end_are_refreshed() {
     let options = Options { token_life: Some("3s"), ..Options::default() };

@@ -25,6 +25,10 @@ pub(super) const ALL: usize = 20_000;
 
 const PER_REQUEST: u32 = 100;
 
+/// A page that is refused in words which say neither that the agent may not see it nor that it is not there is asked for so
+/// often once more, for two minutes or longer: then the other rooms wait no longer for this one.
+const REFUSALS: u32 = 8;
+
 /// From where backward to where; without an end, to what the agent knows.
 pub(super) struct Gap {
     pub from: String,
@@ -94,6 +98,7 @@ async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<F
     let mut newest_first = Vec::new();
     let mut from = gap.from;
     let mut backoff = Backoff::default();
+    let mut refused = 0;
     let reached = loop {
         if newest_first.len() >= most {
             newest_first.truncate(most);
@@ -114,12 +119,22 @@ async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<F
                     live.broke();
                     return Err(halt);
                 }
-                let SendError::Later { after, reason } = send_error(&error) else {
-                    live.say(format!("events in {} could not be fetched: {error}", room.room_id()));
-                    break Reached::Bound;
+                let (after, reason) = match send_error(&error) {
+                    SendError::Final { code, reason } if is_final(&code) || refused == REFUSALS => {
+                        live.say(format!("events in {} could not be fetched: {reason}", room.room_id()));
+                        break Reached::Bound;
+                    }
+                    SendError::Final { reason, .. } => {
+                        refused += 1;
+                        (None, reason)
+                    }
+                    SendError::Later { after, reason } => (after, reason),
                 };
                 if live.standing.failed(&reason) {
-                    live.say(format!("{} is out of reach: {reason}; trying on", live.account.homeserver));
+                    live.say(format!(
+                        "events in {} cannot be fetched yet: {reason}; trying on",
+                        room.room_id()
+                    ));
                 }
                 backoff.wait(after).await;
                 continue;
@@ -151,6 +166,11 @@ async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<F
     };
     *left -= newest_first.len().min(*left);
     Ok(Fetched { newest_first, reached })
+}
+
+/// Nobody shows it to the agent, however often it asks.
+fn is_final(code: &str) -> bool {
+    ["M_FORBIDDEN", "M_NOT_FOUND"].contains(&code)
 }
 
 /// How many of these, newest first, came after the oldest of them that the agent knows; none where it knows none. Within
