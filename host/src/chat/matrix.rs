@@ -31,7 +31,11 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures_util::{
+    FutureExt as _, StreamExt,
+    future::{BoxFuture, ready},
+    stream::{self, BoxStream},
+};
 use matrix_sdk::{
     Client, Room, SessionMeta, SessionTokens, SqliteCryptoStore, SqliteEventCacheStore, SqliteMediaStore,
     SqliteStateStore, SqliteStoreConfig,
@@ -169,7 +173,8 @@ impl Matrix {
             let names = keys.map(|keys| {
                 Some(keys.ok()?.into_iter().map(|key| key.session_id).collect::<BTreeSet<String>>())
             });
-            names.boxed()
+            // Those of the session before may have told of keys that nobody has heard of yet.
+            stream::once(ready(None)).chain(names).boxed()
         });
         Ok(Live {
             client,

@@ -10,7 +10,10 @@ use std::{
 
 use parlour::{
     Agent,
-    chat::matrix::{Account, Matrix},
+    chat::{
+        Chat as _,
+        matrix::{Account, Matrix},
+    },
 };
 use serde_json::json;
 
@@ -190,6 +193,30 @@ async fn what_was_missed_is_asked_for_until_it_is_there() {
     assert_eq!(said, expected);
     assert!(proxy.count("/messages") > 3, "it was asked for again");
     host.stop().await;
+}
+
+/// A key that was told to the session before may have been heard of by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_session_says_that_any_key_may_have_come() {
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let matrix = Arc::new(Matrix::new(inside.account(), parlour::notice::Notices::new(|_| {})));
+    let keys = async || {
+        tokio::time::timeout(2 * crate::stage::PATIENCE, matrix.keys()).await.expect("keys are told of")
+    };
+    matrix.start(None).await.unwrap();
+    assert_eq!(keys().await, None);
+    let signed_in = AtomicBool::new(false);
+    proxy.rule(move |request| {
+        signed_in.fetch_or(request.contains("/v3/login"), SeqCst);
+        let gone = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "it has ended", "soft_logout": true });
+        if signed_in.load(SeqCst) { Fault::None } else { Fault::Answer(401, gone.to_string()) }
+    });
+    let reading = matrix.clone();
+    let reading = tokio::spawn(async move { while reading.next().await.is_ok() {} });
+    assert_eq!(keys().await, None);
+    assert_eq!(proxy.count("/v3/login"), 2);
+    reading.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]
