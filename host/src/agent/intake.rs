@@ -60,6 +60,7 @@ impl Running {
             let Some(sequence) = sequence else {
                 if matches!(arrival.verdict, Verdict::Deny(_)) {
                     self.agent.chat.ended(&arrival.event.id);
+                    self.was_read(&arrival.event);
                 }
                 continue;
             };

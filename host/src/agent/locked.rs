@@ -116,6 +116,21 @@ impl Running {
         }
     }
 
+    /// An event came again, could be read, and may not pass: nobody waits for its key any more.
+    pub(super) fn was_read(&self, event: &Event) {
+        if matches!(event.reading, Reading::Locked(_)) {
+            return;
+        }
+        let waited = {
+            let locked = lock(&self.locked);
+            let same = |one: &One| one.event.id == event.id && one.event.room.id == event.room.id;
+            locked.waits.iter().find(|(_, one)| same(one)).map(|(sequence, _)| *sequence)
+        };
+        if let Some(sequence) = waited {
+            self.waits_no_more(sequence);
+        }
+    }
+
     /// Tries what waits whenever there is reason to, and gives up what has waited for too long, while the agent serves.
     pub(super) async fn open_locked(self: Arc<Self>) {
         loop {
@@ -181,6 +196,9 @@ impl Running {
             old.map(|(at, one)| (*at, one.clone())).collect()
         };
         for (sequence, one) in old {
+            if !lock(&self.locked).waits.contains_key(&sequence) {
+                continue;
+            }
             let Event { id, room, sender, reading, .. } = &one.event;
             let reason = match reading {
                 Reading::Locked(locked) => locked.reason.as_str(),
