@@ -213,11 +213,12 @@ impl Matrix {
             }
         };
         live.say("the session had run out, and the agent has signed in again on the same device".into());
-        self.open_again(live, session).await
+        self.open_again(live, session).await;
+        Ok(())
     }
 
     /// Another client takes the place of this one: memory is then what the databases have.
-    async fn open_again(&self, live: Arc<Live>, session: Session) -> Result<(), Ended> {
+    async fn open_again(&self, live: Arc<Live>, session: Session) {
         let (wire, store) = (live.wire.clone(), live.store.clone());
         let (here, standing) = (*lock(&live.here), live.standing.clone());
         // Two clients must not use the same keys: nothing of the old one is left before there is a new one.
@@ -233,11 +234,23 @@ impl Matrix {
             tracing::warn!(target: "parlour", "a request of the old session has not ended");
         }
         drop(live);
-        let opened =
-            self.begin(wire, store, session, standing).await.map_err(|error| Ended::Lost(error.reason))?;
+        let mut backoff = Backoff::default();
+        // Nothing is asked of the server here, so that all that fails is this machine's.
+        let opened = loop {
+            let (wire, store, session) = (wire.clone(), store.clone(), session.clone());
+            match self.begin(wire, store, session, standing.clone()).await {
+                Ok(opened) => break opened,
+                Err(error) => {
+                    if standing.failed(&error.reason) {
+                        let (agent, text) = (self.account.agent.clone(), format!("{error}; trying on"));
+                        self.notices.say(Notice::Agent { agent, text });
+                    }
+                    backoff.wait(None).await;
+                }
+            }
+        };
         *lock(&opened.here) = here;
         self.live.store(Some(Arc::new(opened)));
-        Ok(())
     }
 
     async fn sign_in(&self, from: Option<Position>) -> Result<Identity, StartError> {
@@ -305,7 +318,7 @@ impl Matrix {
                 Err(Halt::Ahead) => {
                     again.wait(None).await;
                     let session = live.current();
-                    self.open_again(live, session).await?;
+                    self.open_again(live, session).await;
                     stream.start.at_once = true;
                 }
             }

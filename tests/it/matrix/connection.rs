@@ -195,6 +195,33 @@ async fn what_was_missed_is_asked_for_until_it_is_there() {
     host.stop().await;
 }
 
+/// Where this machine cannot open the databases again after the session has run out, they are tried until it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_that_are_not_to_be_had_at_a_soft_logout_are_tried_again() {
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    inside.say(&room, "/echo before").await;
+    inside.answers(&room, 1).await;
+    let file = inside.folder.path().join("agent/matrix-sdk-state.sqlite3");
+    let state = Arc::new(Mutex::new(rusqlite::Connection::open(file).unwrap()));
+    state.lock().unwrap().busy_timeout(Duration::from_secs(10)).unwrap();
+    let (signed_in, locks) = (AtomicBool::new(false), state.clone());
+    proxy.rule(move |request| {
+        if request.contains("/v3/login") && !signed_in.swap(true, SeqCst) {
+            locks.lock().unwrap().execute_batch("BEGIN IMMEDIATE").unwrap();
+        }
+        let gone = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "it has ended", "soft_logout": true });
+        if signed_in.load(SeqCst) { Fault::None } else { Fault::Answer(401, gone.to_string()) }
+    });
+    inside.say(&room, "/echo after").await;
+    host.noticed("the databases in").await;
+    state.lock().unwrap().execute_batch("ROLLBACK").unwrap();
+    assert_eq!(inside.answers(&room, 2).await, ["before", "after"]);
+    host.stop().await;
+}
+
 /// A key that was told to the session before may have been heard of by nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn another_session_says_that_any_key_may_have_come() {
