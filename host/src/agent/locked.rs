@@ -162,7 +162,7 @@ impl Running {
         for (sequence, one) in those {
             match self.agent.chat.open(&one.event).await {
                 Opened::NotYet => {}
-                Opened::Nothing => self.close(sequence, one, Denial::NotAddressed).await,
+                Opened::Nothing => self.close(sequence, one, Denial::Unheard).await,
                 Opened::Event(event) => self.opened(sequence, &one, *event).await,
             }
         }
