@@ -45,6 +45,8 @@ pub enum Denial {
     TooOld,
     /// It could not be read: its key never came.
     Undecryptable,
+    /// Its key came late, and what it says is nothing for an agent.
+    Unheard,
     /// The agent has left the room in which a timer was set.
     Left,
     /// Whoever set a timer has a lesser role than they had then.
@@ -77,6 +79,7 @@ impl Denial {
             Self::Missed => "it came while the agent was away: `behaviour.backlog`",
             Self::TooOld => "its time is further away than `behaviour.horizon`",
             Self::Undecryptable => "it could not be decrypted: its key never came",
+            Self::Unheard => "it could be decrypted later, and is nothing that an agent hears of",
             Self::Left => "the agent has left the room",
             Self::Role => "whoever set it has a lesser role than they had then",
             Self::Grant => "the plugin does not have the grant `timers`",

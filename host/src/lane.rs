@@ -96,9 +96,8 @@ impl Lanes {
         all.pushed = all.pushed.max(Some(waiting.sequence));
         all.locked.remove(&waiting.sequence);
         if let Some(lane) = all.lanes.get_mut(&waiting.session) {
-            if lane.holds.remove(&waiting.sequence).is_some() {
-                self.changed.send_replace(());
-            }
+            let held = !lane.holds.is_empty();
+            lane.holds.remove(&waiting.sequence);
             if lane.newest >= Some(waiting.sequence) {
                 // It could not be read in its turn, and is not among what the journal has still to give.
                 let place = lane.queue.partition_point(|other| other.sequence < waiting.sequence);
@@ -109,6 +108,10 @@ impl Lanes {
             } else {
                 lane.newest = Some(waiting.sequence);
                 lane.queue.push_back(waiting);
+            }
+            if held {
+                // It may be what was held, or come before what still is.
+                self.changed.send_replace(());
             }
             return false;
         }
@@ -279,6 +282,24 @@ mod tests {
             }
         }
         assert_eq!(handled, (1..=100).collect::<Vec<_>>());
+    }
+
+    /// After a start what cannot be read is there first, and then comes what had come before it.
+    #[test]
+    fn what_came_before_a_hold_does_not_wait_for_it() {
+        let lanes = Lanes::default();
+        let session = SessionId::parse("!r").unwrap();
+        assert!(lanes.hold(&session, Sequence(2), Instant::now() + std::time::Duration::from_secs(3600)));
+        assert!(matches!(lanes.next(&session), Next::Wait(_)));
+        let mut changed = lanes.changed();
+        changed.mark_unchanged();
+        lanes.push(waiting(3));
+        assert!(lanes.is_held(&session), "what came after it waits");
+        changed.mark_unchanged();
+        lanes.push(waiting(1));
+        assert!(changed.has_changed().unwrap(), "whoever waits looks again");
+        assert!(matches!(lanes.next(&session), Next::Handle(waiting, _) if waiting.sequence == Sequence(1)));
+        assert!(matches!(lanes.next(&session), Next::Wait(_)));
     }
 
     /// The journal has an event as pending from the moment at which it can be read, which is before it is pushed.

@@ -144,3 +144,26 @@ async fn however_much_comes_meanwhile_it_is_in_order() {
     let expected = ["bob".to_owned(), "first".to_owned()].into_iter().chain((0..100).map(|n| n.to_string()));
     assert_eq!(said, expected.collect::<Vec<_>>());
 }
+
+/// What is more than an agent keeps is said at once and counted, also where it comes all at once.
+#[tokio::test]
+async fn more_than_are_kept_are_refused_aloud() {
+    let scene = Scene::new();
+    let stage = scene.start(Duration::ZERO, LONG).await;
+    // What comes then comes in other batches.
+    let first = scene.rooms.say_locked(ALICE, &scene.room, "/echo kept");
+    stage.ask_as(BOB, &scene.room, "/echo there").await;
+    let all: Vec<_> = (1..1030).map(|_| scene.rooms.say_locked(ALICE, &scene.room, "/echo lost")).collect();
+    stage.ask_as(BOB, &scene.room, "/echo all").await;
+    let refused = |notice: &parlour::notice::Notice| {
+        let text = notice.to_string();
+        text.split_once("could not decrypt ")?.1.split_once(" events: 1000 others")?.0.parse::<usize>().ok()
+    };
+    let told: Vec<_> = stage.notices().iter().filter_map(refused).collect();
+    assert_eq!(told.iter().sum::<usize>(), 30, "{told:?}");
+    // Nor is a refused one answered later, and the others are.
+    scene.rooms.give_key(all.last().unwrap());
+    scene.rooms.give_key(&first);
+    let said = scene.said(&stage, "kept").await;
+    assert_eq!(said, ["there", "all", "kept"]);
+}

@@ -7,6 +7,7 @@ mod keys;
 mod media;
 mod refusals;
 mod rooms;
+mod stores;
 
 use std::path::Path;
 

@@ -100,6 +100,9 @@ async fn lives() -> anyhow::Result<()> {
     for number in 1..=kills {
         allowed.store(share * number / kills, Relaxed);
         killing.one(&life, &mut died).await.map_err(anyhow::Error::msg)?;
+        while let Some(talked) = talking.try_join_next() {
+            talked??;
+        }
     }
     allowed.store(share, Relaxed);
     let (last, began) = (begin(&life).map_err(anyhow::Error::msg)?, Instant::now());
@@ -126,6 +129,10 @@ async fn lives() -> anyhow::Result<()> {
         "seed {seed}: {kills} kills, {} swaps, {count}, the last ones after {took:?}; died:{died}",
         swaps.load(Relaxed)
     );
+    // A person who could not go on says why, before it is said what is missing because of that.
+    if let Ok(talked) = &finished {
+        talked.as_ref().map_err(|error| anyhow::anyhow!("a person could not go on: {error:#}"))?;
+    }
     count.verdict().map_err(|wrong| anyhow::anyhow!("{wrong}; the hosts said:\n{}", life.said()))?;
     finished.map_err(|_| anyhow::anyhow!("not all was answered within {PATIENCE:?}"))?
 }

@@ -47,8 +47,9 @@ impl Running {
             self.journalled(|| self.shared.journal.remember(&self.agent.name, &history)).await;
         }
         let came = Came { at: now(), missed };
-        let arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event, came)).collect();
+        let mut arrivals: Vec<Arrival> = events.into_iter().map(|event| self.judge(event, came)).collect();
         self.say_what_is_late(&arrivals);
+        self.refuse_too_many(&mut arrivals);
         let entering = self.entering.lock().await;
         let sequences = self.receive(&arrivals, &position).await;
         let alone = arrivals.len() == 1;
@@ -59,6 +60,7 @@ impl Running {
             let Some(sequence) = sequence else {
                 if matches!(arrival.verdict, Verdict::Deny(_)) {
                     self.agent.chat.ended(&arrival.event.id);
+                    self.was_read(&arrival.event);
                 }
                 continue;
             };
@@ -93,7 +95,6 @@ impl Running {
             addressed.command.as_ref().is_some_and(|typed| self.servings.now().catalogue.knows(&typed.name));
         let accounts = lock(&self.shared.accounts);
         let mut verdict = match &event.reading {
-            Reading::Locked(_) if !self.may_wait() => Verdict::Deny(Denial::Undecryptable),
             Reading::Locked(_) => gate::waits(self.policy(&accounts), &event),
             _ => gate::authorize(self.policy(&accounts), &event, &addressed, known),
         };

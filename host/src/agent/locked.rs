@@ -15,7 +15,7 @@ use crate::{
     control::{AgentStatus, Undecryptable},
     event::{Event, Reading},
     gate::{Denial, Verdict},
-    id::SessionId,
+    id::{EventId, SessionId},
     journal::{Arrival, Sequence},
     lane::Waiting,
 };
@@ -67,9 +67,32 @@ impl Running {
         }
     }
 
-    /// Whether there is room for one more.
-    pub(super) fn may_wait(&self) -> bool {
-        lock(&self.locked).waits.len() < MOST
+    /// Of what may be waited for, what there is no room for is said to be lost, at once.
+    pub(super) fn refuse_too_many(&self, arrivals: &mut [Arrival]) {
+        let mut locked = lock(&self.locked);
+        let waiting: BTreeSet<EventId> = locked.waits.values().map(|one| one.event.id.clone()).collect();
+        let mut room = MOST.saturating_sub(waiting.len());
+        let mut refused = 0;
+        for arrival in arrivals {
+            let Arrival { event, verdict, .. } = arrival;
+            let waits = matches!(event.reading, Reading::Locked(_)) && *verdict == Verdict::Allow;
+            if !waits || waiting.contains(&event.id) {
+                continue;
+            }
+            if room > 0 {
+                room -= 1;
+                continue;
+            }
+            *verdict = Verdict::Deny(Denial::Undecryptable);
+            refused += 1;
+            locked.give_up(Undecryptable::of(event, format!("{MOST} others waited for their keys")));
+        }
+        drop(locked);
+        if refused > 0 {
+            self.say(format!(
+                "could not decrypt {refused} events: {MOST} others wait for their keys, and more are not kept"
+            ));
+        }
     }
 
     /// An event that cannot be read holds its session.
@@ -90,6 +113,21 @@ impl Running {
         let one = lock(&self.locked).waits.remove(&sequence);
         if let Some(one) = one {
             self.lanes.release(&one.session, sequence);
+        }
+    }
+
+    /// An event came again, could be read, and may not pass: nobody waits for its key any more.
+    pub(super) fn was_read(&self, event: &Event) {
+        if matches!(event.reading, Reading::Locked(_)) {
+            return;
+        }
+        let waited = {
+            let locked = lock(&self.locked);
+            let same = |one: &One| one.event.id == event.id && one.event.room.id == event.room.id;
+            locked.waits.iter().find(|(_, one)| same(one)).map(|(sequence, _)| *sequence)
+        };
+        if let Some(sequence) = waited {
+            self.waits_no_more(sequence);
         }
     }
 
@@ -124,7 +162,7 @@ impl Running {
         for (sequence, one) in those {
             match self.agent.chat.open(&one.event).await {
                 Opened::NotYet => {}
-                Opened::Nothing => self.close(sequence, one, Denial::NotAddressed).await,
+                Opened::Nothing => self.close(sequence, one, Denial::Unheard).await,
                 Opened::Event(event) => self.opened(sequence, &one, *event).await,
             }
         }
@@ -158,16 +196,16 @@ impl Running {
             old.map(|(at, one)| (*at, one.clone())).collect()
         };
         for (sequence, one) in old {
+            if !lock(&self.locked).waits.contains_key(&sequence) {
+                continue;
+            }
             let Event { id, room, sender, reading, .. } = &one.event;
             let reason = match reading {
                 Reading::Locked(locked) => locked.reason.as_str(),
                 _ => "it could not be read",
             };
             self.say(format!("could not decrypt {id} of {} in {}: {reason}", sender.id, room.id));
-            let at = i64::try_from(now()).unwrap_or(i64::MAX);
-            let undecryptable =
-                Undecryptable { event: id.clone(), room: room.id.clone(), at, why: reason.into() };
-            lock(&self.locked).give_up(undecryptable);
+            lock(&self.locked).give_up(Undecryptable::of(&one.event, reason.into()));
             self.close(sequence, one, Denial::Undecryptable).await;
         }
     }
@@ -178,6 +216,13 @@ impl Running {
         self.journalled(|| self.shared.journal.unlock(&self.agent.name, sequence, &arrival)).await;
         self.agent.chat.ended(&arrival.event.id);
         self.waits_no_more(sequence);
+    }
+}
+
+impl Undecryptable {
+    fn of(event: &Event, why: String) -> Self {
+        let at = i64::try_from(now()).unwrap_or(i64::MAX);
+        Self { event: event.id.clone(), room: event.room.id.clone(), at, why }
     }
 }
 

@@ -9,15 +9,15 @@ use super::Running;
 use crate::{
     chat::Past,
     event::Own,
-    id::{AgentName, EventId, RoomId},
-    journal::{Journal, Sent},
+    id::{EventId, RoomId},
+    journal::Sent,
     outbox::Outbox,
 };
 
-/// The journal as a chat asks it. The outbox has the chat, so that it is not held from here.
+/// The journal as a chat asks it, until it answers: what is only not to be read is not unknown. The agent has the chat, so
+/// that it is not held from here.
 struct Remembered {
-    agent: AgentName,
-    journal: Arc<dyn Journal>,
+    agent: Weak<Running>,
     outbox: Weak<Outbox>,
     horizon: Duration,
 }
@@ -25,12 +25,15 @@ struct Remembered {
 #[async_trait::async_trait]
 impl Past for Remembered {
     async fn knows(&self, room: &RoomId, event: &EventId) -> bool {
-        let known = matches!(self.journal.known(&self.agent, event).await, Ok(Some(_)));
-        known || matches!(self.journal.newest(&self.agent, room).await, Ok(Some(newest)) if newest == *event)
+        let Some(running) = self.agent.upgrade() else { return false };
+        let (name, journal) = (&running.agent.name, &running.shared.journal);
+        running.journalled(|| journal.known(name, event)).await.is_some()
+            || running.journalled(|| journal.newest(name, room)).await.as_ref() == Some(event)
     }
 
     async fn knows_room(&self, room: &RoomId) -> bool {
-        matches!(self.journal.newest(&self.agent, room).await, Ok(Some(_)))
+        let Some(running) = self.agent.upgrade() else { return false };
+        running.journalled(|| running.shared.journal.newest(&running.agent.name, room)).await.is_some()
     }
 
     fn horizon(&self) -> Duration {
@@ -45,10 +48,9 @@ impl Past for Remembered {
 }
 
 impl Running {
-    pub(super) fn past(&self) -> Arc<dyn Past> {
+    pub(super) fn past(self: &Arc<Self>) -> Arc<dyn Past> {
         Arc::new(Remembered {
-            agent: self.agent.name.clone(),
-            journal: self.shared.journal.clone(),
+            agent: Arc::downgrade(self),
             outbox: Arc::downgrade(&self.outbox),
             horizon: self.agent.behaviour.horizon.get(),
         })

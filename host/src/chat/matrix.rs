@@ -7,6 +7,7 @@
 mod account;
 mod backfill;
 mod convert_in;
+mod crypto;
 mod failure;
 mod identity;
 mod media;
@@ -23,28 +24,35 @@ mod wire;
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt, future::BoxFuture, stream::BoxStream};
+use futures_util::{
+    FutureExt as _, StreamExt,
+    future::{BoxFuture, ready},
+    stream::{self, BoxStream},
+};
 use matrix_sdk::{
-    Client, Room, SessionMeta, SessionTokens,
+    Client, Room, SessionMeta, SessionTokens, SqliteCryptoStore, SqliteEventCacheStore, SqliteMediaStore,
+    SqliteStateStore, SqliteStoreConfig,
     authentication::matrix::MatrixSession,
     config::RequestConfig,
     cross_process_lock::CrossProcessLockConfig,
     deserialized_responses::TimelineEvent,
     encryption::{BackupDownloadStrategy, EncryptionSettings},
     ruma::{MilliSecondsSinceUnixEpoch, OwnedEventId, OwnedRoomId, OwnedUserId, RoomId as MatrixRoomId},
-    store::{RoomLoadSettings, StateStoreDataKey},
+    store::{RoomLoadSettings, StateStoreDataKey, StoreConfig},
 };
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 pub use self::account::{Account, Encryption, Secret};
 use self::{
+    crypto::Crypto,
     identity::{Identity as CrossSigning, Outcome},
     presence::Presence,
     sign_in::{Renewed, SignedIn},
@@ -165,7 +173,8 @@ impl Matrix {
             let names = keys.map(|keys| {
                 Some(keys.ok()?.into_iter().map(|key| key.session_id).collect::<BTreeSet<String>>())
             });
-            names.boxed()
+            // Those of the session before may have told of keys that nobody has heard of yet.
+            stream::once(ready(None)).chain(names).boxed()
         });
         Ok(Live {
             client,
@@ -190,7 +199,7 @@ impl Matrix {
     /// The session has run out: another one takes its place, on the same device, with the same keys.
     async fn sign_in_again(&self, live: Arc<Live>) -> Result<(), Ended> {
         let mut backoff = Backoff::default();
-        let session = Session { token: live.token(), ..live.session.clone() };
+        let session = live.current();
         let session = loop {
             match sign_in::renew(&self.account, &live.store, &live.wire, &session).await {
                 Renewed::Session(session) => break session,
@@ -204,6 +213,12 @@ impl Matrix {
             }
         };
         live.say("the session had run out, and the agent has signed in again on the same device".into());
+        self.open_again(live, session).await;
+        Ok(())
+    }
+
+    /// Another client takes the place of this one: memory is then what the databases have.
+    async fn open_again(&self, live: Arc<Live>, session: Session) {
         let (wire, store) = (live.wire.clone(), live.store.clone());
         let (here, standing) = (*lock(&live.here), live.standing.clone());
         // Two clients must not use the same keys: nothing of the old one is left before there is a new one.
@@ -219,11 +234,23 @@ impl Matrix {
             tracing::warn!(target: "parlour", "a request of the old session has not ended");
         }
         drop(live);
-        let opened =
-            self.begin(wire, store, session, standing).await.map_err(|error| Ended::Lost(error.reason))?;
+        let mut backoff = Backoff::default();
+        // Nothing is asked of the server here, so that all that fails is this machine's.
+        let opened = loop {
+            let (wire, store, session) = (wire.clone(), store.clone(), session.clone());
+            match self.begin(wire, store, session, standing.clone()).await {
+                Ok(opened) => break opened,
+                Err(error) => {
+                    if standing.failed(&error.reason) {
+                        let (agent, text) = (self.account.agent.clone(), format!("{error}; trying on"));
+                        self.notices.say(Notice::Agent { agent, text });
+                    }
+                    backoff.wait(None).await;
+                }
+            }
+        };
         *lock(&opened.here) = here;
         self.live.store(Some(Arc::new(opened)));
-        Ok(())
     }
 
     async fn sign_in(&self, from: Option<Position>) -> Result<Identity, StartError> {
@@ -286,6 +313,12 @@ impl Matrix {
                         again.wait(None).await;
                     }
                     self.sign_in_again(live).await?;
+                    stream.start.at_once = true;
+                }
+                Err(Halt::Ahead) => {
+                    again.wait(None).await;
+                    let session = live.current();
+                    self.open_again(live, session).await;
                     stream.start.at_once = true;
                 }
             }
@@ -544,11 +577,13 @@ async fn open_client(
         StartError::new(format!("{what} in {folder}: {}", cause(error)))
     };
     store.prepare_databases().map_err(|error| failed("cannot make the databases", &error))?;
+    let stores =
+        open_stores(store.folder()).await.map_err(|error| failed("cannot open the databases", &*error))?;
     let client = Client::builder()
         .homeserver_url(wire.base().as_str())
         .respect_login_well_known(false)
         .handle_refresh_tokens()
-        .sqlite_store(store.folder(), None)
+        .store_config(stores)
         // When a request is made again is the outbox's and the sync loop's decision.
         .request_config(RequestConfig::new().disable_retry().timeout(REQUEST))
         .cross_process_store_config(CrossProcessLockConfig::SingleProcess)
@@ -584,6 +619,22 @@ async fn open_client(
     Ok(client)
 }
 
+/// What [`matrix_sdk::ClientBuilder::sqlite_store`] opens, with [`Crypto`] before the keys.
+async fn open_stores(folder: &Path) -> Result<StoreConfig, Box<dyn std::error::Error + Send + Sync>> {
+    let config = SqliteStoreConfig::new(folder);
+    let (state, events, media, keys) = tokio::try_join!(
+        SqliteStateStore::open_with_config(&config),
+        SqliteEventCacheStore::open_with_config(&config),
+        SqliteMediaStore::open_with_config(&config),
+        SqliteCryptoStore::open_with_config(&config),
+    )?;
+    Ok(StoreConfig::new(CrossProcessLockConfig::SingleProcess)
+        .state_store(state)
+        .event_cache_store(events)
+        .media_store(media)
+        .crypto_store(Crypto::new(keys)))
+}
+
 /// Has the session written down whenever its tokens change, which is before the next request: until one of the new ones is
 /// used, the server takes the old.
 fn keep_tokens(
@@ -617,6 +668,13 @@ fn keep_tokens(
 }
 
 impl Live {
+    /// The session with its tokens as they are now.
+    fn current(&self) -> Session {
+        let tokens = self.client.session_tokens();
+        let refresh = tokens.map_or_else(|| self.session.refresh.clone(), |tokens| tokens.refresh_token);
+        Session { token: self.token(), refresh, ..self.session.clone() }
+    }
+
     /// The access token as it is now.
     fn token(&self) -> String {
         self.client.access_token().unwrap_or_else(|| self.session.token.clone())

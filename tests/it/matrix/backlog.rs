@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 
 use crate::{
     inside::{Inside, PASSWORD, Serving, eventually},
+    proxy::{Fault, Proxy},
     synapse::{NewRoom, Options, Synapse, unique},
 };
 
@@ -128,6 +129,40 @@ async fn a_refused_position_loses_nothing_and_answers_no_history() {
     assert_eq!(said[0], "before");
     assert_eq!(said[1..51], numbers(50));
     assert_eq!(said.len(), 52);
+    host.stop().await;
+}
+
+/// What the agent knows is in the journal, which cannot be read at that moment: nothing is taken for history because of that.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_position_loses_nothing_where_the_journal_cannot_be_read() {
+    let synapse = Synapse::shared().await.unwrap();
+    let proxy = Proxy::before(synapse.base_url()).await;
+    let inside = Inside { homeserver: proxy.url(), ..Inside::new(synapse).await };
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    inside.say(&room, "/echo before").await;
+    inside.answers(&room, 1).await;
+    proxy.rule(|request| if request.contains("/sync") { Fault::Reset } else { Fault::None });
+    // The request that waits at the server brings this, and the next one fails.
+    inside.say(&room, "/echo waking").await;
+    host.noticed("is out of reach").await;
+    inside.say(&room, "/echo missed").await;
+    let journal = rusqlite::Connection::open(inside.journal()).unwrap();
+    journal.busy_timeout(Duration::from_secs(10)).unwrap();
+    let away = "ALTER TABLE event RENAME TO event_away; ALTER TABLE newest RENAME TO newest_away";
+    journal.execute_batch(away).unwrap();
+    let refused = r#"{"errcode":"M_UNKNOWN","error":"Invalid stream token"}"#;
+    proxy.rule(
+        move |request| {
+            if request.contains("since=") { Fault::Answer(400, refused.into()) } else { Fault::None }
+        },
+    );
+    host.noticed("does not take the stored position").await;
+    host.noticed("no such table").await;
+    proxy.always(Fault::None);
+    let back = "ALTER TABLE event_away RENAME TO event; ALTER TABLE newest_away RENAME TO newest";
+    journal.execute_batch(back).unwrap();
+    assert_eq!(inside.to_the_end(&room).await, ["before", "waking", "missed", "the end"]);
     host.stop().await;
 }
 

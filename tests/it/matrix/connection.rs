@@ -2,7 +2,7 @@
 
 use std::{
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering::SeqCst},
     },
     time::Duration,
@@ -10,7 +10,10 @@ use std::{
 
 use parlour::{
     Agent,
-    chat::matrix::{Account, Matrix},
+    chat::{
+        Chat as _,
+        matrix::{Account, Matrix},
+    },
 };
 use serde_json::json;
 
@@ -130,6 +133,117 @@ async fn a_soft_logout_is_followed_by_a_login_on_the_same_device() {
     let host = inside.start().await;
     assert_eq!(proxy.count("/v3/login"), 2);
     host.stop().await;
+}
+
+/// The session runs out while what was missed is fetched.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_soft_logout_in_the_middle_of_what_was_missed_loses_nothing() {
+    let synapse = Synapse::start(Options { timeline: Some(5), ..Options::default() }).await.unwrap();
+    let (proxy, inside) = behind(&synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    host.stop().await;
+    for number in 0..20 {
+        inside.say(&room, &format!("/echo {number}")).await;
+    }
+    let (fetching, signed_in) = (AtomicBool::new(false), AtomicBool::new(false));
+    proxy.rule(move |request| {
+        fetching.fetch_or(request.contains("/messages"), SeqCst);
+        signed_in.fetch_or(fetching.load(SeqCst) && request.contains("/v3/login"), SeqCst);
+        let gone = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "it has ended", "soft_logout": true });
+        let out = fetching.load(SeqCst) && !signed_in.load(SeqCst);
+        if out { Fault::Answer(401, gone.to_string()) } else { Fault::None }
+    });
+    let host = inside.start().await;
+    host.noticed("has signed in again on the same device").await;
+    let said = inside.to_the_end(&room).await;
+    let expected: Vec<_> = (0..20).map(|number| number.to_string()).chain(["the end".into()]).collect();
+    assert_eq!(said, expected);
+    host.stop().await;
+}
+
+/// Nor does a server that does not want to say what was missed, for a while, and in words that mean nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_missed_is_asked_for_until_it_is_there() {
+    let synapse = Synapse::start(Options { timeline: Some(5), ..Options::default() }).await.unwrap();
+    let (proxy, inside) = behind(&synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    host.stop().await;
+    for number in 0..20 {
+        inside.say(&room, &format!("/echo {number}")).await;
+    }
+    let odd = [
+        (400, r#"{"errcode":"M_UNKNOWN","error":"oh"}"#),
+        (404, r#"{"errcode":"M_UNRECOGNIZED","error":"a proxy that is being set up"}"#),
+        (200, "{"),
+    ];
+    let left = Mutex::new(odd.into_iter());
+    proxy.rule(move |request| match request.contains("/messages") {
+        true => left
+            .lock()
+            .unwrap()
+            .next()
+            .map_or(Fault::None, |(status, body)| Fault::Answer(status, body.into())),
+        false => Fault::None,
+    });
+    let host = inside.start().await;
+    let said = inside.to_the_end(&room).await;
+    let expected: Vec<_> = (0..20).map(|number| number.to_string()).chain(["the end".into()]).collect();
+    assert_eq!(said, expected);
+    assert!(proxy.count("/messages") > 3, "it was asked for again");
+    host.stop().await;
+}
+
+/// Where this machine cannot open the databases again after the session has run out, they are tried until it can.
+#[tokio::test(flavor = "multi_thread")]
+async fn databases_that_are_not_to_be_had_at_a_soft_logout_are_tried_again() {
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    inside.say(&room, "/echo before").await;
+    inside.answers(&room, 1).await;
+    let file = inside.folder.path().join("agent/matrix-sdk-state.sqlite3");
+    let state = Arc::new(Mutex::new(rusqlite::Connection::open(file).unwrap()));
+    state.lock().unwrap().busy_timeout(Duration::from_secs(10)).unwrap();
+    let (signed_in, locks) = (AtomicBool::new(false), state.clone());
+    proxy.rule(move |request| {
+        if request.contains("/v3/login") && !signed_in.swap(true, SeqCst) {
+            locks.lock().unwrap().execute_batch("BEGIN IMMEDIATE").unwrap();
+        }
+        let gone = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "it has ended", "soft_logout": true });
+        if signed_in.load(SeqCst) { Fault::None } else { Fault::Answer(401, gone.to_string()) }
+    });
+    inside.say(&room, "/echo after").await;
+    host.noticed("the databases in").await;
+    state.lock().unwrap().execute_batch("ROLLBACK").unwrap();
+    assert_eq!(inside.answers(&room, 2).await, ["before", "after"]);
+    host.stop().await;
+}
+
+/// A key that was told to the session before may have been heard of by nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn another_session_says_that_any_key_may_have_come() {
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let matrix = Arc::new(Matrix::new(inside.account(), parlour::notice::Notices::new(|_| {})));
+    let keys = async || {
+        tokio::time::timeout(2 * crate::stage::PATIENCE, matrix.keys()).await.expect("keys are told of")
+    };
+    matrix.start(None).await.unwrap();
+    assert_eq!(keys().await, None);
+    let signed_in = AtomicBool::new(false);
+    proxy.rule(move |request| {
+        signed_in.fetch_or(request.contains("/v3/login"), SeqCst);
+        let gone = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "it has ended", "soft_logout": true });
+        if signed_in.load(SeqCst) { Fault::None } else { Fault::Answer(401, gone.to_string()) }
+    });
+    let reading = matrix.clone();
+    let reading = tokio::spawn(async move { while reading.next().await.is_ok() {} });
+    assert_eq!(keys().await, None);
+    assert_eq!(proxy.count("/v3/login"), 2);
+    reading.abort();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use parlour::{KeyPatience, settings::Access};
+use serde_json::json;
 
 use crate::{
-    inside::{Inside, Serving},
+    inside::{Inside, Serving, eventually},
     person::Person,
     synapse::{NewRoom, Synapse},
 };
@@ -113,5 +114,26 @@ async fn a_key_that_comes_later_is_used_and_one_that_never_comes_is_said() {
     scene.alice.say(&scene.room, "!echo end").await.unwrap();
     scene.heard(&["there", "next", r#"{"late":true}"#, "between", "kept", "end"]).await;
     assert_eq!(host.count("could not decrypt"), 1, "once");
+    host.stop().await;
+}
+
+/// What was encrypted may be nothing that an agent hears of, and the journal does not take it for something else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_opens_what_is_nothing_is_told_as_that() {
+    let (scene, host) = Scene::new().await;
+    let key = scene.alice.withhold(&scene.room).await.unwrap();
+    let odd = scene.alice.send(&scene.room, "org.example.odd", json!({ "odd": true })).await.unwrap();
+    let journal = rusqlite::Connection::open(scene.inside.journal()).unwrap();
+    let found = |sql: &str| journal.query_row(sql, [&odd], |row| row.get::<_, Option<String>>(0)).ok();
+    eventually(async || {
+        found("SELECT event FROM locked NATURAL JOIN (SELECT sequence FROM event WHERE id = ?1)")
+    })
+    .await;
+    scene.alice.give(&key, &scene.inside.agent).await.unwrap();
+    let refused = eventually(async || found("SELECT refused FROM event WHERE id = ?1").flatten()).await;
+    let denial: parlour::gate::Denial = serde_json::from_str(&refused).unwrap();
+    assert_eq!(denial, parlour::gate::Denial::Unheard, "{denial}");
+    scene.alice.say(&scene.room, "!echo next").await.unwrap();
+    scene.heard(&["there", "next"]).await;
     host.stop().await;
 }

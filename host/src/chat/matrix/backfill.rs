@@ -1,13 +1,17 @@
 //! Fetches what a sync answer left out: servers cut a room's timeline at a limit, and a client that does not ask
 //! for the rest loses it. The same way leads back to where the agent was, when the server has forgotten its position.
 
-use matrix_sdk::{Error, Room, deserialized_responses::TimelineEvent, room::MessagesOptions, ruma::UInt};
+use matrix_sdk::{Room, deserialized_responses::TimelineEvent, room::MessagesOptions, ruma::UInt};
 use serde_json::Value;
 
-use super::{Live, convert_in, failure::send_error};
+use super::{
+    Live, convert_in,
+    failure::send_error,
+    sync::{Halt, halts},
+};
 use crate::{
     backoff::Backoff,
-    chat::{Ended, SendError},
+    chat::SendError,
     event::Membership,
     id::{EventId, RoomId},
 };
@@ -20,6 +24,10 @@ const MOST: usize = 2000;
 pub(super) const ALL: usize = 20_000;
 
 const PER_REQUEST: u32 = 100;
+
+/// A page that is refused in words which say neither that the agent may not see it nor that it is not there is asked for so
+/// often once more, for two minutes or longer: then the other rooms wait no longer for this one.
+const REFUSALS: u32 = 8;
 
 /// From where backward to where; without an end, to what the agent knows.
 pub(super) struct Gap {
@@ -51,7 +59,7 @@ pub(super) async fn fill(
     gap: Option<Gap>,
     timeline: Vec<TimelineEvent>,
     left: &mut usize,
-) -> Result<Vec<TimelineEvent>, Ended> {
+) -> Result<Vec<TimelineEvent>, Halt> {
     // What lies before the agent's invitation is nothing to it.
     let Some(gap) = gap.filter(|_| !timeline.iter().any(|event| is_own_invitation(event, live.own()))) else {
         return Ok(timeline);
@@ -68,7 +76,7 @@ pub(super) async fn since_known(
     gap: Option<Gap>,
     mut timeline: Vec<TimelineEvent>,
     left: &mut usize,
-) -> Result<Vec<TimelineEvent>, Ended> {
+) -> Result<Vec<TimelineEvent>, Halt> {
     if let Some(since) = known(live, room, timeline.iter().rev()).await {
         return Ok(timeline.split_off(timeline.len() - since));
     }
@@ -85,11 +93,12 @@ pub(super) async fn since_known(
     Ok(fetched.newest_first.into_iter().rev().chain(timeline).collect())
 }
 
-async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<Fetched, Ended> {
+async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<Fetched, Halt> {
     let most = MOST.min(*left);
     let mut newest_first = Vec::new();
     let mut from = gap.from;
     let mut backoff = Backoff::default();
+    let mut refused = 0;
     let reached = loop {
         if newest_first.len() >= most {
             newest_first.truncate(most);
@@ -105,19 +114,31 @@ async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<F
         options.limit = UInt::from(PER_REQUEST);
         let page = match room.messages(options).await {
             Ok(page) => page,
-            Err(error) => match send_error(&error) {
-                SendError::Later { after, reason } if matches!(error, Error::Http(_)) => {
-                    if live.standing.failed(&reason) {
-                        live.say(format!("{} is out of reach: {reason}; trying on", live.account.homeserver));
+            Err(error) => {
+                if let Some(halt) = halts(live, &error) {
+                    live.broke();
+                    return Err(halt);
+                }
+                let (after, reason) = match send_error(&error) {
+                    SendError::Final { code, reason } if is_final(&code) || refused == REFUSALS => {
+                        live.say(format!("events in {} could not be fetched: {reason}", room.room_id()));
+                        break Reached::Bound;
                     }
-                    backoff.wait(after).await;
-                    continue;
+                    SendError::Final { reason, .. } => {
+                        refused += 1;
+                        (None, reason)
+                    }
+                    SendError::Later { after, reason } => (after, reason),
+                };
+                if live.standing.failed(&reason) {
+                    live.say(format!(
+                        "events in {} cannot be fetched yet: {reason}; trying on",
+                        room.room_id()
+                    ));
                 }
-                _ => {
-                    live.say(format!("events in {} could not be fetched: {error}", room.room_id()));
-                    break Reached::Bound;
-                }
-            },
+                backoff.wait(after).await;
+                continue;
+            }
         };
         backoff = Backoff::default();
         if live.standing.reached() {
@@ -145,6 +166,11 @@ async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<F
     };
     *left -= newest_first.len().min(*left);
     Ok(Fetched { newest_first, reached })
+}
+
+/// Nobody shows it to the agent, however often it asks.
+fn is_final(code: &str) -> bool {
+    ["M_FORBIDDEN", "M_NOT_FOUND"].contains(&code)
 }
 
 /// How many of these, newest first, came after the oldest of them that the agent knows; none where it knows none. Within

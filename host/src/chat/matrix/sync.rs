@@ -14,8 +14,8 @@ use matrix_sdk::{
     Error, HttpError, RefreshTokenError, Room,
     config::{SyncSettings, SyncToken},
     deserialized_responses::{
-        TimelineEvent, TimelineEventKind, UnableToDecryptInfo, UnableToDecryptReason, VerificationLevel,
-        VerificationState,
+        ProcessedToDeviceEvent, TimelineEvent, TimelineEventKind, UnableToDecryptInfo, UnableToDecryptReason,
+        VerificationLevel, VerificationState,
     },
     ruma::{
         OwnedRoomId, UInt,
@@ -82,6 +82,8 @@ pub(super) enum Halt {
     Ended(Ended),
     /// The session has run out, and another may follow it.
     Signed,
+    /// What the SDK has in memory may be ahead of its databases: it is to be opened anew.
+    Ahead,
 }
 
 impl From<Ended> for Halt {
@@ -96,9 +98,6 @@ const HASTY: Duration = Duration::from_secs(1);
 /// Asks until there is something to hand over.
 pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Halt> {
     let mut backoff = Backoff::default();
-    // After an error on this side matrix-sdk may take the same answer for one that it has handled, and hand over
-    // nothing: `base/client.rs`, "Got the same sync response twice".
-    let mut suspect = false;
     let mut hasty = Backoff::default();
     loop {
         let asked = Instant::now();
@@ -107,13 +106,9 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Hal
                 if live.standing.answered() {
                     live.say(format!("{} is back", live.account.homeserver));
                 }
+                say_what_is_unread(&answer);
                 live.settle_identity().await;
                 let moved = start.position.as_deref() != Some(answer.next_batch.as_str());
-                if suspect && moved && is_empty(&answer) {
-                    backoff.wait(None).await;
-                    continue;
-                }
-                suspect = false;
                 backoff = Backoff::default();
                 let missed = live.was_away(AWAY) || start.away;
                 let batch = Batch { missed, ..collect(&live, answer, &start).await? };
@@ -141,8 +136,19 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Hal
                         Start { position: None, full_state: false, at_once: true, refused: true, ..start };
                     continue;
                 }
-                suspect |= !matches!(error, Error::Http(_));
                 live.broke();
+                // The answer was there and could not be stored. By now what decrypts may have moved on in memory, so that
+                // the same answer could not be read again; and matrix-sdk may take it for one that it has handled
+                // (`base/client.rs`, "Got the same sync response twice").
+                if !matches!(error, Error::Http(_)) {
+                    if live.standing.failed(&plain(&error)) {
+                        live.say(format!(
+                            "what the server has sent cannot be stored: {}; trying on",
+                            plain(&error)
+                        ));
+                    }
+                    return Err(Halt::Ahead);
+                }
                 start.at_once = true;
                 if live.standing.failed(&plain(&error)) {
                     live.say(format!(
@@ -188,7 +194,7 @@ fn settings(start: &Start) -> SyncSettings {
 /// What an answer holds, in the order of each room. Without a position it is the first contact: history, of which
 /// nothing is handed over but where it ends; or, where the position was refused, what each room has since the last event
 /// that was handed over.
-async fn collect(live: &Live, answer: SyncResponse, start: &Start) -> Result<Batch, Ended> {
+async fn collect(live: &Live, answer: SyncResponse, start: &Start) -> Result<Batch, Halt> {
     let mut batch = Batch::new(vec![], vec![], Position(answer.next_batch));
     let mut seen = HashSet::new();
     let mut left = backfill::ALL;
@@ -352,6 +358,16 @@ pub(super) async fn open(live: &Live, event: &Event) -> Opened {
     }
 }
 
+/// A message from device to device that cannot be read may have been a room's key: whoever wonders why an event is locked finds
+/// it in the log, without a word of it.
+fn say_what_is_unread(answer: &SyncResponse) {
+    let unread = |event: &&_| matches!(event, ProcessedToDeviceEvent::UnableToDecrypt { .. });
+    let count = answer.to_device.iter().filter(unread).count();
+    if count > 0 {
+        tracing::warn!(target: "parlour", "{count} messages from other devices could not be decrypted: they may have brought keys");
+    }
+}
+
 /// None for a message whose sender is not the owner of the device that encrypted it: it is forged.
 fn trust(state: &VerificationState) -> Option<DeviceTrust> {
     Some(match state {
@@ -380,12 +396,8 @@ async fn invites(live: &Live) -> Vec<Invite> {
     invites
 }
 
-fn is_empty(answer: &SyncResponse) -> bool {
-    answer.rooms.is_empty() && answer.to_device.is_empty() && answer.account_data.is_empty()
-}
-
 /// Only these two end an agent; a session that has only run out is followed by another.
-fn halts(live: &Live, error: &Error) -> Option<Halt> {
+pub(super) fn halts(live: &Live, error: &Error) -> Option<Halt> {
     if let Error::Http(error) = error
         && let HttpError::RefreshToken(RefreshTokenError::MatrixAuth(refused)) = &**error
     {

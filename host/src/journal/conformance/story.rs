@@ -72,6 +72,8 @@ pub(super) async fn what_is_refused_tells_why_and_nothing_else(journal: Ledger) 
         Denial::Notice,
         Denial::Room,
         Denial::UnknownCommand,
+        Denial::Undecryptable,
+        Denial::Unheard,
     ];
     for (number, denial) in denials.into_iter().enumerate() {
         let id = format!("${number}");
