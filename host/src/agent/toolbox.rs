@@ -92,7 +92,14 @@ impl Tools for Toolbox {
                 other => break other,
             };
             let trying = health::is_fault(&end).then(|| self.registry.on_trial(plugin)).flatten();
-            let Some(trying) = trying else { break Called::Ended(end, ended) };
+            let Some(trying) = trying else {
+                // Another event has ended its trial meanwhile.
+                if health::is_fault(&end) && self.registry.is_dropped(plugin).await {
+                    spent.replaced.store(true, Relaxed);
+                    return Called::Ended(end, ended);
+                }
+                break Called::Ended(end, ended);
+            };
             faults += 1;
             if self.registry.faulted(plugin, faults) == After::Compare {
                 let before = &trying.before;

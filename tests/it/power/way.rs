@@ -248,7 +248,7 @@ impl<'a> Host<'a> {
                         there.into_iter().map(|it| (it.namespace, it.key, it.stored.version)).collect();
                     let moved = Moved { agent: agent(), seen, writes: vec![write("moved", Some(b"yes"))] };
                     let release = Release { digest: "new".into(), version: None };
-                    journal.take_over(&plugin(), &release, true, vec![moved]).await?;
+                    journal.take_over(&plugin(), &release, true, Some(vec![moved])).await?;
                 }
             }
             Step::RollBack => journal.decide(&plugin(), Decision::RolledBack).await.map(drop)?,
