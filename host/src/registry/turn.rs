@@ -475,6 +475,10 @@ impl Registry {
         let Some(Agreed { lock, kept }) = &self.agreed else { return };
         let agree = || {
             let _one = self.agreeing.lock().unwrap_or_else(PoisonError::into_inner);
+            // It was rolled back before it stood in the lock: whoever saw it there would take it for consent.
+            if self.dropped().contains(&(name.clone(), entry.digest.clone())) {
+                return lock.read();
+            }
             kept.put(&entry.digest, component)?;
             self.was_agreed(name, Some(entry.clone()));
             lock.change(|lock| drop(lock.plugins.insert(name.clone(), entry)))
