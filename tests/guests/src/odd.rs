@@ -334,14 +334,16 @@ impl Values<'_> {
     }
 
     fn llm(&self) -> bool {
-        let role = || self.one(&[llm::Role::System, llm::Role::User, llm::Role::Assistant, llm::Role::Tool]);
-        let turn = || llm::Turn { role: role(), text: self.text(), extra: self.some(|| self.text()) };
+        // One thing that is odd is enough for none to be asked: most requests are to have none.
+        let seldom = || self.below(8) == 0;
+        let role = || self.one(&[llm::Role::User, llm::Role::Assistant, llm::Role::System, llm::Role::Tool]);
+        let turn = || llm::Turn { role: role(), text: self.text(), extra: seldom().then(|| self.text()) };
         let request = llm::Request {
             turns: (0..self.below(4)).map(|_| turn()).collect(),
-            model: self.some(|| self.text()),
-            max_tokens: self.some(|| self.u32()),
-            temperature: self.some(|| self.f32()),
-            extra: self.some(|| self.text()),
+            model: seldom().then(|| self.text()),
+            max_tokens: seldom().then(|| self.u32()),
+            temperature: seldom().then(|| self.f32()),
+            extra: seldom().then(|| self.text()),
         };
         let Ok(answer) = llm::ask(&request) else { return false };
         answer.outcome();

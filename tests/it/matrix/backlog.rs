@@ -139,7 +139,11 @@ async fn a_refused_position_loses_nothing_where_the_journal_cannot_be_read() {
     let proxy = Proxy::before(synapse.base_url()).await;
     let inside = Inside { homeserver: proxy.url(), ..Inside::new(synapse).await };
     let host = inside.start().await;
-    let room = inside.room(direct()).await;
+    // Nobody has invited it there: what it knows of the room is in the journal alone.
+    let token = synapse.login(&inside.agent, PASSWORD).await.unwrap().token;
+    let room = NewRoom { preset: "public_chat", ..NewRoom::default() };
+    let room = synapse.create_room(&inside.alice.token, &room).await.unwrap();
+    synapse.join(&token, &room).await.unwrap();
     inside.say(&room, "/echo before").await;
     inside.answers(&room, 1).await;
     proxy.rule(|request| if request.contains("/sync") { Fault::Reset } else { Fault::None });
