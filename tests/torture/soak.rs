@@ -28,8 +28,9 @@ const MORE_TIME: f64 = if cfg!(debug_assertions) { 1.5 } else { 1.1 };
 
 /// The part after which there is as much on disk as ever.
 const FULL: usize = 2;
-/// How much more of it there may be at the end.
-const MORE_DISK: f64 = 1.1;
+/// How much more of it there may be at the end: the faster it goes, the more is kept at once. Were it all kept, it would be three
+/// times as much.
+const MORE_DISK: f64 = 1.5;
 /// How long what has ended is kept here.
 const KEPT: Duration = Duration::from_secs(10);
 
