@@ -61,6 +61,7 @@ mod faults;
 mod fuzz;
 // Files that are dropped in and replaced.
 mod swap;
+mod trials;
 // Plugins in other languages than Rust.
 mod languages;
 // What is promised after a crash, and when the power goes.
