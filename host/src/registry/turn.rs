@@ -175,15 +175,23 @@ impl Registry {
         let _turning = self.turning.lock().await;
         self.journal.decide(name, Decision::Superseded).await?;
         let accepted = self.journal.versions(name).await?.accepted;
-        let on_trial = self.trials().remove(name);
-        if let Some(OnTrial { digest, before, agreed, .. }) = on_trial
-            && accepted.is_none_or(|accepted| accepted.digest != digest)
-        {
-            self.dropped().insert((name.clone(), digest));
+        if let Some(OnTrial { before, agreed, .. }) = self.ends(name, accepted.as_ref()) {
             self.was_agreed(name, agreed);
             self.serves(name, before);
         }
         Ok(())
+    }
+
+    /// Nothing is on trial any more. Answers what was, where it is not what was accepted: it is dropped before it is off its
+    /// trial, so that nobody takes it for one that has stood it.
+    fn ends(&self, name: &PluginName, accepted: Option<&Release>) -> Option<OnTrial> {
+        let mut trials = self.trials();
+        let digest = &trials.get(name)?.digest;
+        let stays = accepted.is_some_and(|accepted| accepted.digest == *digest);
+        if !stays {
+            self.dropped().insert((name.clone(), digest.clone()));
+        }
+        trials.remove(name).filter(|_| !stays)
     }
 
     /// What is gone back to from the version with this digest, and what was agreed to of it: what serves, or else what was
@@ -369,11 +377,7 @@ impl Registry {
             let ends = if brought.is_some() { Decision::Withdrawn } else { Decision::Superseded };
             self.noted(|| self.journal.decide(name, ends)).await;
             let accepted = self.noted(|| self.journal.versions(name)).await.accepted;
-            if let Some(OnTrial { digest, .. }) = self.trials().remove(name)
-                && accepted.is_none_or(|accepted| accepted.digest != digest)
-            {
-                self.dropped().insert((name.clone(), digest));
-            }
+            self.ends(name, accepted.as_ref());
         }
         if let Some(brought) = &brought {
             let release = release(brought);
