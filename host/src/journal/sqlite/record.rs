@@ -51,7 +51,10 @@ pub(super) fn learn(db: &Connection, opening: &Opening, rows: Rows, full: bool) 
     if committed {
         return Ok(());
     }
-    let record = record(db, agent, opening)?;
+    let record = match found(db, agent, &opening.delivery)? {
+        Some(record) => record,
+        None => insert(db, agent, opening, false, None)?,
+    };
     write(db, record, rows, full, None)
 }
 
@@ -61,7 +64,11 @@ pub(super) fn end(db: &Connection, agent: i64, delivery: &DeliveryId, ending: En
         Ending::Goes => remove_if(db, agent, delivery),
         Ending::Stays(kept) => {
             let (Kept { opening, ended, full, .. }, rows) = *kept;
-            let row = record(db, agent, &opening)?;
+            let Some(row) = found(db, agent, delivery)? else {
+                let row = insert(db, agent, &opening, full, Some(ended))?;
+                // Most have learnt nothing.
+                return if rows.0.is_empty() { Ok(()) } else { write(db, row, rows, full, Some(ended)) };
+            };
             db.prepare_cached("UPDATE record SET said = ?2 WHERE row = ?1 AND said <> ?2")?
                 .execute(params![row, opening.said])?;
             write(db, row, rows, full, Some(ended))
@@ -77,15 +84,21 @@ fn remove_if(db: &Connection, agent: i64, delivery: &DeliveryId) -> Result<(), F
     row.map_or(Ok(()), |row| remove(db, row))
 }
 
-/// Its row, which is made where there is none.
-fn record(db: &Connection, agent: i64, opening: &Opening) -> Result<i64, Failed> {
-    let found: Option<i64> = db
+fn found(db: &Connection, agent: i64, delivery: &DeliveryId) -> Result<Option<i64>, Failed> {
+    Ok(db
         .prepare_cached("SELECT row FROM record WHERE agent = ?1 AND delivery = ?2")?
-        .query_row(params![agent, opening.delivery.as_str()], |row| row.get(0))
-        .optional()?;
-    if let Some(found) = found {
-        return Ok(found);
-    }
+        .query_row(params![agent, delivery.as_str()], |row| row.get(0))
+        .optional()?)
+}
+
+/// Its row, as far as it has learnt nothing.
+fn insert(
+    db: &Connection,
+    agent: i64,
+    opening: &Opening,
+    full: bool,
+    ended: Option<i64>,
+) -> Result<i64, Failed> {
     let component: Option<i64> = db
         .prepare_cached("SELECT id FROM component WHERE digest = ?1")?
         .query_row([&opening.component], |row| row.get(0))
@@ -98,8 +111,8 @@ fn record(db: &Connection, agent: i64, opening: &Opening) -> Result<i64, Failed>
     };
     let row = db
         .prepare_cached(
-            "INSERT INTO record (agent, delivery, plugin, event, component, begun, is_full, bytes, said)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, octet_length(?7), ?7)",
+            "INSERT INTO record (agent, delivery, plugin, event, component, begun, is_full, ended, bytes, said)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?8, ?9, octet_length(?7), ?7)",
         )?
         .insert(params![
             agent,
@@ -108,7 +121,9 @@ fn record(db: &Connection, agent: i64, opening: &Opening) -> Result<i64, Failed>
             opening.event.as_str(),
             component,
             opening.begun,
-            opening.said
+            opening.said,
+            full,
+            ended
         ])?;
     Ok(row)
 }

@@ -234,6 +234,37 @@ async fn what_waits_is_one_transaction_and_a_conflict_takes_back_only_its_own() 
     assert_eq!(journal.keys(&own(), &query).await.unwrap(), ["k"]);
 }
 
+/// It has no savepoint of its own, and what was noted before it stands in the same transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_whose_first_call_fails_keeps_the_note_before_it_and_the_calls_behind() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let sequence = arrive(&*journal, "$1").await;
+    let queued = journal.commit(says(ends(sequence, "d1"), [message("x")])).await.unwrap();
+    let (first, second) = (arrive(&*journal, "$2").await, arrive(&*journal, "$3").await);
+    let stale = read(&*journal, "k").await;
+    journal.commit(writes(ends(first, "d2"), [set("k", "x")])).await.unwrap();
+    let sent = Sent::Accepted { event: event("$a"), room: room("!room") };
+    let me = agent();
+
+    let release = hold(&journal).await;
+    let (noted, conflict, behind, ()) = tokio::join!(
+        journal.sent(&me, queued[0].row, &sent),
+        journal.commit(reads(writes(ends(second, "d3"), [set("k", "y")]), [stale])),
+        journal.commit(writes(ends(second, "d4"), [set("l", "z")])),
+        async { drop(release) }
+    );
+    noted.unwrap();
+    assert!(matches!(conflict, Err(Error::Conflict)), "{conflict:?}");
+    behind.unwrap();
+    drop(journal);
+    let journal = open(&path);
+    assert!(journal.unsent(&me).await.unwrap().is_empty(), "the note stands");
+    assert!(pending(&*journal).await.is_empty());
+    let query = KeyQuery { prefix: String::new(), after: None, limit: 1000 };
+    assert_eq!(journal.keys(&own(), &query).await.unwrap(), ["k", "l"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn when_a_whole_group_fails_each_is_told_and_the_next_goes_on() {
     let (_folder, path) = folder();

@@ -1,8 +1,8 @@
 //! The thread that owns the connection, and the grouped commit.
 //!
 //! Calls run in the order in which they were made. From the first that writes on, whatever comes until nothing
-//! waits belongs to one group: one transaction, in which each has a savepoint of its own, so that one that fails
-//! takes back only what it did. Then one COMMIT, and only then the answers. While the disk is busy with one group,
+//! waits belongs to one group: one transaction, in which each but the first has a savepoint of its own, so that one that
+//! fails takes back only what it did. Then one COMMIT, and only then the answers. While the disk is busy with one group,
 //! the next one gathers, so groups grow with the load and a lone call waits for nobody.
 //!
 //! What need not be on disk at once ([`Thread::write_soon`]) rides on the next group. Where none comes it makes one of its own,
@@ -179,7 +179,7 @@ fn serve(db: &Connection, mut queue: mpsc::Receiver<Asked>) {
     let mut later = Vec::new();
     let mut behind = false;
     while let Some(first) = next(&mut queue, behind) {
-        let mut group = Group { db, calls: Vec::new(), state: None };
+        let mut group = Group::new(db);
         let mut next = Some(first);
         while let Some(asked) = next {
             match asked {
@@ -199,7 +199,7 @@ fn serve(db: &Connection, mut queue: mpsc::Receiver<Asked>) {
         }
         behind = group.end(&mut later);
     }
-    let mut last = Group { db, calls: Vec::new(), state: None };
+    let mut last = Group::new(db);
     if !later.is_empty() {
         last.begin(&mut later);
         last.end(&mut later);
@@ -225,9 +225,15 @@ struct Group<'a> {
     calls: Vec<Box<dyn Call>>,
     /// None before it has begun. An error is one of the whole group.
     state: Option<Result<(), String>>,
+    /// One of the calls has written.
+    wrote: bool,
 }
 
-impl Group<'_> {
+impl<'a> Group<'a> {
+    fn new(db: &'a Connection) -> Self {
+        Self { db, calls: Vec::new(), state: None, wrote: false }
+    }
+
     fn begin(&mut self, later: &mut [Later]) {
         if self.state.is_none() {
             // Not DEFERRED: that another process writes is then met here, and waited for.
@@ -240,25 +246,37 @@ impl Group<'_> {
     fn catch_up(&mut self, later: &mut [Later]) {
         for one in later.iter_mut().filter(|one| !one.ran) {
             let Some(Ok(())) = self.state else { return };
+            let ran = (one.work)(self.db);
+            one.ran = ran.is_ok();
             // Nobody may build on what the others write: a position, say, beyond what this one says.
-            let mut failed = String::new();
-            let ran =
-                within(self.db, |db| (one.work)(db).map_err(|reason| failed = reason.0.to_string()).is_ok());
-            one.ran = ran == Ok(true);
-            self.state = Some(ran.and_then(|ran| if ran { Ok(()) } else { Err(failed) }));
+            self.state = Some(ran.map_err(|reason| reason.0.to_string()));
         }
     }
 
     fn take(&mut self, mut call: Box<dyn Call>, later: &mut [Later]) {
         self.begin(later);
         if self.state == Some(Ok(())) {
-            if call.writes() {
-                self.state = Some(within(self.db, |db| call.run(db)).map(drop));
-            } else {
+            if !call.writes() {
                 call.run(self.db);
+            } else if self.wrote {
+                self.state = Some(within(self.db, |db| call.run(db)).map(drop));
+            } else if call.run(self.db) {
+                self.wrote = true;
+            } else {
+                self.begin_anew(later);
             }
         }
         self.calls.push(call);
+    }
+
+    /// The first that writes has failed, and there is nothing to be kept beside what was to be written soon, which is again.
+    fn begin_anew(&mut self, later: &mut [Later]) {
+        roll_back(self.db);
+        for one in &mut *later {
+            one.ran = false;
+        }
+        self.state = None;
+        self.begin(later);
     }
 
     /// Commits, or takes all of it back, and answers. Answers itself whether something was to be written soon and was not.
@@ -298,11 +316,17 @@ fn within(db: &Connection, run: impl FnOnce(&Connection) -> bool) -> Result<bool
 /// Commits the group, or takes all of it back.
 fn end(db: &Connection, state: Result<(), String>) -> Result<(), String> {
     let durable = state.and_then(|()| execute(db, "COMMIT"));
-    if durable.is_err() && !db.is_autocommit() {
-        // If even this fails, the next group's BEGIN does, and says why.
-        let _ = execute(db, "ROLLBACK");
+    if durable.is_err() {
+        roll_back(db);
     }
     durable
+}
+
+fn roll_back(db: &Connection) {
+    if !db.is_autocommit() {
+        // If even this fails, the next BEGIN does, and says why.
+        let _ = execute(db, "ROLLBACK");
+    }
 }
 
 fn execute(db: &Connection, sql: &str) -> Result<(), String> {
