@@ -8,6 +8,7 @@ mod account;
 mod backfill;
 mod convert_in;
 mod crypto;
+mod encrypting;
 mod failure;
 mod identity;
 mod media;

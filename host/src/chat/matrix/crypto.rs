@@ -8,6 +8,8 @@
 //!
 //! So a session that a message has just begun is held here, where whoever asks for sessions finds it, until the hashes
 //! come: then both are one write. All else goes through, and a session with which something is sent is written before.
+//!
+//! What is known here of outdated lists of devices lets [`encrypting`] step aside for the sync that renews them.
 
 use std::{
     collections::HashMap,
@@ -37,11 +39,14 @@ use matrix_sdk_crypto::{
 use tokio::sync::Mutex;
 use zeroize::Zeroizing;
 
+use super::encrypting::Outdated;
+
 /// The databases' store, but for sessions that a message has just begun.
 pub(super) struct Crypto {
     store: SqliteCryptoStore,
     /// They are in no file yet.
     begun: Mutex<Vec<Session>>,
+    outdated: Outdated,
 }
 
 type Failed = <SqliteCryptoStore as CryptoStore>::Error;
@@ -54,7 +59,7 @@ impl Debug for Crypto {
 
 impl Crypto {
     pub fn new(store: SqliteCryptoStore) -> Self {
-        Self { store, begun: Mutex::default() }
+        Self { store, begun: Mutex::default(), outdated: Outdated::default() }
     }
 
     /// Whether a message from the other side has begun this session, and nothing knows of it yet. One that was begun
@@ -132,6 +137,35 @@ macro_rules! crypto_store {
                 self.sessions(sender_key).await
             }
 
+            async fn load_account(&self) -> Result<Option<Account>, Failed> {
+                let account = self.store.load_account().await?;
+                if let Some(account) = &account {
+                    self.outdated.is_of(account.user_id(), account.device_id());
+                }
+                Ok(account)
+            }
+
+            async fn load_tracked_users(&self) -> Result<Vec<TrackedUser>, Failed> {
+                let users = self.store.load_tracked_users().await?;
+                self.outdated.are(users.iter().map(|user| (&*user.user_id, user.dirty)));
+                self.outdated.step_aside_for_own().await;
+                Ok(users)
+            }
+
+            async fn save_tracked_users(&self, users: &[(&UserId, bool)]) -> Result<(), Failed> {
+                self.outdated.are(users.iter().copied());
+                self.store.save_tracked_users(users).await
+            }
+
+            async fn get_user_devices(
+                &self,
+                user: &UserId,
+            ) -> Result<HashMap<OwnedDeviceId, DeviceData>, Failed> {
+                let devices = self.store.get_user_devices(user).await?;
+                self.outdated.step_aside(user, devices.keys()).await;
+                Ok(devices)
+            }
+
             $(async fn $name(&self, $($argument: $type),*) -> Result<$answer, Failed> {
                 self.store.$name($($argument),*).await
             })*
@@ -140,7 +174,6 @@ macro_rules! crypto_store {
 }
 
 crypto_store! {
-    load_account() -> Option<Account>;
     load_identity() -> Option<PrivateCrossSigningIdentity>;
     save_inbound_group_sessions(sessions: Vec<InboundGroupSession>, backed_up_to_version: Option<&str>) -> ();
     get_inbound_group_session(room: &RoomId, session: &str) -> Option<InboundGroupSession>;
@@ -159,10 +192,7 @@ crypto_store! {
     load_dehydrated_device_pickle_key() -> Option<DehydratedDeviceKey>;
     delete_dehydrated_device_pickle_key() -> ();
     get_outbound_group_session(room: &RoomId) -> Option<OutboundGroupSession>;
-    load_tracked_users() -> Vec<TrackedUser>;
-    save_tracked_users(users: &[(&UserId, bool)]) -> ();
     get_device(user: &UserId, device: &DeviceId) -> Option<DeviceData>;
-    get_user_devices(user: &UserId) -> HashMap<OwnedDeviceId, DeviceData>;
     get_own_device() -> DeviceData;
     get_user_identity(user: &UserId) -> Option<UserIdentityData>;
     is_message_known(hash: &OlmMessageHash) -> bool;

@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 use super::{
     account::Encryption,
     convert_in::MARK,
+    encrypting::encrypting,
     failure::{http_error, not_joined, send_error},
     upload,
 };
@@ -64,8 +65,10 @@ pub(super) async fn send(
                 }
                 content.as_object_mut().map(|content| content.remove(MARK));
             }
-            let sent = room.send_raw(kind, content).with_transaction_id(&transaction).await;
-            sent.map_err(|error| send_error(&error))?.response.event_id
+            let sent = encrypting(|| {
+                room.send_raw(kind, content.clone()).with_transaction_id(&transaction).into_future()
+            });
+            sent.await.map_err(|error| send_error(&error))?.response.event_id
         };
         EventId::parse(&id).map_err(|error| invalid(&error))
     })
