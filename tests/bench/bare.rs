@@ -273,9 +273,9 @@ impl Commits {
         Ok(())
     }
 
-    /// The effect, and "done".
+    /// The effect, "done", and what it takes to run the event again.
     pub fn effect(&mut self, text: &str) -> Result<()> {
-        let payload = format!("{text}{}", "x".repeat(EFFECT));
+        let payload = format!("{text}{}", "x".repeat(EFFECT + RECORD));
         self.0
             .prepare_cached("INSERT INTO effect (payload, done) VALUES (?1, 'done')")?
             .execute((payload,))?;
@@ -283,6 +283,7 @@ impl Commits {
     }
 }
 
-/// What the journal stores of an event and of an effect, beside the text.
+/// What the journal stores of an event, of an effect and of a delivery that has ended, beside the text.
 const EVENT: usize = 400;
 const EFFECT: usize = 200;
+const RECORD: usize = 800;
