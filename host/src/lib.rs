@@ -23,8 +23,8 @@
 //! # }
 //! ```
 //!
-//! An event's way, and the modules in that order: [`chat`] hands over a batch, [`journal`] stores it, [`gate`]
-//! judges it, a lane orders it, the [`router`] finds the plugin, the [`engine`] runs it, the journal commits what
+//! An event's way, and the modules in that order: [`chat`] hands over a batch, [`gate`] judges it, [`journal`]
+//! stores it, a lane orders it, the [`router`] finds the plugin, the [`engine`] runs it, the journal commits what
 //! it did, and the outbox sends that through the chat.
 
 // What comes in and goes out.

@@ -1,8 +1,8 @@
 //! `parlour.lock`: which plugins were agreed to, by digest, and what they asked for then.
 //!
 //! What is seen for the first time is written down; grants are the operator's, by name, in the settings. From then on
-//! a file that asks for the same or less takes over, and one that asks for more, or is older, waits until somebody
-//! agrees with `parlour plugin add`.
+//! a file that asks for the same or less takes over, and one that asks for more, is older, or is signed by somebody else,
+//! waits until somebody agrees with `parlour plugin add`.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -124,7 +124,7 @@ pub struct Asks {
     /// Read, and write, the files of a folder.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub files: Option<AskFiles>,
-    /// Read the files of messages that it handles.
+    /// Read the files of messages that it handles, and send files.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub media: Option<AskMedia>,
     /// Be called when time has come.

@@ -369,7 +369,7 @@ pub struct Grants {
     pub http: Vec<HttpGrant>,
     /// See this folder, and no other.
     pub files: Option<Files>,
-    /// Read the files of messages that it handles: `true`, or a table.
+    /// Read the files of messages that it handles, and send files: `true`, or a table.
     #[serde(deserialize_with = "switch::media")]
     pub media: Option<Media>,
     /// Set timers: `true`, or a table.
@@ -398,7 +398,7 @@ pub struct Files {
     pub bytes: Option<u64>,
 }
 
-/// Which files of messages a plugin may read.
+/// Which files a plugin may read and send.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Media {

@@ -103,4 +103,6 @@ fn the_six_lines() {
     assert_eq!(settings.lines().count(), 6);
     let parsed = parlour::settings::parse("README.md", settings, []).unwrap();
     assert_eq!(parsed.agents.len(), 1);
+    // Of the long one every line is taken, too.
+    parlour::settings::parse("README.md", &blocks(&readme, "toml")[1], []).unwrap();
 }

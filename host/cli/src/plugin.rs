@@ -47,7 +47,7 @@ pub enum Plugin {
     /// List the plugins, what they may do, and which wait for somebody to agree
     #[command(after_help = "Example: parlour plugin list --json")]
     List(list::Options),
-    /// Let a plugin serve again that rests after too many faults
+    /// Let a plugin serve again that rests after too many faults, or try a version again that was rolled back
     #[command(after_help = "Example: parlour plugin resume weather --user @alice:example.org")]
     Resume(resume::Options),
     /// Remove a plugin, what was granted to it and what was agreed to

@@ -35,7 +35,7 @@ pub struct Limits {
     /// Bytes of memory in which a component is compiled, beside what the compiling program takes itself. A Python one
     /// takes 600 MiB, and more with more cores.
     pub compile_memory: usize,
-    /// Bytes of a component's native code: a Python one has 35 MiB.
+    /// Bytes of a component's native code: a Python one has 34 MiB.
     pub compiled: usize,
     /// Bytes that a guest may pass in one host call: larger than the largest that a capability takes.
     pub host_call: usize,

@@ -41,7 +41,7 @@ pub struct Options {
     /// What it is called here; by default as it calls itself
     #[arg(long)]
     name: Option<PluginName>,
-    /// Grant this: home, llm, http and kv (what it asks for), files=FOLDER, rooms=!ID, people=@ID,
+    /// Grant this: home, llm, media, timers, http and kv (what it asks for), files=FOLDER, rooms=!ID, people=@ID,
     /// tools=PLUGIN.TOOL, or encrypted (what it hears in encrypted rooms may leave them by the others); may be given
     /// again
     #[arg(long, value_name = "WHAT")]
