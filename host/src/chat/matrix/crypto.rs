@@ -9,7 +9,7 @@
 //! So a session that a message has just begun is held here, where whoever asks for sessions finds it, until the hashes
 //! come: then both are one write. All else goes through, and a session with which something is sent is written before.
 //!
-//! What is known here of outdated lists of devices lets [`encrypting`] step aside for the sync that renews them.
+//! What is seen here of the account's own devices lets [`super::encrypting`] step aside for the sync that asks for them.
 
 use std::{
     collections::HashMap,
@@ -147,14 +147,19 @@ macro_rules! crypto_store {
 
             async fn load_tracked_users(&self) -> Result<Vec<TrackedUser>, Failed> {
                 let users = self.store.load_tracked_users().await?;
-                self.outdated.are(users.iter().map(|user| (&*user.user_id, user.dirty)));
-                self.outdated.step_aside_for_own().await;
+                self.outdated.was(users.iter().map(|user| (&*user.user_id, user.dirty)));
+                // Before the server is asked for what the sync asks it for.
+                if let Some(own) = self.outdated.asks_of() {
+                    self.outdated.step_aside(self.store.get_user_devices(own).await?.len()).await;
+                }
                 Ok(users)
             }
 
             async fn save_tracked_users(&self, users: &[(&UserId, bool)]) -> Result<(), Failed> {
-                self.outdated.are(users.iter().copied());
-                self.store.save_tracked_users(users).await
+                self.outdated.are(users, true);
+                self.store.save_tracked_users(users).await?;
+                self.outdated.are(users, false);
+                Ok(())
             }
 
             async fn get_user_devices(
@@ -162,8 +167,19 @@ macro_rules! crypto_store {
                 user: &UserId,
             ) -> Result<HashMap<OwnedDeviceId, DeviceData>, Failed> {
                 let devices = self.store.get_user_devices(user).await?;
-                self.outdated.step_aside(user, devices.keys()).await;
+                if self.outdated.is_own(user) {
+                    self.outdated.step_aside(devices.len()).await;
+                }
                 Ok(devices)
+            }
+
+            async fn get_device(
+                &self,
+                user: &UserId,
+                device: &DeviceId,
+            ) -> Result<Option<DeviceData>, Failed> {
+                self.outdated.looks_up(user, device);
+                self.store.get_device(user, device).await
             }
 
             $(async fn $name(&self, $($argument: $type),*) -> Result<$answer, Failed> {
@@ -192,7 +208,6 @@ crypto_store! {
     load_dehydrated_device_pickle_key() -> Option<DehydratedDeviceKey>;
     delete_dehydrated_device_pickle_key() -> ();
     get_outbound_group_session(room: &RoomId) -> Option<OutboundGroupSession>;
-    get_device(user: &UserId, device: &DeviceId) -> Option<DeviceData>;
     get_own_device() -> DeviceData;
     get_user_identity(user: &UserId) -> Option<UserIdentityData>;
     is_message_known(hash: &OlmMessageHash) -> bool;

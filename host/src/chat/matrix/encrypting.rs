@@ -1,17 +1,19 @@
-//! Encrypting, which steps aside while a list of devices is being renewed.
+//! Encrypting, which steps aside while the account's own devices are being asked for.
 //!
-//! When a sync answer says that somebody's devices have changed, matrix-sdk asks for them before that sync ends. Whoever
-//! encrypts meanwhile waits for it, up to 5 s, where no device of that person is known (`identities/manager.rs`,
-//! `get_user_devices_for_encryption`), as none is of an agent's own account but the one that it is. In matrix-sdk 0.18 who
-//! waits so holds the lock that the sync takes before it asks (`encryption/mod.rs`, `claim_one_time_keys`): each waits for the
-//! other until the time is up. And Synapse says so of an agent's own account with the echo of each message in another room
-//! than the one before.
+//! When a sync answer says that the devices of the agent's own account have changed, matrix-sdk asks for them before that sync
+//! ends. Whoever encrypts meanwhile waits for it, up to 5 s, where the account has no device but this one
+//! (`identities/manager.rs`, `get_user_devices_for_encryption`). In matrix-sdk 0.18 who waits so holds the lock that the sync
+//! takes before it asks (`encryption/mod.rs`, `claim_one_time_keys`): each waits for the other until the time is up. And Synapse
+//! says so with the echo of each message of the agent's in another room than the one before.
 //!
-//! So what encrypts is taken back where it would begin to wait, having sent nothing, and begins again when the list is there.
+//! So what encrypts is taken back where it would begin to wait, and begins again when they are there. By then nothing was
+//! shared, nothing of the message was sent, and no session was made for it.
 
 use std::{
-    collections::HashSet,
-    sync::{Mutex, OnceLock, PoisonError},
+    sync::{
+        Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -21,38 +23,43 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// As long as matrix-sdk would wait.
+/// As long as matrix-sdk would wait, and waits after that.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-type Users = HashSet<OwnedUserId>;
+type Tell = oneshot::Sender<watch::Receiver<bool>>;
 
 tokio::task_local! {
-    /// Tells [`encrypting`] whom to wait for. Its task may be left where it stands then.
-    static ASIDE: Mutex<Option<oneshot::Sender<(OwnedUserId, watch::Receiver<Users>)>>>;
+    /// Tells [`encrypting`] what to wait for; its task is left where it stands then. None where it is too late for that.
+    static ASIDE: Mutex<Option<Tell>>;
 }
 
-/// Runs something that encrypts, again where it would wait for a list of devices.
+fn tell() -> Option<Tell> {
+    ASIDE.try_with(|aside| aside.lock().unwrap_or_else(PoisonError::into_inner).take()).ok().flatten()
+}
+
+/// Runs something that encrypts, again where it would wait for the account's own devices.
 pub(super) async fn encrypting<T, F: Future<Output = T>>(what: impl Fn() -> F) -> T {
-    let until = Instant::now() + PATIENCE;
-    while Instant::now() < until {
+    let mut until = None;
+    while until.is_none_or(|until| Instant::now() < until) {
         let (tell, told) = oneshot::channel();
-        let (user, mut outdated) = tokio::select! {
+        let mut outdated = tokio::select! {
             biased;
             done = ASIDE.scope(Mutex::new(Some(tell)), what()) => return done,
-            Ok(wait) = told => wait,
+            Ok(outdated) = told => outdated,
         };
-        let renewed = outdated.wait_for(|outdated| !outdated.contains(&user));
+        let renewed = outdated.wait_for(|outdated| !outdated);
         // Where it takes longer than that, matrix-sdk may have its way.
-        drop(timeout_at(until, renewed).await);
+        drop(timeout_at(*until.get_or_insert(Instant::now() + PATIENCE), renewed).await);
     }
     what().await
 }
 
-/// Whose devices are to be asked for anew, as the databases are told.
+/// Whether the account's own devices are to be asked for anew.
 #[derive(Debug, Default)]
 pub(super) struct Outdated {
     own: OnceLock<(OwnedUserId, OwnedDeviceId)>,
-    users: watch::Sender<Users>,
+    is: watch::Sender<bool>,
+    known: AtomicBool,
 }
 
 impl Outdated {
@@ -61,37 +68,49 @@ impl Outdated {
         drop(self.own.set((user.into(), device.into())));
     }
 
-    /// Whether each of them is outdated.
-    pub fn are<'a>(&self, users: impl Iterator<Item = (&'a UserId, bool)>) {
-        self.users.send_if_modified(|outdated| {
-            users.fold(false, |changed, (user, is)| {
-                changed | if is { outdated.insert(user.into()) } else { outdated.remove(user) }
-            })
-        });
-    }
-
-    /// Goes no further where somebody encrypts and the account's own are outdated.
-    pub async fn step_aside_for_own(&self) {
-        if let Some((own, _)) = self.own.get() {
-            self.step_aside(own, std::iter::empty()).await;
+    /// What the databases said at the start.
+    pub fn was<'a>(&self, mut users: impl Iterator<Item = (&'a UserId, bool)>) {
+        if !self.known.swap(true, Relaxed) {
+            let was = users.any(|(user, is)| is && self.is_own(user));
+            self.is.send_modify(|outdated| *outdated |= was);
         }
     }
 
-    /// Goes no further where somebody encrypts and would wait for those of this person, who has the given ones.
-    pub async fn step_aside<'a>(&self, user: &UserId, known: impl Iterator<Item = &'a OwnedDeviceId>) {
-        if !self.users.borrow().contains(user) || known.count() > usize::from(self.is_own(user)) {
+    /// The databases are to say this of them, where it is news that somebody's are outdated, and say it, where they are not.
+    pub fn are(&self, users: &[(&UserId, bool)], outdated: bool) {
+        if users.iter().any(|(user, is)| *is == outdated && self.is_own(user)) {
+            self.is.send_replace(outdated);
+        }
+    }
+
+    /// The account, where its devices are outdated and somebody encrypts who may still step aside.
+    pub fn asks_of(&self) -> Option<&UserId> {
+        let (own, _) = self.own.get()?;
+        let may = || ASIDE.try_with(|aside| aside.lock().unwrap_or_else(PoisonError::into_inner).is_some());
+        (*self.is.borrow() && may() == Ok(true)).then_some(own)
+    }
+
+    /// Goes no further where somebody encrypts and would wait: for the account's devices, as long as it has no other.
+    pub async fn step_aside(&self, devices: usize) {
+        if devices > 1 || !*self.is.borrow() {
             return;
         }
-        let told = ASIDE.try_with(|aside| {
-            let tell = aside.lock().unwrap_or_else(PoisonError::into_inner).take();
-            tell.is_some_and(|tell| tell.send((user.into(), self.users.subscribe())).is_ok())
-        });
-        if told == Ok(true) {
+        if let Some(tell) = tell()
+            && tell.send(self.is.subscribe()).is_ok()
+        {
             std::future::pending::<()>().await;
         }
     }
 
-    fn is_own(&self, user: &UserId) -> bool {
+    /// A device is looked up. With its own begins what cannot be taken back: a session is made, and its key shared.
+    pub fn looks_up(&self, user: &UserId, device: &DeviceId) {
+        if self.own.get().is_some_and(|(own, this)| own == user && this == device) {
+            drop(tell());
+        }
+    }
+
+    /// Whether this is the account.
+    pub fn is_own(&self, user: &UserId) -> bool {
         self.own.get().is_some_and(|(own, _)| own == user)
     }
 }
@@ -104,13 +123,17 @@ mod tests {
         SqliteCryptoStore,
         ruma::{
             api::client::{keys::get_keys::v3 as get_keys, sync::sync_events::DeviceLists},
-            device_id, user_id,
+            device_id, room_id,
+            serde::Raw,
+            user_id,
         },
     };
     use matrix_sdk_crypto::{
-        DecryptionSettings, EncryptionSyncChanges, OlmMachine, TrustRequirement,
+        DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmMachine, TrustRequirement,
         types::requests::AnyOutgoingRequest,
     };
+
+    use serde_json::{Value, json, value::to_raw_value};
 
     use super::*;
     use crate::chat::matrix::crypto::Crypto;
@@ -180,6 +203,46 @@ mod tests {
         };
         tokio::join!(encrypts, syncs);
         assert_eq!(*ended.lock().unwrap(), ["synced", "encrypted"]);
+    }
+
+    /// From where the key of a room is shared on nothing is taken back: what a session was made for is stored.
+    #[tokio::test]
+    async fn whose_session_is_made_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let machine = machine(folder.path()).await;
+        assert!(asks(&machine).await);
+        says_that_its_devices_have_changed(&machine).await;
+        let room = room_id!("!room:here");
+        let shares = || async {
+            let settings = EncryptionSettings::default();
+            machine.share_room_key(room, std::iter::once(own()), settings).await.unwrap()
+        };
+        assert!(encrypting(shares).await.is_empty(), "nobody else is there");
+        let said = to_raw_value(&json!({ "msgtype": "m.text", "body": "x" })).unwrap();
+        let said = Raw::from_json(said);
+        let sent = machine.encrypt_room_event_raw(room, "m.room.message", &said);
+        let sent: Value = sent.await.unwrap().content.deserialize_as_unchecked().unwrap();
+        let session = sent["session_id"].as_str().unwrap();
+        let own = machine.store().get_inbound_group_session(room, session).await.unwrap();
+        assert!(own.is_some(), "the agent reads what it says");
+    }
+
+    /// Where nobody asks, it is as if nobody had stepped aside.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_steps_aside_for_ever() {
+        let outdated = Outdated::default();
+        outdated.is_of(own(), device_id!("DEVICE"));
+        outdated.are(&[(own(), true)], true);
+        let (runs, began) = (Mutex::new(0), Instant::now());
+        let what = || async {
+            *runs.lock().unwrap() += 1;
+            outdated.step_aside(1).await;
+        };
+        encrypting(what).await;
+        assert_eq!((*runs.lock().unwrap(), began.elapsed()), (2, PATIENCE));
+        // Nor does whoever knows of other devices.
+        encrypting(|| outdated.step_aside(2)).await;
+        assert_eq!(began.elapsed(), PATIENCE);
     }
 
     /// Whoever does not encrypt is told what there is.
