@@ -293,6 +293,35 @@ async fn when_a_whole_group_fails_each_is_told_and_the_next_goes_on() {
     assert!(pending(&*journal).await.is_empty());
 }
 
+/// A read takes back what was noted before it, too, and the write behind it finds no transaction.
+#[tokio::test(flavor = "multi_thread")]
+async fn when_a_read_fails_with_its_transaction_nothing_is_written_without_one() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let (first, second) = (arrive(&*journal, "$1").await, arrive(&*journal, "$2").await);
+    let queued = journal.commit(says(ends(first, "d1"), [message("x")])).await.unwrap();
+    let sent = Sent::Accepted { event: event("$a"), room: room("!room") };
+    let me = agent();
+    let fails = |db: &Connection| -> Result<(), Failed> {
+        db.execute_batch("ROLLBACK")?;
+        Err(Error::Storage("disk full".into()).into())
+    };
+
+    let release = hold(&journal).await;
+    let (noted, failed, behind, ()) = tokio::join!(
+        journal.sent(&me, queued[0].row, &sent),
+        journal.thread.read(fails),
+        journal.commit(says(ends(second, "d2"), [message("y")])),
+        async { drop(release) }
+    );
+    noted.unwrap();
+    assert_eq!(failed.unwrap_err().to_string(), "disk full");
+    assert_eq!(behind.unwrap_err().to_string(), "the storage failed for a call in the same transaction");
+    assert_eq!(pending(&*journal).await, ["$2"]);
+    assert_eq!(journal.commit(says(ends(second, "d2"), [message("y")])).await.unwrap().len(), 1);
+    assert_eq!(journal.unsent(&me).await.unwrap().len(), 1, "and the note stands");
+}
+
 /// What became of an effect rides on the next write; without one it is written in a moment, and before anything is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_note_rides_on_the_next_write() {

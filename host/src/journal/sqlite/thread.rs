@@ -249,7 +249,7 @@ impl<'a> Group<'a> {
             let ran = (one.work)(self.db);
             one.ran = ran.is_ok();
             // Nobody may build on what the others write: a position, say, beyond what this one says.
-            self.state = Some(ran.map_err(|reason| reason.0.to_string()));
+            self.state = Some(ran.map_err(|reason| reason.0.to_string()).and_then(|()| still_open(self.db)));
         }
     }
 
@@ -258,10 +258,12 @@ impl<'a> Group<'a> {
         if self.state == Some(Ok(())) {
             if !call.writes() {
                 call.run(self.db);
+                self.state = Some(still_open(self.db));
             } else if self.wrote {
                 self.state = Some(within(self.db, |db| call.run(db)).map(drop));
             } else if call.run(self.db) {
                 self.wrote = true;
+                self.state = Some(still_open(self.db));
             } else {
                 self.begin_anew(later);
             }
@@ -303,14 +305,21 @@ impl<'a> Group<'a> {
 fn within(db: &Connection, run: impl FnOnce(&Connection) -> bool) -> Result<bool, String> {
     execute(db, "SAVEPOINT call")?;
     let succeeded = run(db);
+    still_open(db)?;
     if !succeeded {
-        if db.is_autocommit() {
-            return Err("the storage failed for a call in the same transaction".into());
-        }
         execute(db, "ROLLBACK TO call")?;
     }
     execute(db, "RELEASE call")?;
     Ok(succeeded)
+}
+
+/// SQLite takes a whole transaction back by itself where the disk fails, though somebody only reads: without one, each
+/// statement that follows would be a commit.
+fn still_open(db: &Connection) -> Result<(), String> {
+    if db.is_autocommit() {
+        return Err("the storage failed for a call in the same transaction".into());
+    }
+    Ok(())
 }
 
 /// Commits the group, or takes all of it back.
