@@ -33,6 +33,25 @@ async fn behind(synapse: &Synapse) -> (Proxy, Inside) {
     (proxy, inside)
 }
 
+/// Twenty commands that came while a host was down: more than one answer of its server brings.
+async fn missed() -> (Synapse, Proxy, Inside, String) {
+    let synapse = Synapse::start(Options { timeline: Some(5), ..Options::default() }).await.unwrap();
+    let (proxy, inside) = behind(&synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    host.stop().await;
+    for number in 0..20 {
+        inside.say(&room, &format!("/echo {number}")).await;
+    }
+    (synapse, proxy, inside, room)
+}
+
+async fn none_of_it_is_lost(inside: &Inside, room: &str) {
+    let said = inside.to_the_end(room).await;
+    let expected: Vec<_> = (0..20).map(|number| number.to_string()).chain(["the end".into()]).collect();
+    assert_eq!(said, expected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_comes_back_from_whatever_happens_and_in_no_hurry() {
     let synapse = Synapse::shared().await.unwrap();
@@ -138,14 +157,7 @@ async fn a_soft_logout_is_followed_by_a_login_on_the_same_device() {
 /// The session runs out while what was missed is fetched.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_soft_logout_in_the_middle_of_what_was_missed_loses_nothing() {
-    let synapse = Synapse::start(Options { timeline: Some(5), ..Options::default() }).await.unwrap();
-    let (proxy, inside) = behind(&synapse).await;
-    let host = inside.start().await;
-    let room = inside.room(direct()).await;
-    host.stop().await;
-    for number in 0..20 {
-        inside.say(&room, &format!("/echo {number}")).await;
-    }
+    let (_synapse, proxy, inside, room) = missed().await;
     let (fetching, signed_in) = (AtomicBool::new(false), AtomicBool::new(false));
     proxy.rule(move |request| {
         fetching.fetch_or(request.contains("/messages"), SeqCst);
@@ -156,23 +168,14 @@ async fn a_soft_logout_in_the_middle_of_what_was_missed_loses_nothing() {
     });
     let host = inside.start().await;
     host.noticed("has signed in again on the same device").await;
-    let said = inside.to_the_end(&room).await;
-    let expected: Vec<_> = (0..20).map(|number| number.to_string()).chain(["the end".into()]).collect();
-    assert_eq!(said, expected);
+    none_of_it_is_lost(&inside, &room).await;
     host.stop().await;
 }
 
 /// Nor does a server that does not want to say what was missed, for a while, and in words that mean nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_missed_is_asked_for_until_it_is_there() {
-    let synapse = Synapse::start(Options { timeline: Some(5), ..Options::default() }).await.unwrap();
-    let (proxy, inside) = behind(&synapse).await;
-    let host = inside.start().await;
-    let room = inside.room(direct()).await;
-    host.stop().await;
-    for number in 0..20 {
-        inside.say(&room, &format!("/echo {number}")).await;
-    }
+    let (_synapse, proxy, inside, room) = missed().await;
     let odd = [
         (400, r#"{"errcode":"M_UNKNOWN","error":"oh"}"#),
         (404, r#"{"errcode":"M_UNRECOGNIZED","error":"a proxy that is being set up"}"#),
@@ -188,9 +191,7 @@ async fn what_was_missed_is_asked_for_until_it_is_there() {
         false => Fault::None,
     });
     let host = inside.start().await;
-    let said = inside.to_the_end(&room).await;
-    let expected: Vec<_> = (0..20).map(|number| number.to_string()).chain(["the end".into()]).collect();
-    assert_eq!(said, expected);
+    none_of_it_is_lost(&inside, &room).await;
     assert!(proxy.count("/messages") > 3, "it was asked for again");
     host.stop().await;
 }
