@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     id::{AgentName, DeliveryId, EventId, PluginName},
+    journal::{Known, Named},
     timer::Timer,
 };
 
@@ -20,6 +21,8 @@ pub const MOST: usize = 8 * 1024 * 1024;
 const ENTRY: usize = 128;
 /// What a timer costs beside its name and its payload.
 const TIMER: usize = 512;
+/// What is known of a message.
+const MESSAGE: usize = 1024;
 
 /// What was asked, and for the how-manieth time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -119,6 +122,16 @@ pub enum Fact {
         /// How many the plugin had in all.
         in_all: u64,
     },
+    /// What was known of a message that was named by its id.
+    Known {
+        /// Nothing, where it was none.
+        found: Option<Known>,
+    },
+    /// The message that had a name.
+    Named {
+        /// Nothing, where none had it.
+        found: Option<Named>,
+    },
     /// A file of a message that was fetched.
     File {
         /// BLAKE3 of it, in hexadecimal.
@@ -152,6 +165,7 @@ impl Fact {
             Self::Timers { found, .. } => {
                 found.iter().map(|timer| TIMER + timer.key.len() + timer.payload.len()).sum()
             }
+            Self::Known { .. } | Self::Named { .. } => MESSAGE,
             Self::Value { .. } | Self::File { .. } | Self::Time => 0,
         }
     }
@@ -161,9 +175,16 @@ impl Fact {
         self.is_read() || matches!(self, Self::File { .. } | Self::Time)
     }
 
-    /// What was read of what the plugin remembers: another time it may be otherwise.
+    /// What was read in the journal: another time it may be otherwise.
     fn is_read(&self) -> bool {
-        matches!(self, Self::Value { .. } | Self::Keys { .. } | Self::Timers { .. })
+        matches!(
+            self,
+            Self::Value { .. }
+                | Self::Keys { .. }
+                | Self::Timers { .. }
+                | Self::Known { .. }
+                | Self::Named { .. }
+        )
     }
 
     /// Something outside was changed, or may have been.

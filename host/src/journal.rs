@@ -383,7 +383,7 @@ pub enum Sent {
 }
 
 /// An event that an agent has received, or a message that it has sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Known {
     /// Where it is.
     pub room: RoomId,
@@ -394,7 +394,7 @@ pub struct Known {
 }
 
 /// The newest message to which a plugin gave a name.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Named {
     /// It was sent.
     Sent {

@@ -14,17 +14,14 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::{
-    agent::{
-        began::{Did, Said},
-        ledger::FromJournal,
-    },
+    agent::began::{Did, Said},
     answers::Record,
     capability::{
         answers::Recorder,
         http::{System, client::Clients},
         kv, llm,
         media::{self, Files},
-        progress,
+        outbox, progress,
         random::Secret,
         schedule,
         toolbox::{Absence, Tools},
@@ -37,7 +34,7 @@ use crate::{
     event::MediaSource,
     grant::Permissions,
     id::{AgentName, EventId, PluginName, SessionId},
-    journal::{self, Journal, KeyQuery, Namespace, Stored, Usage},
+    journal::{self, Journal, KeyQuery, Known, Named, Namespace, Stored, Usage},
     kept::{self, Kept},
     lock::LockFile,
     notice::{Notice, Notices},
@@ -129,7 +126,7 @@ impl Replay {
         self.disarm();
         let mut replayed = Vec::new();
         for record in of {
-            replayed.push(self.one(journal.clone(), record).await?);
+            replayed.push(self.one(record).await?);
         }
         Ok(replayed)
     }
@@ -147,7 +144,7 @@ impl Replay {
         }
     }
 
-    async fn one(&self, journal: Arc<dyn Journal>, record: Record) -> Result<Replayed, CannotReplay> {
+    async fn one(&self, record: Record) -> Result<Replayed, CannotReplay> {
         let opening = record.opening.clone();
         let (event, name) = (&opening.event, &opening.plugin);
         let said: Option<Said> = serde_json::from_str(&opening.said).ok();
@@ -187,7 +184,7 @@ impl Replay {
             permissions: bench.permissions(plugin),
             kv: Arc::new(Nothing(recorder.clone())),
             llm: Some(Arc::new(Nobody)),
-            messages: Arc::new(FromJournal { journal, within: engine.lookup() }),
+            messages: Arc::new(Nothing(recorder.clone())),
             timers: Arc::new(Nothing(recorder.clone())),
             media: Arc::new(Files::new(Arc::new(Nothing(recorder.clone())))),
             spent: Arc::default(),
@@ -353,6 +350,28 @@ impl kv::Source for Nothing {
 
     async fn usage(&self, _: &AgentName, _: &PluginName) -> Result<Usage, journal::Error> {
         Ok(Usage::default())
+    }
+}
+
+#[async_trait]
+impl outbox::Messages for Nothing {
+    async fn known(&self, _: &AgentName, event: &EventId) -> Result<Option<Known>, journal::Error> {
+        self.0.is_past(&format!("outbox: what {event} is"));
+        Ok(None)
+    }
+
+    async fn named(
+        &self,
+        _: &AgentName,
+        _: &PluginName,
+        name: &str,
+    ) -> Result<Option<Named>, journal::Error> {
+        self.0.is_past(&format!("outbox: the message with the name {}", escaped(name, SHOWN)));
+        Ok(None)
+    }
+
+    async fn waiting(&self, _: &AgentName, _: &PluginName) -> Result<u64, journal::Error> {
+        Ok(0)
     }
 }
 

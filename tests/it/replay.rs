@@ -117,6 +117,30 @@ async fn an_event_is_run_again_by_the_same_and_by_another_version() {
     );
 }
 
+/// Which message had a name then is kept, too.
+#[tokio::test]
+async fn what_a_name_meant_then_is_meant_by_it() {
+    let web = Counting::start().await;
+    let folder = folder(&web);
+    let folder = folder.path();
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let stage = host(folder, &rooms, &room, DAY).await;
+    asked(&stage, &rooms, &room, "name it").await;
+    let (event, _) = asked(&stage, &rooms, &room, "edit it").await;
+    let said = stage.transcript(&room);
+    assert!(said.contains("said otherwise"), "{said}");
+    asked(&stage, &rooms, &room, "name it").await;
+    let (code, same) = replay(folder, &event, &[]);
+    assert!(code == 0 && same.contains("the same as then"), "{same}");
+
+    // Another version is told the same.
+    let newer = patched(&guest("errand"), "version-1", "version-2");
+    fs::write(folder.join("newer.wasm"), &newer).unwrap();
+    let (code, differs) = replay(folder, &event, &["--with", "newer.wasm"]);
+    assert!(code == 1 && !differs.contains("never asked then"), "{differs}");
+}
+
 #[tokio::test]
 async fn what_has_ended_is_forgotten_when_its_time_is_over() {
     let web = Counting::start().await;

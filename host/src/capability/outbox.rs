@@ -9,13 +9,14 @@ use std::{
 use async_trait::async_trait;
 
 use super::{
-    State,
+    Handling, State,
     bindings::parlour::plugin::outbox::{Host, MessageRef, Target},
     error,
     media::Sending,
     types::{Body, Error, ErrorKind},
 };
 use crate::{
+    answers::{self, Entry, Fact},
     effect::{self, Effect, EffectId, File},
     event::Kind,
     id::{AgentName, EventId, PluginName, RoomId, UserId},
@@ -365,7 +366,7 @@ impl State {
 
     async fn event(&mut self, id: EventId) -> Result<About, Error> {
         let handling = self.handling()?;
-        let known = handling.messages.known(&handling.agent, &id).await.map_err(|it| unavailable(&it))?;
+        let known = known(handling, &id).await?;
         let here = handling.event.room.id.clone();
         let own = known.as_ref().is_some_and(|known| known.by.as_ref() == Some(&handling.plugin));
         let mentioned = handling.mentions(&id);
@@ -394,8 +395,7 @@ impl State {
             return self.queued(ordinal, to, effect.file().is_some());
         }
         let handling = self.handling()?;
-        let named = handling.messages.named(&handling.agent, &handling.plugin, &key).await;
-        let (to, message, file) = match named.map_err(|failed| unavailable(&failed))? {
+        let (to, message, file) = match newest(handling, &key).await? {
             None => return Err(error(ErrorKind::NotFound, "this plugin gave no message that name")),
             Some(Named::Waiting { id, to, file }) => (to, effect::MessageRef::Effect(id), file),
             Some(Named::Sent { event, room, file }) => {
@@ -410,6 +410,29 @@ impl State {
         let room = self.handling.as_ref().map(|handling| &handling.event.room.id);
         matches!(to, effect::Target::Place(place) if Some(&place.room) == room)
     }
+}
+
+/// What is known of an event: the same to whoever runs again.
+async fn known(of: &Handling, id: &EventId) -> Result<Option<Known>, Error> {
+    let what = answers::digest([id.as_str().as_bytes()]);
+    if let Some(Entry { fact: Fact::Known { found }, .. }) = of.record.seen("message", &what) {
+        return Ok(found);
+    }
+    let found = of.messages.known(&of.agent, id).await.map_err(|failed| unavailable(&failed))?;
+    of.record.saw("message", &what, Fact::Known { found: found.clone() }, Vec::new);
+    Ok(found)
+}
+
+/// The same of the newest message to which the plugin gave a name.
+async fn newest(of: &Handling, name: &str) -> Result<Option<Named>, Error> {
+    let what = answers::digest([of.plugin.as_str().as_bytes(), name.as_bytes()]);
+    if let Some(Entry { fact: Fact::Named { found }, .. }) = of.record.seen("name", &what) {
+        return Ok(found);
+    }
+    let found = of.messages.named(&of.agent, &of.plugin, name).await;
+    let found = found.map_err(|failed| unavailable(&failed))?;
+    of.record.saw("name", &what, Fact::Named { found: found.clone() }, Vec::new);
+    Ok(found)
 }
 
 /// The room or the person that an effect is seen by, if it is by anybody.

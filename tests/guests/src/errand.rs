@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use parlour_plugin::prelude::*;
+use parlour_plugin::{outbox::MessageRef, prelude::*};
 use wasip2::{
     http::{
         outgoing_handler::handle,
@@ -81,6 +81,14 @@ fn one(step: &str, sent: f64) -> Result<String, Error> {
         "file" => {
             outbox::file(&media::make(rest, Some("text/plain"), "what is in it")?)?;
             "a file".into()
+        }
+        "name" => {
+            outbox::name(outbox::say("so called")?, rest)?;
+            "named".into()
+        }
+        "edit" => {
+            outbox::edit(&MessageRef::Key(rest.to_owned()), &Body::Plain("said otherwise".into()))?;
+            "edited".into()
         }
         "remind" => {
             let when = schedule::now() + 3_600_000.0;
