@@ -3,6 +3,7 @@
 //! 500 events a second, in twenty conversations, with the SQLite journal; a hundred times meanwhile a version that was never
 //! there before is put into the plugin folder, compiled, and takes over. Every event has to be answered once. What counts is how
 //! long those take that are said around a swap, beside the same run without one. `PARLOUR_BENCH_SWAPS` makes more or fewer.
+//! A disk that stands still for half a second is in both runs; `TMPDIR=/dev/shm` leaves it out.
 
 #[path = "../it/guests.rs"]
 #[expect(dead_code, clippy::unwrap_used, reason = "they are the tests', which need more of them")]
