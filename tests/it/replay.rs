@@ -126,12 +126,16 @@ async fn what_a_name_meant_then_is_meant_by_it() {
     let rooms = Rooms::new();
     let room = rooms.create_direct(ALICE, AGENT);
     let stage = host(folder, &rooms, &room, DAY).await;
-    asked(&stage, &rooms, &room, "name it").await;
+    let (named, _) = asked(&stage, &rooms, &room, "name it").await;
     let (event, _) = asked(&stage, &rooms, &room, "edit it").await;
+    let message = stage.answer_to(&room, &named).await.id;
+    let (by_id, _) = asked(&stage, &rooms, &room, &format!("alter {message}")).await;
     let said = stage.transcript(&room);
     assert!(said.contains("said otherwise"), "{said}");
     asked(&stage, &rooms, &room, "name it").await;
     let (code, same) = replay(folder, &event, &[]);
+    assert!(code == 0 && same.contains("the same as then"), "{same}");
+    let (code, same) = replay(folder, &by_id, &[]);
     assert!(code == 0 && same.contains("the same as then"), "{same}");
 
     // Another version is told the same.

@@ -58,9 +58,8 @@ enum Command {
     /// Say how the host that runs here does: its agents, its plugins, and what waits
     ///
     /// Ends with 1 where none runs, and shows what its journal tells. In what --json prints, times are in milliseconds
-    /// since 1970: `uptime_s`, `journal` (why it does not answer); of each of `agents` `name`, the account (`user`), `serves_since`, `said`,
-    /// `said_at`, `connection` (`device`, `signed_in`, `synced`,
-    /// `outage`, `encryption`), what waits (`events_waiting`, `events_locked`, `effects_unsent`, `oldest_event`, `oldest_effect`, `lanes`,
+    /// since 1970: `uptime_s`, `journal` (why it does not answer); of each of `agents` `name`, the account (`user`),
+    /// `serves_since`, `said`, `said_at`, `connection` (`device`, `signed_in`, `synced`, `outage`, `encryption`), what waits (`events_waiting`, `events_locked`, `effects_unsent`, `oldest_event`, `oldest_effect`, `lanes`,
     /// `lanes_running`) and what could not be decrypted
     /// (`undecryptable_count`, `undecryptable`) and what happened last (`accepted`, `dropped`, `tried`, `trouble`, `acknowledged`, `given_up`); of
     /// each of `plugins` `name`, `version`, `digest`, `state` (serving, resting, waiting, refused), `not_taken`, `on_trial`,

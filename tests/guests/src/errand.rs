@@ -90,6 +90,10 @@ fn one(step: &str, sent: f64) -> Result<String, Error> {
             outbox::edit(&MessageRef::Key(rest.to_owned()), &Body::Plain("said otherwise".into()))?;
             "edited".into()
         }
+        "alter" => {
+            outbox::edit(&MessageRef::Event(rest.to_owned()), &Body::Plain("said otherwise".into()))?;
+            "altered".into()
+        }
         "remind" => {
             let when = schedule::now() + 3_600_000.0;
             schedule::at(Some(rest), when, "to be done", schedule::CatchUp::Once)?.next.to_string()

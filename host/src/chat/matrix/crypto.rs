@@ -149,7 +149,7 @@ macro_rules! crypto_store {
                 let users = self.store.load_tracked_users().await?;
                 self.outdated.was(users.iter().map(|user| (&*user.user_id, user.dirty)));
                 // Before the server is asked for what the sync asks it for.
-                if let Some(own) = self.outdated.asks_of() {
+                if let Some(own) = self.outdated.awaited() {
                     self.outdated.step_aside(self.store.get_user_devices(own).await?.len()).await;
                 }
                 Ok(users)

@@ -84,7 +84,7 @@ impl Outdated {
     }
 
     /// The account, where its devices are outdated and somebody encrypts who may still step aside.
-    pub fn asks_of(&self) -> Option<&UserId> {
+    pub fn awaited(&self) -> Option<&UserId> {
         let (own, _) = self.own.get()?;
         let may = || ASIDE.try_with(|aside| aside.lock().unwrap_or_else(PoisonError::into_inner).is_some());
         (*self.is.borrow() && may() == Ok(true)).then_some(own)
@@ -132,7 +132,6 @@ mod tests {
         DecryptionSettings, EncryptionSettings, EncryptionSyncChanges, OlmMachine, TrustRequirement,
         types::requests::AnyOutgoingRequest,
     };
-
     use serde_json::{Value, json, value::to_raw_value};
 
     use super::*;
@@ -145,6 +144,14 @@ mod tests {
     async fn machine(folder: &std::path::Path) -> OlmMachine {
         let store = Crypto::new(SqliteCryptoStore::open(folder, None).await.unwrap());
         OlmMachine::with_store(own(), device_id!("DEVICE"), store, None).await.unwrap()
+    }
+
+    /// One that was told that its account's devices have changed, and has not asked for them yet.
+    async fn outdated(folder: &std::path::Path) -> OlmMachine {
+        let machine = machine(folder).await;
+        assert!(asks(&machine).await, "of the first time");
+        says_that_its_devices_have_changed(&machine).await;
+        machine
     }
 
     async fn says_that_its_devices_have_changed(machine: &OlmMachine) {
@@ -175,14 +182,21 @@ mod tests {
         asked
     }
 
-    /// The lock that matrix-sdk has in both.
     #[tokio::test]
     async fn who_encrypts_steps_aside_for_the_sync_that_asks_for_devices() {
         let folder = tempfile::tempdir().unwrap();
-        let machine = machine(folder.path()).await;
-        assert!(asks(&machine).await, "of the first time");
-        says_that_its_devices_have_changed(&machine).await;
+        steps_aside(&outdated(folder.path()).await).await;
+    }
 
+    #[tokio::test]
+    async fn what_was_outdated_before_a_start_is_waited_for_too() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(outdated(folder.path()).await);
+        steps_aside(&machine(folder.path()).await).await;
+    }
+
+    /// The lock that matrix-sdk has in both.
+    async fn steps_aside(machine: &OlmMachine) {
         let (lock, ended) = (Arc::new(tokio::sync::Mutex::new(())), Mutex::new(Vec::new()));
         let end = |what| ended.lock().unwrap().push(what);
         let (held, mut holds) = watch::channel(false);
@@ -198,7 +212,7 @@ mod tests {
         let syncs = async {
             holds.wait_for(|holds| *holds).await.unwrap();
             let _lock = lock.lock().await;
-            assert!(asks(&machine).await);
+            assert!(asks(machine).await);
             end("synced");
         };
         tokio::join!(encrypts, syncs);
@@ -209,9 +223,7 @@ mod tests {
     #[tokio::test]
     async fn whose_session_is_made_goes_on() {
         let folder = tempfile::tempdir().unwrap();
-        let machine = machine(folder.path()).await;
-        assert!(asks(&machine).await);
-        says_that_its_devices_have_changed(&machine).await;
+        let machine = outdated(folder.path()).await;
         let room = room_id!("!room:here");
         let shares = || async {
             let settings = EncryptionSettings::default();
@@ -249,9 +261,7 @@ mod tests {
     #[tokio::test]
     async fn what_does_not_encrypt_goes_on() {
         let folder = tempfile::tempdir().unwrap();
-        let machine = machine(folder.path()).await;
-        assert!(asks(&machine).await);
-        says_that_its_devices_have_changed(&machine).await;
+        let machine = outdated(folder.path()).await;
         assert!(machine.store().load_tracked_users().await.unwrap()[0].dirty);
         assert!(machine.get_device(own(), device_id!("OTHER"), None).await.unwrap().is_none());
     }
