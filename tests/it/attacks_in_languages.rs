@@ -45,9 +45,9 @@ async fn still_serves(stage: &Stage) {
 /// 1: whatever a language has that need not end, and is not to be caught.
 #[tokio::test]
 async fn what_need_not_end_is_ended() {
-    let both = ["spin", "survive", "generate", "backtrack 24", "hoard 300"];
+    let both = ["spin", "survive", "generate", "backtrack 32", "hoard 300"];
     for (language, component) in languages() {
-        let own = if language == "python" { &["coroutine", "collide 6000"][..] } else { &["sort", "proxy"] };
+        let own = if language == "python" { &["coroutine", "collide 60000"][..] } else { &["sort", "proxy"] };
         let stage = stage(&component, short(), Grants::default()).await;
         for attack in both.iter().chain(own) {
             let answer = stage.ask(&format!("/{attack}")).await;
