@@ -227,6 +227,8 @@ impl Running {
     /// Serves until `stop`, or until the chat ends; then what is running ends, and what is queued is sent.
     pub async fn serve(self: Arc<Self>, stop: CancellationToken) -> Finished {
         let start = async {
+            // What an earlier start of it has received is on the disk.
+            self.journalled(|| self.shared.journal.settle()).await;
             let position = self.journalled(|| self.shared.journal.position(&self.agent.name)).await;
             self.agent.chat.remember(self.past());
             self.agent.chat.start(position).await
@@ -252,11 +254,13 @@ impl Running {
         let mut attending = None;
         let finished = loop {
             let batch = tokio::select! {
-                batch = self.agent.chat.next() => batch,
+                // Whoever is asked to stop asks the chat for nothing more.
+                biased;
                 () = stop.cancelled() => {
                     self.draining.cancel();
                     break Finished::Closed;
                 }
+                batch = self.agent.chat.next() => batch,
             };
             match batch {
                 Ok(batch) => {

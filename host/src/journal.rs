@@ -436,7 +436,8 @@ pub enum Error {
     Storage(String),
 }
 
-/// The ledger. Every call is atomic, and durable when it returns; but for [`Self::sent`], which is so by the next write.
+/// The ledger. Every call is atomic, and durable when it returns; but for [`Self::receive`] and [`Self::sent`], which are so
+/// when a write that was called after them returns, or [`Self::settle`].
 #[async_trait]
 pub trait Journal: Send + Sync + 'static {
     /// The position of the last batch that was stored.
@@ -445,6 +446,9 @@ pub trait Journal: Send + Sync + 'static {
     /// Stores a batch and its position. Answers, for each arrival, its place in the order, or none where the
     /// event was received before or may not pass. What cannot be read waits for [`Self::unlock`], or until it is received
     /// again so that it can be.
+    ///
+    /// Once answered it holds for every later call, and may be durable only with the next write, or a moment later: so that
+    /// what a quick handler commits is durable together with its event. Whoever has a later batch sent waits for [`Self::settle`].
     async fn receive(
         &self,
         agent: &AgentName,
@@ -489,7 +493,7 @@ pub trait Journal: Send + Sync + 'static {
     /// durable only with the next write, or a moment later: who finds an effect unsent after a crash asks the chat first.
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error>;
 
-    /// Makes durable what was noted, before the journal is left.
+    /// Returns when what was received and noted is durable.
     async fn settle(&self) -> Result<(), Error>;
 
     /// A file that an effect of this delivery sends, while one waits.
@@ -716,6 +720,16 @@ fn takes_draft(effect: &Effect) -> bool {
         Effect::Redact { message: MessageRef::Effect(EffectId { ordinal: None, .. }), .. } => true,
         _ => false,
     }
+}
+
+/// So many bits of an effect's number are its place among what its commit has to send; those before are the commit's number.
+const PLACE: u32 = 16;
+
+/// The number of an effect: greater than those of all earlier commits.
+fn row_of(commit: i64, place: usize) -> Result<i64, Error> {
+    let place = i64::try_from(place).ok().filter(|place| place >> PLACE == 0);
+    let row = place.map(|place| commit << PLACE | place);
+    row.ok_or_else(|| Error::Storage(format!("a commit has more than {} effects", 1 << PLACE)))
 }
 
 fn never_received(agent: &AgentName, sequence: Sequence) -> Error {

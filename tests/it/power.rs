@@ -39,6 +39,8 @@ struct Gone {
     ends: Vec<usize>,
     /// What the ledger said then.
     ledgers: Vec<Ledger>,
+    /// What it says when the first of two things that a step does is on disk, by the step.
+    halfway: BTreeMap<usize, Ledger>,
 }
 
 impl Gone {
@@ -53,7 +55,26 @@ impl Gone {
             let before = ledgers.len().checked_sub(2).map(|before| &ledgers[before]);
             assert_eq!(before != ledgers.last(), step.changes() || before.is_none(), "{step:?}");
         }
-        Self { start, way, operations: vfs.operations(), ends, ledgers }
+        let mut gone =
+            Self { start, way, operations: vfs.operations(), ends, ledgers, halfway: BTreeMap::new() };
+        gone.halfway =
+            (0..way.len()).filter_map(|at| Some((at, gone.with_first(at, way[at].first()?)))).collect();
+        gone
+    }
+
+    fn with_first(&self, step: usize, first: Step) -> Ledger {
+        let folder = Folder::with(&self.files(step));
+        let file = folder.file();
+        let mut host = Host::new(&file, None);
+        for step in [Step::Open, first] {
+            runtime().block_on(host.make(step)).unwrap();
+        }
+        host.ledger()
+    }
+
+    /// What somebody may find before a step is done.
+    fn is_before(&self, step: usize, found: &Ledger) -> bool {
+        found == self.before(step) || self.halfway.get(&step) == Some(found)
     }
 
     /// What the ledger says before a step. Who opens it brings it up to date, and nobody reads it before.
@@ -112,7 +133,7 @@ impl Gone {
         assert!(host.is_whole(), "{}", place());
         let found = host.ledger();
         let new = found == *self.after(*step);
-        assert!(new || found == *self.before(*step), "half of it, or less than was promised: {}", place());
+        assert!(new || self.is_before(*step, &found), "half of it, or less than was promised: {}", place());
         if let Some(step) = self.way.get(*step) {
             make(&mut host, *step);
         }
@@ -176,12 +197,14 @@ impl Gone {
             Err(error) => {
                 let error = error.to_string();
                 assert!(!error.is_empty() && !error.contains('\n'), "{error}: {}", place());
-                let seen = !host.is_open() || host.ledger() == *self.before(step);
+                let seen = !host.is_open() || self.is_before(step, &host.ledger());
                 assert!(seen, "it failed, and there is something of it: {}", place());
                 true
             }
         };
-        assert!(vfs.failed() > 0, "it was not met: {}", place());
+        // Fewer things are asked of the disk where this machine is quick.
+        let met = vfs.failed() > 0 || self.way[step].first().is_some();
+        assert!(met, "it was not met: {}", place());
         if fault.lasts {
             let _ = make(&mut host, self.way[step]);
         }
@@ -315,8 +338,10 @@ fn the_disk_fails(start: Files, way: &'static [Step]) {
     println!("faults of which nobody was told, and somebody was:");
     seen.iter().for_each(|(step, [not, told])| println!("  {:?}: {not}, {told}", way[*step]));
     for (step, seen) in seen.iter().filter(|(step, _)| way[**step].changes()) {
+        // What is done ahead and fails then is done again, and told by whoever waits for it.
+        let silent = way[*step].receives();
         assert!(
-            seen[1] > 5 && seen[0] == 0,
+            seen[1] > 5 && (silent || seen[0] == 0),
             "whoever is not told thinks that it was done: {:?} {seen:?}",
             way[*step]
         );

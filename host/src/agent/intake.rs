@@ -75,6 +75,7 @@ impl Running {
             self.waits_no_more(sequence);
         }
         drop(entering);
+        self.until_durable().await;
         for invite in invites {
             let running = self.clone();
             self.tasks.spawn(async move { running.answer(invite).await });
@@ -84,6 +85,12 @@ impl Running {
     /// The answer is in hand, so the write is tried until it is done: the next sync would skip it.
     async fn receive(&self, arrivals: &[Arrival], position: &Position) -> Vec<Option<Sequence>> {
         self.journalled(|| self.shared.journal.receive(&self.agent.name, arrivals, position)).await
+    }
+
+    /// Who asks the chat for more tells it that this batch is no longer needed. What handlers say leaves the host only by way of the
+    /// journal, behind the event that it is about.
+    async fn until_durable(&self) {
+        self.journalled(|| self.shared.journal.settle()).await;
     }
 
     pub(super) fn judge(&self, mut event: Event, came: Came) -> Arrival {

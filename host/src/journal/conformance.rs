@@ -236,7 +236,7 @@ fn in_lane(id: &str, lane: &str) -> Arrival {
     Arrival { session: session(lane), ..said(id, "hello") }
 }
 
-fn refused(id: &str) -> Arrival {
+pub(super) fn refused(id: &str) -> Arrival {
     Arrival { verdict: Verdict::Deny(Denial::NotListed), ..said(id, "hello") }
 }
 
@@ -318,7 +318,7 @@ pub(super) fn message(text: &str) -> Effect {
     send(text, None, false)
 }
 
-fn named(name: &str) -> Effect {
+pub(super) fn named(name: &str) -> Effect {
     send("a name", Some(name), false)
 }
 

@@ -62,7 +62,7 @@ struct Ledger {
     /// The last numbers given out, each for all agents.
     sequence: i64,
     commit: i64,
-    row: i64,
+    learnt: i64,
 }
 
 #[derive(Debug, Default)]
@@ -240,6 +240,7 @@ impl Ledger {
 
     fn carry_out(&mut self, commit: &Commit) -> Result<Vec<Queued>, Error> {
         let Commit { agent: name, sequence, delivery, ends_event, .. } = commit;
+        super::row_of(0, commit.effects().len())?;
         let mut reads = commit.contributions().flat_map(|contribution| &contribution.reads);
         if !reads.all(|read| self.unchanged(read)) {
             return Err(Error::Conflict);
@@ -290,9 +291,9 @@ impl Ledger {
                 continue;
             }
             takes_draft |= super::takes_draft(effect);
-            self.row += 1;
+            let row = super::row_of(version, queued.len())?;
             let id = EffectId { delivery: delivery.clone(), ordinal: Some(ordinal) };
-            let effect = Queued { row: self.row, id, plugin: plugin.cloned(), effect: effect.clone() };
+            let effect = Queued { row, id, plugin: plugin.cloned(), effect: effect.clone() };
             agent.unsent.insert(effect.row, effect.clone());
             queued.push(effect);
         }
@@ -317,8 +318,8 @@ impl Ledger {
             None => {}
             Some(Learnt::Goes) => agent.records.retain(|_, of| of.opening.delivery != *delivery),
             Some(Learnt::Stays(kept)) => {
-                self.row += 1;
-                let record = agent.record(&kept.opening, self.row);
+                self.learnt += 1;
+                let record = agent.record(&kept.opening, self.learnt);
                 record.opening = kept.opening.clone();
                 record.ended = Some(kept.ended);
                 record.full |= kept.full;
@@ -620,8 +621,8 @@ impl Journal for Memory {
 
     async fn learn(&self, opening: &Opening, writing: Writing) -> Result<(), Error> {
         let mut ledger = self.ledger();
-        ledger.row += 1;
-        let row = ledger.row;
+        ledger.learnt += 1;
+        let row = ledger.learnt;
         let agent = ledger.agent(&opening.agent);
         if !agent.committed.contains_key(&opening.delivery) {
             let record = agent.record(opening, row);

@@ -1,13 +1,13 @@
 //! The ledger in one SQLite file.
 //!
 //! One thread owns the connection ([`thread`]). What waits for it runs in one transaction, so that one `fsync`
-//! makes many calls durable, and nobody is answered before it but who notes what became of an effect. This is not a place for decisions: each call is a
-//! few statements, in [`inbox`], [`forget`], [`commit`], [`outbox`], [`story`], [`kv`], [`version`], [`timers`],
+//! makes many calls durable, and nobody is answered before it but who receives a batch or notes what became of an effect.
+//! This is not a place for decisions: each call is a few statements, in [`inbox`], [`forget`], [`commit`], [`outbox`], [`story`], [`kv`], [`version`], [`timers`],
 //! [`record`] and
 //! [`audit`].
 //!
-//! Two processes may have the file open, say a host and somebody who looks at it; that two hosts don't serve the
-//! same agents is not seen to here.
+//! Two processes may have the file open, say a host and somebody who looks at it. That only one receives events and commits is not seen
+//! to here: a batch keeps the numbers that it was answered with.
 
 mod audit;
 mod commit;
@@ -24,7 +24,7 @@ mod thread;
 mod timers;
 mod version;
 
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -44,10 +44,11 @@ use crate::{
     timer::Timer,
 };
 
-/// A ledger in a file. Dropping it waits until what it was asked is done.
+/// A ledger in a file. Dropping it waits until what it was asked is done, or, where the disk fails, was tried once more.
 #[derive(Debug)]
 pub struct Sqlite {
     thread: thread::Thread,
+    arriving: Arc<inbox::Arriving>,
 }
 
 impl Sqlite {
@@ -77,8 +78,9 @@ impl Sqlite {
         path: &Path,
         open: impl FnOnce(&Path) -> Result<Connection, file::Error>,
     ) -> Result<Self, Error> {
-        match open(path).and_then(thread::Thread::start) {
-            Ok(thread) => Ok(Self { thread }),
+        let arriving = Arc::<inbox::Arriving>::default();
+        match open(path).and_then(|db| thread::Thread::start(db, arriving.clone())) {
+            Ok(thread) => Ok(Self { thread, arriving }),
             Err(error) => Err(Error::Storage(format!("journal {}: {error}", path.display()))),
         }
     }
@@ -97,11 +99,9 @@ impl Journal for Sqlite {
         arrivals: &[Arrival],
         position: &Position,
     ) -> Result<Vec<Option<Sequence>>, Error> {
-        let agent = agent.clone();
-        let rows =
-            arrivals.iter().map(inbox::Received::of).collect::<Result<Vec<_>, _>>().map_err(|it| it.0)?;
-        let position = position.clone();
-        self.thread.write(move |db| inbox::receive(db, &agent, rows, &position)).await
+        let batch =
+            inbox::Receiving::of(agent, arrivals, position, self.arriving.clone()).map_err(|it| it.0)?;
+        self.thread.ahead(batch).await
     }
 
     async fn locked(&self, agent: &AgentName) -> Result<Vec<(Sequence, SessionId, Event)>, Error> {
@@ -112,7 +112,7 @@ impl Journal for Sqlite {
     async fn unlock(&self, agent: &AgentName, sequence: Sequence, arrival: &Arrival) -> Result<bool, Error> {
         let agent = agent.clone();
         let received = inbox::Received::of(arrival).map_err(|it| it.0)?;
-        self.thread.write(move |db| inbox::unlock(db, &agent, sequence, received)).await
+        self.thread.write(move |db| inbox::unlock(db, &agent, sequence, &received)).await
     }
 
     async fn remember(&self, agent: &AgentName, newest: &[(RoomId, EventId)]) -> Result<(), Error> {
@@ -145,7 +145,8 @@ impl Journal for Sqlite {
     async fn commit(&self, mut commit: Commit) -> Result<Vec<Queued>, Error> {
         let effects = commit::Effects::of(&commit).map_err(|it| it.0)?;
         let learnt = record::Ending::of(commit.learnt.take()).map_err(|it| it.0)?;
-        self.thread.write(move |db| commit::commit(db, &commit, effects, learnt)).await
+        let arriving = self.arriving.clone();
+        self.thread.commit(move |db| commit::commit(db, &commit, effects, learnt, &arriving)).await
     }
 
     async fn unsent(&self, agent: &AgentName) -> Result<Vec<Queued>, Error> {
@@ -156,11 +157,11 @@ impl Journal for Sqlite {
     async fn sent(&self, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Error> {
         let agent = agent.clone();
         let sent = sent.clone();
-        self.thread.write_soon(move |db| outbox::sent(db, &agent, row, &sent)).await
+        self.thread.note(move |db| outbox::sent(db, &agent, row, &sent)).await
     }
 
     async fn settle(&self) -> Result<(), Error> {
-        self.thread.write(|_| Ok(())).await
+        self.thread.settle().await
     }
 
     async fn blob(
@@ -401,7 +402,8 @@ impl Journal for Sqlite {
         // Its event is the host's own, and gets its number with it.
         let commit = Commit::own(agent.clone(), Sequence(0), delivery.clone(), effects);
         let effects = commit::Effects::of(&commit).map_err(|it| it.0)?;
-        self.thread.write(move |db| commit::announce(db, commit, effects)).await
+        let arriving = self.arriving.clone();
+        self.thread.write(move |db| commit::announce(db, commit, effects, &arriving)).await
     }
 
     async fn record(&self, entries: Vec<Entry>) -> Result<(), Error> {
@@ -454,6 +456,15 @@ fn parsed<T: std::str::FromStr<Err = InvalidId>>(column: usize, text: &str) -> r
 /// A value that was stored as JSON.
 fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
+}
+
+/// The same, in a column that may be empty.
+fn optional_json<T: serde::de::DeserializeOwned>(
+    row: &Row<'_>,
+    column: usize,
+) -> rusqlite::Result<Option<T>> {
+    let text = row.get_ref(column)?.as_str_or_null()?;
+    text.map(|text| serde_json::from_str(text).map_err(|error| unreadable(column, error))).transpose()
 }
 
 fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {

@@ -256,8 +256,8 @@ async fn what_was_sent_by_another_device_is_not_sent_again() {
     host.stop().await;
     // As the journal is after a crash between the server's taking it and our hearing so.
     let journal = rusqlite::Connection::open(inside.journal()).unwrap();
-    let put_back = "INSERT INTO unsent (agent, contribution, ordinal, effect)
-         SELECT contribution.agent, contribution, ordinal, ?1 FROM sent JOIN contribution ON contribution.row = contribution";
+    let put_back = "INSERT INTO unsent (row, agent, ordinal, effect)
+         SELECT contribution << 16, contribution.agent, ordinal, ?1 FROM sent JOIN contribution ON contribution.row = contribution";
     let effect = serde_json::json!({ "Send": {
         "to": { "Place": { "room": room, "thread": null } }, "body": { "Plain": "there" },
         "reply_to": null, "name": null, "takes_draft": false,

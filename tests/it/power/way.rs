@@ -16,7 +16,7 @@ use parlour::{
     id::{AgentName, DeliveryId, EventId, PluginName, RoomId, SessionId},
     journal::{
         Arrival, Blob, Commit, Contribution, Decision, Error, Journal, Kept, Learnt, Moved, Namespace,
-        Outcome, Release, Scope, Sent, Write, sqlite::Sqlite,
+        Outcome, Release, Scope, Sent, Sequence, Write, sqlite::Sqlite,
     },
     settings::Role,
     timer::{CatchUp, Fired, Rhythm, Timer},
@@ -42,6 +42,8 @@ pub enum Step {
     Note,
     /// The same, and that rides on the next event.
     NoteWith(&'static str),
+    /// An event is received and at once handled, as by a quick handler: what it commits is on disk with it.
+    Handle(&'static str),
     /// The timer becomes an event, "timer".
     Fire,
     TakeOver,
@@ -73,6 +75,7 @@ pub const WAY: &[Step] = &[
     Step::Stage,
     Step::NoteWith("three"),
     Step::Announce,
+    Step::Handle("four"),
     Step::Record,
     Step::Forget,
     Step::Reopen,
@@ -81,12 +84,26 @@ pub const WAY: &[Step] = &[
 ];
 
 /// From the file of an older version on.
-pub const WAY_ON: &[Step] = &[Step::Open, Step::Receive("one"), Step::Commit("one"), Step::Reopen];
+pub const WAY_ON: &[Step] =
+    &[Step::Open, Step::Receive("one"), Step::Commit("one"), Step::Handle("two"), Step::Reopen];
 
 impl Step {
     /// Whether the ledger says something else then.
     pub fn changes(self) -> bool {
         !matches!(self, Self::Open | Self::Checkpoint | Self::Reopen)
+    }
+
+    /// Whether some of it is told before it is on disk.
+    pub fn receives(self) -> bool {
+        matches!(self, Self::Receive(_) | Self::NoteWith(_) | Self::Handle(_))
+    }
+
+    /// What of it may be on disk alone, where the rest takes its time.
+    pub fn first(self) -> Option<Self> {
+        match self {
+            Self::Handle(word) => Some(Self::Receive(word)),
+            _ => None,
+        }
     }
 }
 
@@ -140,11 +157,13 @@ pub struct Host<'a> {
     vfs: Option<&'a Vfs>,
     look: Option<Connection>,
     journal: Option<Sqlite>,
+    /// The event that it has received last, with its number: it holds whatever becomes of the disk.
+    received: Option<(&'static str, Sequence)>,
 }
 
 impl<'a> Host<'a> {
     pub fn new(file: &'a Path, vfs: Option<&'a Vfs>) -> Self {
-        Self { file, vfs, look: None, journal: None }
+        Self { file, vfs, look: None, journal: None, received: None }
     }
 
     pub fn is_open(&self) -> bool {
@@ -155,6 +174,7 @@ impl<'a> Host<'a> {
     pub fn close(&mut self) {
         self.look = None;
         self.journal = None;
+        self.received = None;
     }
 
     fn open(&self) -> Result<Sqlite, Error> {
@@ -211,13 +231,30 @@ impl<'a> Host<'a> {
         let journal = self.journal.as_ref().expect("it was opened");
         match step {
             Step::Open | Step::Reopen | Step::Checkpoint => {}
-            Step::Receive(word) => receive(journal, word).await?,
+            Step::Receive(word) => {
+                receive(journal, word).await?;
+                journal.settle().await?;
+            }
+            Step::Handle(word) => {
+                let before = self.received.filter(|(of, _)| *of == word).map(|(_, number)| number);
+                let number = match before {
+                    Some(number) => Some(number),
+                    None => receive(journal, word).await?,
+                };
+                self.received = number.map(|number| (word, number));
+                // A host that starts again finds it there.
+                let number = match number {
+                    Some(number) => Some(number),
+                    None => waits(journal, word).await?,
+                };
+                if let Some(number) = number {
+                    journal.commit(commit(word, number)).await?;
+                }
+            }
             Step::Learn(word) => journal.learn(&opening(word), learnt()).await?,
             Step::Commit(word) => {
-                let pending = journal.pending(&agent(), None, None, 10).await?;
-                if let Some(pending) = pending.into_iter().find(|pending| pending.event.id == event_id(word))
-                {
-                    journal.commit(commit(word, pending.sequence)).await?;
+                if let Some(number) = waits(journal, word).await? {
+                    journal.commit(commit(word, number)).await?;
                 }
             }
             Step::Stage => {
@@ -233,6 +270,7 @@ impl<'a> Host<'a> {
             Step::NoteWith(word) => {
                 note(journal).await?;
                 receive(journal, word).await?;
+                journal.settle().await?;
             }
             Step::Fire => {
                 for timer in journal.due_timers(&agent(), &plugin(), 100, 10).await? {
@@ -279,6 +317,8 @@ fn rows(db: &Connection, table: &str) -> Vec<String> {
             bytes.hash(&mut hasher);
             format!("{} bytes {:x}", bytes.len(), hasher.finish())
         }
+        // What happened last has its time in it.
+        Value::Text(text) => untimed(&text),
         other => format!("{other:?}"),
     };
     let rows = all.query_map([], |row| {
@@ -289,6 +329,13 @@ fn rows(db: &Connection, table: &str) -> Vec<String> {
     let mut rows: Vec<String> = rows.unwrap().map(Result::unwrap).collect();
     rows.sort_unstable();
     rows
+}
+
+/// A time is 13 digits.
+fn untimed(text: &str) -> String {
+    let numbers = |of: char| !of.is_ascii_digit();
+    let times = text.split(numbers).filter(|digits| digits.len() == 13);
+    times.fold(text.to_owned(), |text, time| text.replace(time, "a time"))
 }
 
 fn agent() -> AgentName {
@@ -332,9 +379,15 @@ fn arrival(word: &str, kind: Kind) -> Arrival {
     Arrival { event, verdict: Verdict::Allow, session: session() }
 }
 
-async fn receive(journal: &Sqlite, word: &str) -> Result<(), Error> {
+async fn receive(journal: &Sqlite, word: &str) -> Result<Option<Sequence>, Error> {
     let arrival = arrival(word, Kind::Message(message(&"words ".repeat(200))));
-    journal.receive(&agent(), &[arrival], &Position(word.into())).await.map(drop)
+    Ok(journal.receive(&agent(), &[arrival], &Position(word.into())).await?[0])
+}
+
+/// The number of an event that has not ended.
+async fn waits(journal: &Sqlite, word: &str) -> Result<Option<Sequence>, Error> {
+    let pending = journal.pending(&agent(), None, None, 10).await?;
+    Ok(pending.into_iter().find(|pending| pending.event.id == event_id(word)).map(|it| it.sequence))
 }
 
 /// All that waits was sent: what a host finds in the rooms before it sends anything again.
@@ -400,7 +453,7 @@ fn write(key: &str, value: Option<&[u8]>) -> Write {
     Write { namespace, key: key.into(), value: value.map(<[u8]>::to_vec) }
 }
 
-fn commit(word: &str, sequence: parlour::journal::Sequence) -> Commit {
+fn commit(word: &str, sequence: Sequence) -> Commit {
     let file = Blob { digest: "digest".into(), bytes: vec![7; 6000].into() };
     let (effects, files, writes, learnt) = match word {
         // The version on trial.

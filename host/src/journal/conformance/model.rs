@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     effect::EffectId,
     event::MediaSource,
-    journal::{Decision, KeyQuery, Moved, Release, Sent},
+    journal::{Decision, Error, KeyQuery, Moved, Queued, Release, Sent},
 };
 
 #[derive(Debug, Clone)]
@@ -26,9 +26,10 @@ enum Call {
         does: Does,
         ends: bool,
     },
+    /// What became of the effect that was queued as this one.
     Sent {
         agent: usize,
-        row: i64,
+        effect: usize,
         event: Option<usize>,
     },
     Announce {
@@ -37,7 +38,7 @@ enum Call {
     },
     Stage {
         agent: usize,
-        row: i64,
+        effect: usize,
     },
     Draft {
         agent: usize,
@@ -114,9 +115,9 @@ fn calls() -> impl Strategy<Value = Vec<Call>> {
             does,
             ends,
         });
-    let sent = (agent.clone(), 0..10_i64, option::of(0..4_usize))
-        .prop_map(|(agent, row, event)| Call::Sent { agent, row, event });
-    let stage = (agent.clone(), 0..10_i64).prop_map(|(agent, row)| Call::Stage { agent, row });
+    let sent = (agent.clone(), 0..10_usize, option::of(0..4_usize))
+        .prop_map(|(agent, effect, event)| Call::Sent { agent, effect, event });
+    let stage = (agent.clone(), 0..10_usize).prop_map(|(agent, effect)| Call::Stage { agent, effect });
     let announce =
         (agent.clone(), 0..DELIVERIES).prop_map(|(agent, delivery)| Call::Announce { agent, delivery });
     let fire = (agent.clone(), option::of(10..13_u64), any::<bool>())
@@ -146,7 +147,7 @@ async fn play(calls: &[Call]) {
     let open = || Sqlite::open(folder.path().join("journal.db")).unwrap();
     let memory = Memory::default();
     let mut sqlite = open();
-    let (mut theirs, mut ours) = (Vec::new(), Vec::new());
+    let (mut theirs, mut ours) = (Seen::default(), Seen::default());
     for call in calls {
         if matches!(call, Call::Reopen) {
             drop(sqlite);
@@ -157,8 +158,8 @@ async fn play(calls: &[Call]) {
     }
     for agent in 0..AGENTS {
         assert_eq!(
-            state(&memory, &name(agent)).await,
-            state(&sqlite, &name(agent)).await,
+            state(&memory, &theirs, &name(agent)).await,
+            state(&sqlite, &ours, &name(agent)).await,
             "of {}",
             name(agent)
         );
@@ -242,7 +243,28 @@ impl Does {
     }
 }
 
-async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> String {
+/// What a journal has answered, for the calls that follow.
+#[derive(Default)]
+struct Seen {
+    reads: Vec<Read>,
+    /// Of the effects that were queued, in order.
+    rows: Vec<i64>,
+}
+
+impl Seen {
+    fn queued(&mut self, queued: Result<Vec<Queued>, Error>) -> String {
+        self.rows.extend(queued.iter().flatten().map(|queued| queued.row));
+        told(queued)
+    }
+
+    /// One that was never queued has a number of none.
+    fn row(&self, effect: usize) -> i64 {
+        self.rows.get(effect).copied().unwrap_or(i64::MAX)
+    }
+}
+
+async fn answer(journal: &dyn Journal, seen: &mut Seen, call: &Call) -> String {
+    let looked = &mut seen.reads;
     match call {
         Call::Receive { agent, arrivals } => {
             let arrivals: Vec<_> = arrivals.iter().map(arrival).collect();
@@ -262,20 +284,22 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
                 line: None,
                 learnt: None,
             };
-            told(journal.commit(commit).await)
+            seen.queued(journal.commit(commit).await)
         }
-        Call::Sent { agent, row, event } => {
+        Call::Sent { agent, effect, event } => {
             let sent = event.map_or_else(
                 || Sent::GivenUp("no".into()),
                 |it| Sent::Accepted { event: numbered(it), room: room("!1") },
             );
-            told(journal.sent(&name(*agent), *row, &sent).await)
+            told(journal.sent(&name(*agent), seen.row(*effect), &sent).await)
         }
-        Call::Stage { agent, row } => {
-            told(journal.stage(&name(*agent), *row, &MediaSource::new(format!("at {row}"))).await)
+        Call::Stage { agent, effect } => {
+            let (source, row) = (MediaSource::new(format!("at {effect}")), seen.row(*effect));
+            told(journal.stage(&name(*agent), row, &source).await)
         }
         Call::Announce { agent, delivery } => {
-            told(journal.announce(&name(*agent), &base(*delivery), vec![message("by itself")]).await)
+            let queued = journal.announce(&name(*agent), &base(*delivery), vec![message("by itself")]).await;
+            seen.queued(queued)
         }
         Call::Draft { agent, delivery, event } => {
             told(journal.draft(&name(*agent), &base(*delivery), event.map(numbered).as_ref()).await)
@@ -333,7 +357,7 @@ async fn answer(journal: &dyn Journal, looked: &mut Vec<Read>, call: &Call) -> S
 }
 
 /// All that can be asked, one answer a line.
-async fn state(journal: &dyn Journal, agent: &AgentName) -> String {
+async fn state(journal: &dyn Journal, seen: &Seen, agent: &AgentName) -> String {
     let mut all = vec![
         told(journal.position(agent).await),
         told(journal.pending(agent, None, None, 100).await),
@@ -357,9 +381,9 @@ async fn state(journal: &dyn Journal, agent: &AgentName) -> String {
             all.push(told(journal.event_of(agent, &EffectId { delivery: delivery.clone(), ordinal }).await));
         }
     }
-    for row in 0..10 {
+    for row in &seen.rows {
         // A source does not show itself.
-        let staged = journal.staged(agent, row).await.unwrap();
+        let staged = journal.staged(agent, *row).await.unwrap();
         all.push(told(staged.map(|staged| staged.as_str().to_owned())));
     }
     for plugin in PLUGINS {

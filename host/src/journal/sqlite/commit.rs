@@ -4,15 +4,17 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
     super::{
-        Commit, EffectKind, Error, Outcome, Queued, Sequence, never_received, story::destination,
+        Commit, EffectKind, Error, Outcome, Queued, Sequence, never_received, row_of, story::destination,
         takes_draft, version::Standing,
     },
-    Failed, kv, number, record, timers, version,
+    Failed,
+    inbox::Arriving,
+    kv, number, record, timers, version,
 };
 use crate::{
     audit::now,
     effect::{Effect, EffectId, Place},
-    id::{EventId, PluginName},
+    id::{DeliveryId, EventId, PluginName},
 };
 
 /// The effects of a commit as JSON, in order, made by the caller.
@@ -30,24 +32,23 @@ pub(super) fn commit(
     commit: &Commit,
     effects: Effects,
     learnt: Option<record::Ending>,
+    arriving: &Arriving,
 ) -> Result<Vec<Queued>, Failed> {
     let Commit { agent: name, sequence, delivery, contribution, ends_event, line, .. } = commit;
-    let (agent, at) = (number(db, name)?, now());
-    let committed = db
-        .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
-        .exists(params![agent, delivery.as_str()])?;
-    if committed {
-        return Ok(Vec::new());
-    }
+    let at = now();
     // Before the reads are checked, so that the number is there for the writes; a conflict takes it back.
-    let row = db
+    let made = db
         .prepare_cached(
             "INSERT INTO contribution (agent, delivery, event, plugin, outcome, at, line)
-             SELECT ?1, ?2, sequence, ?3, ?4, ?6, ?7 FROM event WHERE sequence = ?5 AND agent = ?1 RETURNING row",
+             SELECT agent.id, ?2, event.sequence, ?3, ?4, ?6, ?7
+             FROM agent JOIN event ON event.sequence = ?5 AND event.agent = agent.id
+             WHERE agent.name = ?1 AND NOT EXISTS
+                   (SELECT 1 FROM contribution AS other WHERE other.agent = agent.id AND other.delivery = ?2)
+             RETURNING row, agent",
         )?
         .query_row(
             params![
-                agent,
+                name.as_str(),
                 delivery.as_str(),
                 contribution.plugin.as_ref().map(PluginName::as_str),
                 word(contribution.outcome),
@@ -55,10 +56,16 @@ pub(super) fn commit(
                 at,
                 line
             ],
-            |row| row.get(0),
+            |row| Ok((row.get(0)?, row.get(1)?)),
         )
         .optional()?;
-    let row: i64 = row.ok_or_else(|| never_received(name, *sequence))?;
+    let Some((row, agent)): Option<(i64, i64)> = made else {
+        return if is_committed(db, number(db, name)?, delivery)? {
+            Ok(Vec::new())
+        } else {
+            Err(never_received(name, *sequence).into())
+        };
+    };
     for read in commit.contributions().flat_map(|contribution| &contribution.reads) {
         if !kv::unchanged(db, read)? {
             return Err(Error::Conflict.into());
@@ -108,11 +115,11 @@ pub(super) fn commit(
             .execute(params![row, ordinal, of_a_tool, at, kind, destination(effect)])?;
             continue;
         }
-        let row = db
-            .prepare_cached(
-                "INSERT INTO unsent (agent, contribution, ordinal, effect, plugin) VALUES (?1, ?2, ?3, ?4, ?5)",
-            )?
-            .insert(params![agent, row, ordinal, json, of_a_tool])?;
+        let row = row_of(row, queued.len())?;
+        db.prepare_cached(
+            "INSERT INTO unsent (row, agent, ordinal, effect, plugin) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
+        .execute(params![row, agent, ordinal, json, of_a_tool])?;
         let id = EffectId { delivery: delivery.clone(), ordinal: Some(ordinal) };
         queued.push(Queued { row, id, plugin: plugin.cloned(), effect: effect.clone() });
     }
@@ -124,24 +131,34 @@ pub(super) fn commit(
         record::end(db, agent, delivery, learnt)?;
     }
     if *ends_event {
-        db.prepare_cached("DELETE FROM pending WHERE sequence = ?1")?.execute([sequence.0])?;
+        // The last thing that may fail: what is no longer arriving comes back only with the whole transaction.
+        arriving.end(db, sequence.0)?;
     }
     Ok(queued)
 }
 
-/// What the host says by itself has an event of the host's own, whose id is that of none.
-pub(super) fn announce(db: &Connection, own: Commit, effects: Effects) -> Result<Vec<Queued>, Failed> {
-    let (agent, delivery) = (number(db, &own.agent)?, own.delivery.as_str());
-    let known = db
+/// Nothing is committed twice.
+pub(super) fn is_committed(db: &Connection, agent: i64, delivery: &DeliveryId) -> Result<bool, Failed> {
+    Ok(db
         .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
-        .exists(params![agent, delivery])?;
-    if known {
+        .exists(params![agent, delivery.as_str()])?)
+}
+
+/// What the host says by itself has an event of the host's own, whose id is that of none.
+pub(super) fn announce(
+    db: &Connection,
+    own: Commit,
+    effects: Effects,
+    arriving: &Arriving,
+) -> Result<Vec<Queued>, Failed> {
+    let agent = number(db, &own.agent)?;
+    if is_committed(db, agent, &own.delivery)? {
         return Ok(Vec::new());
     }
     let sequence = db
         .prepare_cached("INSERT INTO event (agent, id, room, session) VALUES (?1, ?2, '', '')")?
-        .insert(params![agent, format!("-{delivery}")])?;
-    commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects, None)
+        .insert(params![agent, format!("-{}", own.delivery)])?;
+    commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects, None, arriving)
 }
 
 /// What is done with the commit.

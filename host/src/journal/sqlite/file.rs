@@ -14,7 +14,7 @@ pub(super) const APPLICATION: i32 = 0x7061_726c;
 
 /// Each brings the file from one version to the next; the number of the last is the version. One that was
 /// released is never changed.
-const MIGRATIONS: [&str; 12] = [
+const MIGRATIONS: [&str; 13] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
@@ -27,6 +27,7 @@ const MIGRATIONS: [&str; 12] = [
     include_str!("10.sql"),
     include_str!("11.sql"),
     include_str!("12.sql"),
+    include_str!("13.sql"),
 ];
 
 /// How long to wait while another process writes. Nobody but this one should, for longer than a glance.
@@ -157,6 +158,8 @@ fn migrate(db: &mut Connection) -> Result<(), Error> {
     if version(db)? == MIGRATIONS.len() {
         return Ok(());
     }
+    // Tables are made anew that others refer to.
+    db.pragma_update(None, "foreign_keys", false)?;
     // Asked again under the lock: another opener may have been quicker.
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for migration in &MIGRATIONS[version(&transaction)?..] {
@@ -165,5 +168,6 @@ fn migrate(db: &mut Connection) -> Result<(), Error> {
     transaction.pragma_update(None, "application_id", APPLICATION)?;
     transaction.pragma_update(None, "user_version", MIGRATIONS.len())?;
     transaction.commit()?;
+    db.pragma_update(None, "foreign_keys", true)?;
     Ok(())
 }

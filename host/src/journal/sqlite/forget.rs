@@ -42,23 +42,33 @@ pub(super) fn forget(db: &Connection, agent: &AgentName, before: u64, limit: u32
              WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND at < ?2
                    AND NOT EXISTS (SELECT 1 FROM pending WHERE pending.sequence = event.sequence)
                    AND NOT EXISTS (SELECT 1 FROM locked WHERE locked.sequence = event.sequence)
-                   AND NOT EXISTS (SELECT 1 FROM unsent JOIN contribution ON contribution.row = unsent.contribution
+                   AND NOT EXISTS (SELECT 1 FROM contribution
+                                   JOIN unsent ON unsent.row >= contribution.row << 16 AND unsent.row < contribution.row + 1 << 16
                                    WHERE contribution.event = event.sequence)
              ORDER BY at, sequence LIMIT ?3",
         )?
         .query_map(params![agent.as_str(), before, limit], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    for sequence in &over {
-        db.prepare_cached(
-            "DELETE FROM sent WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
-        )?
-        .execute([sequence])?;
-        db.prepare_cached(
-            "DELETE FROM blob WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
-        )?
-        .execute([sequence])?;
-        db.prepare_cached("DELETE FROM contribution WHERE event = ?1")?.execute([sequence])?;
-        db.prepare_cached("DELETE FROM event WHERE sequence = ?1")?.execute([sequence])?;
-    }
+    over.iter().try_for_each(|sequence| remove(db, *sequence))?;
     Ok(u32::try_from(over.len()).unwrap_or(limit))
+}
+
+/// What was forgotten, and is there again.
+pub(super) fn again(db: &Connection, agent: i64, id: &str) -> Result<(), Failed> {
+    let sequence = db
+        .prepare_cached("SELECT sequence FROM event WHERE agent = ?1 AND id = ?2")?
+        .query_row(params![agent, id], |row| row.get(0))?;
+    remove(db, sequence)
+}
+
+fn remove(db: &Connection, sequence: i64) -> Result<(), Failed> {
+    for sql in [
+        "DELETE FROM sent WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
+        "DELETE FROM blob WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
+        "DELETE FROM contribution WHERE event = ?1",
+        "DELETE FROM event WHERE sequence = ?1",
+    ] {
+        db.prepare_cached(sql)?.execute([sequence])?;
+    }
+    Ok(())
 }

@@ -38,17 +38,18 @@ pub(super) fn unsent(db: &Connection, agent: &AgentName) -> Result<Vec<Queued>, 
 }
 
 pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) -> Result<(), Failed> {
-    let agent = number(db, agent)?;
     let taken = db
         .prepare_cached(
-            "DELETE FROM unsent WHERE row = ?1 AND agent = ?2 RETURNING contribution, ordinal, effect, plugin",
+            "DELETE FROM unsent WHERE row = ?1 AND agent = (SELECT id FROM agent WHERE name = ?2)
+             RETURNING contribution, ordinal, effect, plugin, agent",
         )?
-        .query_row([row, agent], |row| {
+        .query_row(params![row, agent.as_str()], |row| {
             let of_a_tool: Option<String> = row.get(3)?;
-            Ok((row.get::<_, i64>(0)?, row.get::<_, u32>(1)?, json::<Effect>(row, 2)?, of_a_tool))
+            let (contribution, agent): (i64, i64) = (row.get(0)?, row.get(4)?);
+            Ok((contribution, row.get::<_, u32>(1)?, json::<Effect>(row, 2)?, of_a_tool, agent))
         })
         .optional()?;
-    let Some((contribution, ordinal, effect, of_a_tool)) = taken else { return Ok(()) };
+    let Some((contribution, ordinal, effect, of_a_tool, agent)) = taken else { return Ok(()) };
     let (event, room, given_up) = match sent {
         Sent::Accepted { event, room } => (Some(event.as_str()), Some(room.as_str()), None),
         Sent::GivenUp(reason) => (None, None, Some(reason)),
@@ -72,18 +73,18 @@ pub(super) fn sent(db: &Connection, agent: &AgentName, row: i64, sent: &Sent) ->
         EffectKind::of(&effect).word(),
         target
     ])?;
-    let what = if event.is_some() { "acknowledged" } else { "given-up" };
     let (event_id, why) = match sent {
         Sent::Accepted { event, .. } => (Some(event.clone()), None),
         Sent::GivenUp(reason) => (None, Some(reason.clone())),
     };
-    story::note(db, agent, what, &Happening { event: event_id, room: target, at, why })?;
+    story::note(db, agent, event.is_some(), &Happening { event: event_id, room: target, at, why })?;
     if let Some(file) = effect.file() {
         db.prepare_cached(
             "DELETE FROM blob WHERE contribution = ?1 AND digest = ?2 AND NOT EXISTS
-             (SELECT 1 FROM unsent WHERE agent = ?3 AND contribution = ?1 AND effect ->> '$.File.file.digest' = ?2)",
+             (SELECT 1 FROM unsent WHERE row >= ?1 << 16 AND row < ?1 + 1 << 16
+              AND effect ->> '$.File.file.digest' = ?2)",
         )?
-        .execute(params![contribution, file.digest, agent])?;
+        .execute(params![contribution, file.digest])?;
     }
     if takes_draft(&effect) {
         db.prepare_cached(

@@ -1,10 +1,14 @@
 //! What deliveries have learnt, and what is kept of those that have ended.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     super::{Error, Kept, Learnt},
-    Failed, id, json, number,
+    Failed,
+    commit::is_committed,
+    id, json, number,
 };
 use crate::{
     answers::{Entry, Fact, Key, Opening, Record},
@@ -45,10 +49,7 @@ impl Ending {
 
 pub(super) fn learn(db: &Connection, opening: &Opening, rows: Rows, full: bool) -> Result<(), Failed> {
     let agent = number(db, &opening.agent)?;
-    let committed = db
-        .prepare_cached("SELECT 1 FROM contribution WHERE agent = ?1 AND delivery = ?2")?
-        .exists(params![agent, opening.delivery.as_str()])?;
-    if committed {
+    if is_committed(db, agent, &opening.delivery)? {
         return Ok(());
     }
     let record = match found(db, agent, &opening.delivery)? {
@@ -77,16 +78,14 @@ pub(super) fn end(db: &Connection, agent: i64, delivery: &DeliveryId, ending: En
 }
 
 fn remove_if(db: &Connection, agent: i64, delivery: &DeliveryId) -> Result<(), Failed> {
-    let row: Option<i64> = db
-        .prepare_cached("SELECT row FROM record WHERE agent = ?1 AND delivery = ?2 AND ended IS NULL")?
-        .query_row(params![agent, delivery.as_str()], |row| row.get(0))
-        .optional()?;
-    row.map_or(Ok(()), |row| remove(db, row))
+    let Some(row) = found(db, agent, delivery)? else { return Ok(()) };
+    remove(db, row).map(drop)
 }
 
+/// What has not ended: nobody asks for the others by their delivery.
 fn found(db: &Connection, agent: i64, delivery: &DeliveryId) -> Result<Option<i64>, Failed> {
     Ok(db
-        .prepare_cached("SELECT row FROM record WHERE agent = ?1 AND delivery = ?2")?
+        .prepare_cached("SELECT row FROM record WHERE agent = ?1 AND delivery = ?2 AND ended IS NULL")?
         .query_row(params![agent, delivery.as_str()], |row| row.get(0))
         .optional()?)
 }
@@ -99,33 +98,28 @@ fn insert(
     full: bool,
     ended: Option<i64>,
 ) -> Result<i64, Failed> {
-    let component: Option<i64> = db
-        .prepare_cached("SELECT id FROM component WHERE digest = ?1")?
-        .query_row([&opening.component], |row| row.get(0))
-        .optional()?;
-    let component = match component {
-        Some(component) => component,
-        None => {
-            db.prepare_cached("INSERT INTO component (digest) VALUES (?1)")?.insert([&opening.component])?
-        }
-    };
-    let row = db
-        .prepare_cached(
-            "INSERT INTO record (agent, delivery, plugin, event, component, begun, is_full, ended, bytes, said)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?8, ?9, octet_length(?7), ?7)",
-        )?
-        .insert(params![
+    let mut insert = db.prepare_cached(
+        "INSERT INTO record (agent, delivery, plugin, event, component, begun, is_full, ended, bytes, said)
+         SELECT ?1, ?2, ?3, ?4, id, ?6, ?8, ?9, octet_length(?7), ?7 FROM component WHERE digest = ?5",
+    )?;
+    let mut insert = || {
+        insert.execute(params![
             agent,
             opening.delivery.as_str(),
             opening.plugin.as_str(),
             opening.event.as_str(),
-            component,
+            opening.component,
             opening.begun,
             opening.said,
             full,
             ended
-        ])?;
-    Ok(row)
+        ])
+    };
+    if insert()? == 0 {
+        db.prepare_cached("INSERT INTO component (digest) VALUES (?1)")?.execute([&opening.component])?;
+        insert()?;
+    }
+    Ok(db.last_insert_rowid())
 }
 
 fn write(db: &Connection, record: i64, rows: Rows, full: bool, ended: Option<i64>) -> Result<(), Failed> {
@@ -160,6 +154,7 @@ pub(super) fn begun(db: &Connection, agent: &AgentName, event: &EventId) -> Resu
     rows.into_iter().map(|row| whole(db, row)).collect()
 }
 
+/// Looks at all that is kept, which a host that serves has no time for: whoever wants to see an event again has the time, and no event has to be filed for it.
 pub(super) fn past(db: &Connection, event: &EventId) -> Result<Vec<Record>, Failed> {
     let sql = format!("{RECORD} WHERE event = ?1 AND ended IS NOT NULL ORDER BY record.row");
     let mut statement = db.prepare_cached(&sql)?;
@@ -199,7 +194,9 @@ pub(super) fn put_aside(db: &Connection, agent: &AgentName, delivery: &DeliveryI
 
 pub(super) fn components(db: &Connection) -> Result<Vec<String>, Failed> {
     let mut statement = db.prepare_cached(
-        "SELECT digest FROM component WHERE EXISTS (SELECT 1 FROM record WHERE component = component.id)
+        "SELECT digest FROM component
+         WHERE EXISTS (SELECT 1 FROM record WHERE component = component.id AND ended IS NOT NULL)
+               OR EXISTS (SELECT 1 FROM record WHERE component = component.id AND ended IS NULL)
          ORDER BY digest",
     )?;
     let digests = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -243,20 +240,28 @@ pub(super) fn forget(db: &Connection, before: i64, most: u64, limit: u32) -> Res
             gone.push(*row);
         }
     }
-    for row in &gone {
-        remove(db, *row)?;
-    }
-    if !gone.is_empty() {
-        db.prepare_cached(
-            "DELETE FROM component WHERE NOT EXISTS (SELECT 1 FROM record WHERE component = component.id)",
-        )?
-        .execute([])?;
-    }
+    let components: BTreeSet<i64> = gone.iter().map(|row| remove(db, *row)).collect::<Result<_, _>>()?;
+    components.into_iter().try_for_each(|component| forget_unused(db, component))?;
     u32::try_from(gone.len()).map_err(|error| Failed(Error::Storage(error.to_string())))
 }
 
-fn remove(db: &Connection, row: i64) -> Result<(), Failed> {
+/// Answers of which component it was.
+fn remove(db: &Connection, row: i64) -> Result<i64, Failed> {
     db.prepare_cached("DELETE FROM answer WHERE record = ?1")?.execute([row])?;
-    db.prepare_cached("DELETE FROM record WHERE row = ?1")?.execute([row])?;
+    let component = db
+        .prepare_cached("DELETE FROM record WHERE row = ?1 RETURNING component")?
+        .query_row([row], |row| row.get(0))?;
+    Ok(component)
+}
+
+/// A component of which nothing is kept any more. What is kept is looked through from the oldest on, which mostly is of it;
+/// of one that is no longer there, all of it, once.
+fn forget_unused(db: &Connection, component: i64) -> Result<(), Failed> {
+    db.prepare_cached(
+        "DELETE FROM component
+         WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM record WHERE component = ?1 AND ended IS NOT NULL)
+                       AND NOT EXISTS (SELECT 1 FROM record WHERE component = ?1 AND ended IS NULL)",
+    )?
+    .execute([component])?;
     Ok(())
 }

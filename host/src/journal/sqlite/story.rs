@@ -7,7 +7,7 @@ use super::{
         Became, EffectKind, Fate, Last, Story, Tidy, Told,
         story::{Happening, destination},
     },
-    Failed, commit, id, json, optional_id,
+    Failed, commit, id, json, optional_id, optional_json,
 };
 use crate::{
     effect::Effect,
@@ -15,13 +15,14 @@ use crate::{
     id::{AgentName, EventId},
 };
 
-/// Something happened.
-pub(super) fn note(db: &Connection, agent: i64, what: &str, happening: &Happening) -> Result<(), Failed> {
-    let Happening { event, room, at, why } = happening;
-    db.prepare_cached(
-        "INSERT OR REPLACE INTO last (agent, what, event, room, at, why) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-    )?
-    .execute(params![agent, what, event.as_ref().map(EventId::as_str), room, at, why])?;
+/// The agent's effect was taken, or given up.
+pub(super) fn note(db: &Connection, agent: i64, taken: bool, happening: &Happening) -> Result<(), Failed> {
+    let sql = if taken {
+        "UPDATE agent SET acknowledged = ?2 WHERE id = ?1"
+    } else {
+        "UPDATE agent SET given_up = ?2 WHERE id = ?1"
+    };
+    db.prepare_cached(sql)?.execute(params![agent, serde_json::to_string(happening)?])?;
     Ok(())
 }
 
@@ -34,22 +35,19 @@ pub(super) fn agents(db: &Connection) -> Result<Vec<AgentName>, Failed> {
 }
 
 pub(super) fn last(db: &Connection, agent: &AgentName) -> Result<Last, Failed> {
-    let mut last = Last::default();
-    let mut noted = db.prepare_cached(
-        "SELECT what, event, room, at, why FROM last WHERE agent = (SELECT id FROM agent WHERE name = ?1)",
-    )?;
-    let mut rows = noted.query([agent.as_str()])?;
-    while let Some(row) = rows.next()? {
-        let happening =
-            Happening { event: optional_id(row, 1)?, room: row.get(2)?, at: row.get(3)?, why: row.get(4)? };
-        match row.get_ref(0)?.as_str().unwrap_or_default() {
-            "accepted" => last.accepted = Some(happening),
-            "dropped" => last.dropped = Some(happening),
-            "acknowledged" => last.acknowledged = Some(happening),
-            "given-up" => last.given_up = Some(happening),
-            _ => {}
-        }
-    }
+    let mut last = db
+        .prepare_cached("SELECT accepted, dropped, acknowledged, given_up FROM agent WHERE name = ?1")?
+        .query_row([agent.as_str()], |row| {
+            Ok(Last {
+                accepted: optional_json(row, 0)?,
+                dropped: optional_json(row, 1)?,
+                acknowledged: optional_json(row, 2)?,
+                given_up: optional_json(row, 3)?,
+                ..Last::default()
+            })
+        })
+        .optional()?
+        .unwrap_or_default();
     let oldest = |sql| -> Result<Option<i64>, Failed> {
         let oldest = db
             .prepare_cached(sql)?
@@ -132,7 +130,9 @@ fn effects(db: &Connection, contribution: i64) -> Result<Vec<Fate>, Failed> {
         .collect::<Result<_, _>>()?;
     // Few wait at any time.
     let waiting: Vec<Fate> = db
-        .prepare_cached("SELECT ordinal, plugin, effect FROM unsent WHERE contribution = ?1")?
+        .prepare_cached(
+            "SELECT ordinal, plugin, effect FROM unsent WHERE row >= ?1 << 16 AND row < ?1 + 1 << 16",
+        )?
         .query_map([contribution], |row| {
             let effect: Effect = json(row, 2)?;
             Ok(Fate {

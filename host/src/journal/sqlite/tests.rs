@@ -77,6 +77,7 @@ async fn two_openers_see_what_the_other_was_told() {
     let (_folder, path) = folder();
     let [here, there] = [open(&path), open(&path)];
     let sequence = arrive(&*here, "$1").await;
+    here.settle().await.unwrap();
     assert_eq!(pending(&*there).await, ["$1"]);
     let found = read(&*there, "k").await;
     here.commit(writes(ends(sequence, "d1"), [set("k", "1")])).await.unwrap();
@@ -134,7 +135,7 @@ fn a_file_of_a_newer_version_is_left_alone() {
     drop(open(&path));
     Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
     let before = fs::read(&path).unwrap();
-    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 99, the newest known here is 12");
+    assert_eq!(refusal(&path), "written by a newer Parlour: its version is 99, the newest known here is 13");
     assert_eq!(fs::read(&path).unwrap(), before);
 }
 
@@ -322,6 +323,144 @@ async fn when_a_read_fails_with_its_transaction_nothing_is_written_without_one()
     assert_eq!(journal.unsent(&me).await.unwrap().len(), 1, "and the note stands");
 }
 
+/// How many commits are in the log: a frame that ends one says how large the file is then.
+fn commits(path: &Path) -> usize {
+    const FRAME: usize = 24 + 4096;
+    let log = fs::read(path.with_extension("db-wal")).unwrap();
+    let salt = log[16..24].to_vec();
+    let frames = log[32..].chunks_exact(FRAME).filter(|frame| frame[8..16] == salt);
+    frames.filter(|frame| frame[4..8] != [0; 4]).count()
+}
+
+/// Whoever is quick shares the commit of what it is about, and what was noted before. Nothing is on disk before that.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_and_what_is_done_about_it_are_one_commit() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let first = arrive(&*journal, "$1").await;
+    let queued = journal.commit(says(ends(first, "d1"), [message("x")])).await.unwrap();
+    journal.settle().await.unwrap();
+
+    // Now and then a machine is busy for as long as a group is open.
+    let mut least = usize::MAX;
+    for n in 0..20 {
+        let before = commits(&path);
+        let sent = Sent::Accepted { event: event("$a"), room: room("!room") };
+        journal.sent(&agent(), queued[0].row, &sent).await.unwrap();
+        let sequence = arrive(&*journal, &format!("$2-{n}")).await;
+        journal.commit(says(ends(sequence, &format!("d2-{n}")), [message("x")])).await.unwrap();
+        least = least.min(commits(&path) - before);
+    }
+    assert_eq!(least, 1);
+    assert_eq!(journal.unsent(&agent()).await.unwrap().len(), 20, "what was noted is there");
+}
+
+/// Its number is in use by then: a lane has it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_received_keeps_its_number_though_its_commit_fails() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    arrive(&*journal, "$1").await;
+    journal.settle().await.unwrap();
+    let fails = |db: &Connection| -> Result<(), Failed> {
+        db.execute_batch("ROLLBACK")?;
+        Err(Error::Storage("disk full".into()).into())
+    };
+    let (me, own, position) = (agent(), delivery("own"), Position("beyond".into()));
+    let arrivals = [said("$1", "again"), said("$2", "x"), refused("$3"), said("$4", "x")];
+
+    let release = hold(&journal).await;
+    let (before, received, failed, ()) = tokio::join!(
+        // It takes a number, too, and gets none at last.
+        journal.announce(&me, &own, vec![message("x")]),
+        journal.receive(&me, &arrivals, &position),
+        journal.thread.write(fails),
+        async { drop(release) }
+    );
+    assert!(before.is_err() && failed.is_err());
+    let received = received.unwrap();
+    assert_eq!((received[0], received[2]), (None, None));
+    assert_eq!(pending(&*journal).await, ["$1", "$2", "$4"], "whoever reads finds it");
+    journal.settle().await.unwrap();
+    let numbers: Vec<_> =
+        journal.pending(&me, None, None, 10).await.unwrap().iter().map(|it| Some(it.sequence)).collect();
+    assert_eq!(numbers[1..], [received[1], received[3]]);
+    assert_eq!(
+        journal.commit(says(ends(received[3].unwrap(), "d4"), [message("x")])).await.unwrap().len(),
+        1
+    );
+    assert_eq!(journal.announce(&me, &own, vec![message("x")]).await.unwrap().len(), 1);
+    assert!(arrive(&*journal, "$5").await > received[3].unwrap());
+    drop(journal);
+    let journal = open(&path);
+    assert_eq!(pending(&*journal).await, ["$1", "$2", "$5"]);
+}
+
+/// It is new by then, for whoever has received it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_comes_again_while_it_is_forgotten_keeps_its_number_though_that_fails() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let first = arrive(&*journal, "$1").await;
+    let queued = journal.commit(says(ends(first, "d1"), [message("x")])).await.unwrap();
+    let sent = Sent::Accepted { event: event("$a"), room: room("!room") };
+    journal.sent(&agent(), queued[0].row, &sent).await.unwrap();
+    journal.settle().await.unwrap();
+    let fails = |db: &Connection| -> Result<(), Failed> {
+        db.execute_batch("ROLLBACK")?;
+        Err(Error::Storage("disk full".into()).into())
+    };
+    let (me, position, arrivals) = (agent(), Position("beyond".into()), [said("$1", "again")]);
+    let later = u64::try_from(crate::audit::now()).unwrap() + 1000;
+
+    let release = hold(&journal).await;
+    let (forgotten, received, failed, ()) = tokio::join!(
+        journal.forget(&me, later, 10),
+        journal.receive(&me, &arrivals, &position),
+        journal.thread.write(fails),
+        async { drop(release) }
+    );
+    assert!(forgotten.is_err() && failed.is_err());
+    let second = received.unwrap()[0].unwrap();
+    assert!(second > first);
+    journal.settle().await.unwrap();
+    assert_eq!(journal.commit(says(ends(second, "d1"), [message("x")])).await.unwrap().len(), 1);
+    assert!(pending(&*journal).await.is_empty());
+}
+
+/// Nothing is written that may build on it; and it is tried again though nobody asks.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_received_and_cannot_be_written_is_written_later() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let other = Connection::open(&path).unwrap();
+    arrive(&*journal, "$1").await;
+    journal.settle().await.unwrap();
+    other.execute_batch("ALTER TABLE pending RENAME TO elsewhere").unwrap();
+    let (me, position) = (agent(), Position("beyond".into()));
+    let received = journal.receive(&me, &[said("$2", "x")], &position).await.unwrap();
+    for error in [
+        journal.settle().await.unwrap_err(),
+        journal.announce(&me, &delivery("own"), vec![]).await.unwrap_err(),
+        journal.home(&me).await.unwrap_err(),
+    ] {
+        assert!(error.to_string().contains("no such table"), "{error}");
+    }
+    let behind = journal.receive(&me, &[said("$3", "x")], &Position("further".into())).await.unwrap();
+    assert!(behind[0] > received[0]);
+    let stands = || other.query_row("SELECT position FROM agent", [], |row| row.get::<_, String>(0)).unwrap();
+    assert_eq!(stands(), "here");
+    other.execute_batch("ALTER TABLE elsewhere RENAME TO pending").unwrap();
+    while stands() != "further" {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(pending(&*journal).await, ["$1", "$2", "$3"]);
+    assert_eq!(
+        journal.commit(says(ends(received[0].unwrap(), "d2"), [message("x")])).await.unwrap().len(),
+        1
+    );
+}
+
 /// What became of an effect rides on the next write; without one it is written in a moment, and before anything is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_note_rides_on_the_next_write() {
@@ -341,6 +480,7 @@ async fn a_note_rides_on_the_next_write() {
         Some(event("$a0")),
         "whoever reads finds it"
     );
+    journal.settle().await.unwrap();
     assert_eq!(unsent(), 3);
 
     let release = hold(&journal).await;
@@ -355,7 +495,7 @@ async fn a_note_rides_on_the_next_write() {
         });
     noted.unwrap();
     failed.unwrap_err();
-    arrive(&*journal, "$2").await;
+    journal.announce(&me, &delivery("own"), vec![]).await.unwrap();
     assert_eq!(unsent(), 2, "it outlives the group in which it failed");
 
     journal.sent(&me, rows[2], &sent(2)).await.unwrap();
@@ -381,13 +521,16 @@ async fn a_note_that_fails_fails_what_is_written_with_it() {
     let error = journal.settle().await.unwrap_err().to_string();
     assert!(error.contains("no such table"), "{error}");
     let arrival = [said("$2", "x")];
-    journal.receive(&agent(), &arrival, &Position("beyond".into())).await.unwrap_err();
-    other.execute_batch("ALTER TABLE elsewhere RENAME TO sent").unwrap();
+    journal.receive(&agent(), &arrival, &Position("beyond".into())).await.unwrap();
+    journal.settle().await.unwrap_err();
     let unsent = || other.query_row("SELECT count(*) FROM unsent", [], |row| row.get::<_, u32>(0)).unwrap();
+    let stands = || other.query_row("SELECT position FROM agent", [], |row| row.get::<_, String>(0)).unwrap();
+    assert_eq!((unsent(), &*stands()), (1, "here"));
+    other.execute_batch("ALTER TABLE elsewhere RENAME TO sent").unwrap();
     while unsent() > 0 {
         tokio::task::yield_now().await;
     }
-    assert_eq!(journal.position(&agent()).await.unwrap(), Some(Position("here".into())));
+    assert_eq!(stands(), "beyond", "in the same commit");
     journal.settle().await.unwrap();
 }
 
@@ -566,13 +709,33 @@ async fn what_an_older_version_has_noted_is_told() {
              INSERT INTO event (sequence, agent, id, room, session) VALUES (1, 1, '$1', '!room', 'lane');
              INSERT INTO contribution (row, agent, delivery, event, plugin, outcome) VALUES (1, 1, 'd1', 1, 'echo', 'done');
              INSERT INTO sent (contribution, ordinal, event, room) VALUES (1, 0, '$sent', '!room');
-             INSERT INTO draft (agent, delivery) VALUES (1, 'd2');",
+             INSERT INTO draft (agent, delivery) VALUES (1, 'd2');
+             INSERT INTO contribution (row, agent, delivery, event, plugin, outcome) VALUES (2, 1, 'd2', 1, 'echo', 'done');
+             INSERT INTO contribution (row, agent, delivery, event, plugin, outcome) VALUES (3, 1, 'd3', 1, 'echo', 'done');
+             INSERT INTO sent (contribution, ordinal, event, room) VALUES (3, 0, '$newest', '!room');
+             INSERT INTO named (agent, plugin, name, row, event, room) VALUES (1, 'echo', 'n', 9, '$newest', '!room');",
+        )
+        .unwrap();
+        let effects = [named("n"), message("x")].map(|effect| serde_json::to_string(&effect).unwrap());
+        db.execute(
+            "INSERT INTO unsent (row, agent, contribution, ordinal, effect) VALUES (7, 1, 2, 0, ?1), (8, 1, 2, 4, ?2)",
+            effects,
         )
         .unwrap();
         db.pragma_update(None, "application_id", file::APPLICATION).unwrap();
         db.pragma_update(None, "user_version", 4).unwrap();
     }
     let journal = open(&path);
+    let waiting = journal.unsent(&agent()).await.unwrap();
+    let ids: Vec<_> = waiting.iter().map(|it| (it.id.delivery.as_str(), it.id.ordinal)).collect();
+    assert_eq!(ids, [("d2", Some(0)), ("d2", Some(4))]);
+    let newest = Some(Named::Sent { event: event("$newest"), room: room("!room"), file: false });
+    assert_eq!(journal.named(&agent(), &plugin("echo"), "n").await.unwrap(), newest, "it was named later");
+    for waiting in waiting {
+        let sent = Sent::Accepted { event: event("$late"), room: room("!room") };
+        journal.sent(&agent(), waiting.row, &sent).await.unwrap();
+    }
+    assert_eq!(journal.named(&agent(), &plugin("echo"), "n").await.unwrap(), newest);
     let story = journal.story(&agent(), &event("$1")).await.unwrap().unwrap();
     assert_eq!(
         (story.received, story.deliveries[0].at, story.deliveries[0].effects[0].kind),

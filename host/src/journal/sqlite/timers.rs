@@ -4,7 +4,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{super::Sequence, Failed, inbox, json, number, version};
 use crate::{
-    audit::now,
     id::{AgentName, PluginName, SessionId},
     timer::Timer,
 };
@@ -89,7 +88,7 @@ pub(super) fn fire(
     }
     version::fired(db, agent, timer)?;
     match received {
-        Some(received) => Ok(inbox::receive_one(db, agent, received, now())?.sequence()),
+        Some(received) => inbox::receive_own(db, name, agent, received),
         None => Ok(None),
     }
 }
