@@ -114,8 +114,10 @@ impl Apart {
             .arg(limits.compile_cpu.as_secs().max(1).to_string())
             .arg(fingerprint(&self.engine))
             .env_clear()
-            // An allocator that many programs have would take a gigabyte before there is a limit.
+            // Allocators that many programs have would take a gigabyte before there is a limit, or reserve 64 MiB
+            // of the limit for each thread, when the addresses they happen to get allow it.
             .env("MIMALLOC_ARENA_RESERVE", "0")
+            .env("MALLOC_ARENA_MAX", "1")
             .current_dir("/")
             // What a terminal tells the host is not for it.
             .process_group(0)
@@ -189,8 +191,7 @@ fn run(
     if code.len() > most {
         return Err(Exceeded::Code(most).into());
     }
-    let said = escaped(String::from_utf8_lossy(&said).lines().next().unwrap_or_default(), LINE);
-    ended(status, said, limits).map_err(|reason| match reason {
+    ended(status, &String::from_utf8_lossy(&said), limits).map_err(|reason| match reason {
         Refused::Host(reason) => Refused::Host(format!("{program}: {reason}")),
         reason => reason,
     })?;
@@ -202,22 +203,24 @@ fn run(
 }
 
 /// What its end says.
-fn ended(status: ExitStatus, said: String, limits: &Limits) -> Result<(), Refused> {
+fn ended(status: ExitStatus, said: &str, limits: &Limits) -> Result<(), Refused> {
     let signal = status.signal();
     let was = |expected: Signal| signal == Some(expected.as_raw());
+    // Rust's own words, and those of Cranelift's allocator, on whichever thread came first.
+    let starved = || ["memory allocation of", "out of memory"].iter().any(|words| said.contains(words));
+    // Rust begins what it says of a panic with an empty one.
+    let line = || escaped(said.lines().find(|line| !line.is_empty()).unwrap_or_default(), LINE);
     match status.code() {
         Some(0) => Ok(()),
-        Some(child::INVALID) => Err(Refused::Invalid(said)),
+        Some(child::INVALID) => Err(Refused::Invalid(line())),
         Some(child::MEMORY) => Err(Exceeded::Memory(limits.compile_memory).into()),
         _ if was(Signal::XCPU) => Err(Exceeded::Cpu(limits.compile_cpu).into()),
-        // Rust's own words, when nobody can do anything about it any more.
-        _ if was(Signal::ABORT) && said.contains("memory allocation of") => {
-            Err(Exceeded::Memory(limits.compile_memory).into())
-        }
         _ if was(Signal::KILL) => Err(Refused::Host("the compiler was ended from outside (signal 9)".into())),
-        Some(child::OTHER) => Err(Refused::Host(said)),
-        _ if said.is_empty() => Err(Refused::Host(format!("the compiler failed: {status}"))),
-        _ => Err(Refused::Host(format!("the compiler failed: {status}: {said}"))),
+        Some(child::OTHER) => Err(Refused::Host(line())),
+        // Where nobody could do anything about it any more.
+        _ if starved() => Err(Exceeded::Memory(limits.compile_memory).into()),
+        _ if line().is_empty() => Err(Refused::Host(format!("the compiler failed: {status}"))),
+        _ => Err(Refused::Host(format!("the compiler failed: {status}: {}", line()))),
     }
 }
 

@@ -73,10 +73,13 @@ fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), Failed> {
     };
     limit(memory, cpu).map_err(|error| other(format!("its limits cannot be set: {error}")))?;
     let mut component = Vec::new();
-    std::io::stdin().lock().read_to_end(&mut component).map_err(|error| other(error.to_string()))?;
+    std::io::stdin().lock().read_to_end(&mut component).map_err(|error| Failed {
+        code: if error.kind() == std::io::ErrorKind::OutOfMemory { MEMORY } else { OTHER },
+        line: format!("the component cannot be read: {error}"),
+    })?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(THREADS);
     let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build_global();
-    pool.map_err(|error| other(error.to_string()))?;
+    pool.map_err(|error| other(format!("its threads cannot be started: {error}")))?;
     let engine = wasmtime::Engine::new(&features()).map_err(|error| other(format!("wasmtime: {error:#}")))?;
     if fingerprint(&engine) != expected {
         return Err(other("it compiles for another version of the host"));
