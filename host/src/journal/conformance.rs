@@ -61,6 +61,7 @@ mod keeps {
             what_cannot_be_read_waits_apart_and_keeps_its_place
             what_is_read_after_all_is_handed_out_once
             the_newest_event_of_a_room_is_known_for_ever
+            no_number_is_given_twice_though_all_is_forgotten
         }
         commits {
             a_plugin_that_ended_is_not_asked_again

@@ -15,6 +15,7 @@ mod file;
 mod forget;
 mod inbox;
 mod kv;
+mod numbers;
 mod outbox;
 mod record;
 mod story;

@@ -232,6 +232,40 @@ pub(super) async fn the_newest_event_of_a_room_is_known_for_ever(journal: Ledger
     assert_eq!(newest("!room").await.as_deref(), Some("$2"));
     assert_eq!(newest("!quiet").await.as_deref(), Some("$q"));
     assert_eq!(journal.newest(&other_agent(), &room("!room")).await.unwrap(), None);
+
+    // However many there are, and whatever is brought in between.
+    for number in 0..600 {
+        receive(&*journal, &[refused(&format!("$many{number}"))]).await;
+    }
+    assert_eq!(newest("!room").await.as_deref(), Some("$many599"));
+    journal.remember(&agent(), &[(room("!room"), event("$told"))]).await.unwrap();
+    assert_eq!(newest("!room").await.as_deref(), Some("$told"), "it was told later");
+    for number in 600..1200 {
+        receive(&*journal, &[refused(&format!("$many{number}"))]).await;
+    }
+    journal.announce(&agent(), &delivery("own"), vec![message("news")]).await.unwrap();
+    assert_eq!(newest("!room").await.as_deref(), Some("$many1199"));
+    while journal.forget(&agent(), LATER, 100).await.unwrap() > 0 {}
+    assert_eq!(newest("!room").await.as_deref(), Some("$many1199"));
+    assert_eq!(newest("!quiet").await.as_deref(), Some("$q"));
+}
+
+pub(super) async fn no_number_is_given_twice_though_all_is_forgotten(journal: Ledger) {
+    let handle = async |number: u8| {
+        let sequence = arrive(&*journal, &format!("${number}")).await;
+        let commit = says(ends(sequence, &format!("d{number}")), [message("x")]);
+        let queued = journal.commit(writes(commit, [set("k", "x")])).await.unwrap();
+        journal.sent(&agent(), queued[0].row, &Sent::GivenUp("no".into())).await.unwrap();
+        let version = journal.get(&own(), "k").await.unwrap().unwrap().version;
+        (sequence, queued[0].row, version)
+    };
+    let mut before = handle(0).await;
+    for number in 1..4 {
+        while journal.forget(&agent(), LATER, 10).await.unwrap() > 0 {}
+        let after = handle(number).await;
+        assert!(before.0 < after.0 && before.1 < after.1 && before.2 < after.2, "{before:?} {after:?}");
+        before = after;
+    }
 }
 
 fn locked(id: &str) -> Arrival {

@@ -9,7 +9,7 @@ use super::{
     },
     Failed,
     inbox::Arriving,
-    kv, number, record, timers, version,
+    kv, number, numbers, record, timers, version,
 };
 use crate::{
     audit::now,
@@ -39,9 +39,10 @@ pub(super) fn commit(
     // Before the reads are checked, so that the number is there for the writes; a conflict takes it back.
     let made = db
         .prepare_cached(
-            "INSERT INTO contribution (agent, delivery, event, plugin, outcome, at, line)
-             SELECT agent.id, ?2, event.sequence, ?3, ?4, ?6, ?7
-             FROM agent JOIN event ON event.sequence = ?5 AND event.agent = agent.id
+            "INSERT INTO contribution (row, agent, delivery, event, plugin, outcome, at, line)
+             SELECT max(reached.contribution, coalesce((SELECT max(row) FROM contribution), 0)) + 1,
+                    agent.id, ?2, event.sequence, ?3, ?4, ?6, ?7
+             FROM agent JOIN event ON event.sequence = ?5 AND event.agent = agent.id JOIN reached
              WHERE agent.name = ?1 AND NOT EXISTS
                    (SELECT 1 FROM contribution AS other WHERE other.agent = agent.id AND other.delivery = ?2)
              RETURNING row, agent",
@@ -155,9 +156,9 @@ pub(super) fn announce(
     if is_committed(db, agent, &own.delivery)? {
         return Ok(Vec::new());
     }
-    let sequence = db
-        .prepare_cached("INSERT INTO event (agent, id, room, session) VALUES (?1, ?2, '', '')")?
-        .insert(params![agent, format!("-{}", own.delivery)])?;
+    let sequence = numbers::event(db)?;
+    db.prepare_cached("INSERT INTO event (sequence, agent, id, room, session) VALUES (?1, ?2, ?3, '', '')")?
+        .execute(params![sequence, agent, format!("-{}", own.delivery)])?;
     commit(db, &Commit { sequence: Sequence(sequence), ..own }, effects, None, arriving)
 }
 

@@ -2,7 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::{Failed, id, number};
+use super::{Failed, id, number, numbers};
 use crate::id::{AgentName, EventId, RoomId};
 
 pub(super) fn remember(
@@ -11,23 +11,42 @@ pub(super) fn remember(
     newest: &[(RoomId, EventId)],
 ) -> Result<(), Failed> {
     let agent = number(db, agent)?;
-    newest.iter().try_for_each(|(room, event)| note(db, agent, room.as_str(), event.as_str()))
+    // What came before is older.
+    note_newest(db)?;
+    for (room, event) in newest {
+        db.prepare_cached(
+            "INSERT INTO newest (agent, room, event) VALUES (?1, ?2, ?3)
+             ON CONFLICT (agent, room) DO UPDATE SET event = excluded.event",
+        )?
+        .execute(params![agent, room.as_str(), event.as_str()])?;
+    }
+    Ok(())
 }
 
-/// The newest event of its room.
-pub(super) fn note(db: &Connection, agent: i64, room: &str, event: &str) -> Result<(), Failed> {
-    db.prepare_cached(
-        "INSERT INTO newest (agent, room, event) VALUES (?1, ?2, ?3)
+/// Notes the newest event of each room, of those that came since this was done last. The host's own, which have a sign
+/// before their id, are nothing that the room has.
+pub(super) fn note_newest(db: &Connection) -> Result<(), Failed> {
+    for sql in [
+        "INSERT INTO newest (agent, room, event)
+         SELECT agent, room, id FROM event
+         WHERE sequence > (SELECT newest FROM reached) AND id NOT LIKE '-%' ORDER BY sequence
          ON CONFLICT (agent, room) DO UPDATE SET event = excluded.event",
-    )?
-    .execute(params![agent, room, event])?;
+        "UPDATE reached SET newest = max(newest, coalesce((SELECT max(sequence) FROM event), 0))",
+    ] {
+        db.prepare_cached(sql)?.execute([])?;
+    }
     Ok(())
 }
 
 pub(super) fn newest(db: &Connection, agent: &AgentName, room: &RoomId) -> Result<Option<EventId>, Failed> {
     Ok(db
         .prepare_cached(
-            "SELECT event FROM newest WHERE agent = (SELECT id FROM agent WHERE name = ?1) AND room = ?2",
+            "WITH me AS (SELECT id FROM agent WHERE name = ?1)
+             SELECT * FROM (SELECT event.id FROM event JOIN me ON agent = me.id
+                            WHERE sequence > (SELECT newest FROM reached) AND room = ?2 AND event.id NOT LIKE '-%'
+                            ORDER BY sequence DESC LIMIT 1)
+             UNION ALL SELECT event FROM newest JOIN me ON agent = me.id WHERE room = ?2
+             LIMIT 1",
         )?
         .query_row([agent.as_str(), room.as_str()], |row| id(row, 0))
         .optional()?)
@@ -49,7 +68,7 @@ pub(super) fn forget(db: &Connection, agent: &AgentName, before: u64, limit: u32
         )?
         .query_map(params![agent.as_str(), before, limit], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    over.iter().try_for_each(|sequence| remove(db, *sequence))?;
+    remove(db, &over)?;
     Ok(u32::try_from(over.len()).unwrap_or(limit))
 }
 
@@ -58,17 +77,25 @@ pub(super) fn again(db: &Connection, agent: i64, id: &str) -> Result<(), Failed>
     let sequence = db
         .prepare_cached("SELECT sequence FROM event WHERE agent = ?1 AND id = ?2")?
         .query_row(params![agent, id], |row| row.get(0))?;
-    remove(db, sequence)
+    remove(db, &[sequence])
 }
 
-fn remove(db: &Connection, sequence: i64) -> Result<(), Failed> {
-    for sql in [
-        "DELETE FROM sent WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
-        "DELETE FROM blob WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
-        "DELETE FROM contribution WHERE event = ?1",
-        "DELETE FROM event WHERE sequence = ?1",
-    ] {
-        db.prepare_cached(sql)?.execute([sequence])?;
+/// Removes events, and all that there is about them but their numbers and what is newest.
+pub(super) fn remove(db: &Connection, sequences: &[i64]) -> Result<(), Failed> {
+    if sequences.is_empty() {
+        return Ok(());
+    }
+    note_newest(db)?;
+    numbers::keep(db)?;
+    for sequence in sequences {
+        for sql in [
+            "DELETE FROM sent WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
+            "DELETE FROM blob WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
+            "DELETE FROM contribution WHERE event = ?1",
+            "DELETE FROM event WHERE sequence = ?1",
+        ] {
+            db.prepare_cached(sql)?.execute([sequence])?;
+        }
     }
     Ok(())
 }

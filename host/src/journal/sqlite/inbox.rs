@@ -10,7 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
     super::{Arrival, Pending, Sequence, is_locked, story::Happening, time_of},
-    Failed, forget, id, json, number,
+    Failed, forget, id, json, number, numbers,
     thread::{Ahead, Unwritten},
 };
 use crate::{
@@ -19,6 +19,9 @@ use crate::{
     gate::{Denial, Verdict},
     id::{AgentName, EventId, PluginName, RoomId, SessionId},
 };
+
+/// The newest event of each room is noted at numbers that this divides.
+const NOTED: i64 = 256;
 
 pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Position>, Failed> {
     let position = db
@@ -32,8 +35,6 @@ pub(super) fn position(db: &Connection, agent: &AgentName) -> Result<Option<Posi
 pub(super) struct Received {
     id: String,
     event: EventId,
-    /// The host's own: nothing that the room has.
-    own: bool,
     session: SessionId,
     room: RoomId,
     encrypted: bool,
@@ -53,7 +54,6 @@ impl Received {
             // The host's own has an id that is that of none.
             id: if own { format!("-{}", event.id) } else { event.id.to_string() },
             event: event.id.clone(),
-            own,
             session: arrival.session.clone(),
             room: event.room.id.clone(),
             encrypted: event.room.encrypted,
@@ -227,19 +227,11 @@ impl<'a> Looking<'a> {
     fn number(&mut self) -> Result<i64, Failed> {
         let number = match self.next {
             Some(number) => number,
-            None => next_number(self.db)?,
+            None => numbers::event(self.db)?,
         };
         self.next = Some(number + 1);
         Ok(number)
     }
-}
-
-fn next_number(db: &Connection) -> Result<i64, Failed> {
-    let last: Option<i64> = db
-        .prepare_cached("SELECT seq FROM sqlite_sequence WHERE name = 'event'")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    Ok(last.unwrap_or_default() + 1)
 }
 
 /// An event's number, and whether it waits for its key.
@@ -262,7 +254,7 @@ pub(super) fn receive_own(
 ) -> Result<Option<Sequence>, Failed> {
     let found = match find(db, name, &received.id)? {
         Some((number, _)) => Found::Again(number),
-        None => Found::New(next_number(db)?),
+        None => Found::New(numbers::event(db)?),
     };
     if write(db, agent, received, found, now())?
         && let (Found::New(number), Ok(event)) = (found, &received.said)
@@ -360,8 +352,8 @@ fn write(db: &Connection, agent: i64, received: &Received, found: Found, at: i64
         forget::again(db, agent, &received.id)?;
         insert()?;
     }
-    if !received.own {
-        forget::note(db, agent, room, &received.id)?;
+    if number % NOTED == 0 {
+        forget::note_newest(db)?;
     }
     if let (true, Ok(event)) = (received.locked, &received.said) {
         db.prepare_cached("INSERT INTO locked (sequence, agent, session, event) VALUES (?1, ?2, ?3, ?4)")?

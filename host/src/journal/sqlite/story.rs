@@ -7,7 +7,7 @@ use super::{
         Became, EffectKind, Fate, Last, Story, Tidy, Told,
         story::{Happening, destination},
     },
-    Failed, commit, id, json, optional_id, optional_json,
+    Failed, commit, forget, id, json, optional_id, optional_json,
 };
 use crate::{
     effect::Effect,
@@ -207,14 +207,7 @@ pub(super) fn tidy(db: &Connection, agent: &AgentName, tidy: Tidy) -> Result<boo
         )?
         .query_map(params![agent, announcements, step], |row| row.get(0))?
         .collect::<Result<_, _>>()?;
-    for sequence in &own {
-        db.prepare_cached(
-            "DELETE FROM sent WHERE contribution IN (SELECT row FROM contribution WHERE event = ?1)",
-        )?
-        .execute([sequence])?;
-        db.prepare_cached("DELETE FROM contribution WHERE event = ?1")?.execute([sequence])?;
-        db.prepare_cached("DELETE FROM event WHERE sequence = ?1")?.execute([sequence])?;
-    }
+    forget::remove(db, &own)?;
     gone += own.len();
     Ok(gone >= step as usize)
 }

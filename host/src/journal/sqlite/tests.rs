@@ -72,6 +72,31 @@ async fn everything_is_there_when_it_is_opened_again() {
     assert!(journal.get(&own(), "k").await.unwrap().unwrap().version > stored.version);
 }
 
+/// Nor while nobody looked.
+#[tokio::test]
+async fn numbers_of_what_was_forgotten_are_not_given_again_after_a_start() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let first = arrive(&*journal, "$1").await;
+    let queued = journal.commit(says(ends(first, "d1"), [message("x")])).await.unwrap();
+    journal.sent(&agent(), queued[0].row, &Sent::GivenUp("no".into())).await.unwrap();
+    assert_eq!(journal.forget(&agent(), u64::MAX, 10).await.unwrap(), 1);
+    drop(journal);
+
+    let journal = open(&path);
+    assert_eq!(journal.newest(&agent(), &room("!room")).await.unwrap(), Some(event("$1")));
+    let second = arrive(&*journal, "$2").await;
+    let later = journal.commit(says(ends(second, "d2"), [message("x")])).await.unwrap();
+    assert!(second > first && later[0].row > queued[0].row);
+    drop(journal);
+    let journal = open(&path);
+    assert_eq!(
+        journal.newest(&agent(), &room("!room")).await.unwrap(),
+        Some(event("$2")),
+        "it is not noted yet"
+    );
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_openers_see_what_the_other_was_told() {
     let (_folder, path) = folder();
@@ -325,7 +350,7 @@ async fn when_a_read_fails_with_its_transaction_nothing_is_written_without_one()
 
 /// How many commits are in the log: a frame that ends one says how large the file is then.
 fn commits(path: &Path) -> usize {
-    const FRAME: usize = 24 + 4096;
+    const FRAME: usize = 24 + file::PAGE as usize;
     let log = fs::read(path.with_extension("db-wal")).unwrap();
     let salt = log[16..24].to_vec();
     let frames = log[32..].chunks_exact(FRAME).filter(|frame| frame[8..16] == salt);
@@ -713,7 +738,8 @@ async fn what_an_older_version_has_noted_is_told() {
              INSERT INTO contribution (row, agent, delivery, event, plugin, outcome) VALUES (2, 1, 'd2', 1, 'echo', 'done');
              INSERT INTO contribution (row, agent, delivery, event, plugin, outcome) VALUES (3, 1, 'd3', 1, 'echo', 'done');
              INSERT INTO sent (contribution, ordinal, event, room) VALUES (3, 0, '$newest', '!room');
-             INSERT INTO named (agent, plugin, name, row, event, room) VALUES (1, 'echo', 'n', 9, '$newest', '!room');",
+             INSERT INTO named (agent, plugin, name, row, event, room) VALUES (1, 'echo', 'n', 9, '$newest', '!room');
+             UPDATE sqlite_sequence SET seq = 100;",
         )
         .unwrap();
         let effects = [named("n"), message("x")].map(|effect| serde_json::to_string(&effect).unwrap());
@@ -746,4 +772,9 @@ async fn what_an_older_version_has_noted_is_told() {
     let tidy = Tidy { drafts_before: month_ago, names: 1, announcements: 1, step: 10 };
     journal.tidy(&agent(), tidy).await.unwrap();
     assert!(journal.drafted(&agent(), &delivery("d2")).await.unwrap().is_some(), "its age counts from now");
+    assert_eq!(journal.newest(&agent(), &room("!room")).await.unwrap(), Some(event("$1")));
+    let next = arrive(&*journal, "$2").await;
+    assert!(next > Sequence(100), "numbers of what was removed are not given again: {next:?}");
+    let queued = journal.commit(says(ends(next, "d4"), [message("x")])).await.unwrap();
+    assert!(queued[0].row >> 16 > 100, "{queued:?}");
 }

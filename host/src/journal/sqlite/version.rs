@@ -7,7 +7,7 @@ use super::{
         Commit, Contribution, Decision, Error, Moved, Namespace, Release, Remembered, Stored, Undone,
         Versions, Write, version::Standing,
     },
-    Failed, id, json, kv, number, optional_text, timers,
+    Failed, id, json, kv, number, numbers, optional_text, timers,
 };
 use crate::{
     effect::Effect,
@@ -266,7 +266,7 @@ pub(super) fn take_over(
         }
     }
     forget(db, plugin)?;
-    let version = fresh(db)?;
+    let version = numbers::version(db)?;
     for write in moved.iter().flat_map(|moved| &moved.writes) {
         if on_trial {
             keep(db, write)?;
@@ -282,19 +282,6 @@ pub(super) fn take_over(
         rejected: before.rejected.filter(|rejected| *rejected != release.digest),
     };
     store(db, plugin, &versions)
-}
-
-/// A version for values, as a commit has one.
-fn fresh(db: &Connection) -> Result<i64, Failed> {
-    let next = db
-        .prepare_cached("UPDATE sqlite_sequence SET seq = seq + 1 WHERE name = 'contribution' RETURNING seq")?
-        .query_row([], |row| row.get(0))
-        .optional()?;
-    if let Some(next) = next {
-        return Ok(next);
-    }
-    db.prepare_cached("INSERT INTO sqlite_sequence (name, seq) VALUES ('contribution', 1)")?.execute([])?;
-    Ok(1)
 }
 
 fn forget(db: &Connection, plugin: &PluginName) -> Result<(), Failed> {
