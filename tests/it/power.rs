@@ -104,8 +104,9 @@ impl Gone {
             }
             cut("all", torn.left(|| true));
             // Of twelve sectors so many, about.
-            let many = [1, 6, 11][draw.below(3)];
-            cut("some", torn.left(|| draw.below(12) < many));
+            for many in [1, 6, 11] {
+                cut("some", torn.left(|| draw.below(12) < many));
+            }
             if let Some(now) = self.operations.get(at) {
                 disk.take(now);
             }
