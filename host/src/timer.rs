@@ -39,10 +39,11 @@ pub struct Timer {
 
 impl Timer {
     /// Whether one that was due, and that nobody could handle, comes back over what has its name by now. One that comes
-    /// again has moved on meanwhile, and is gone where it was cancelled; any other is gone by itself.
+    /// again has moved on meanwhile, and is gone where it was cancelled; any other is gone by itself. Of several times
+    /// that nobody could handle it comes back for the first, and then for those after it.
     pub(crate) fn goes_back_over(&self, now: Option<&Self>) -> bool {
         match now {
-            Some(now) => now.id == self.id,
+            Some(now) => now.id == self.id && self.next < now.next,
             None => self.rhythm == Rhythm::Once,
         }
     }

@@ -11,6 +11,7 @@ use parlour::{
     id::RoomId,
     journal::sqlite::Sqlite,
     settings::{Access, Grants, Plugin, Timers},
+    timer::Timer,
 };
 
 use crate::{
@@ -237,16 +238,17 @@ async fn a_timer_whose_handler_was_ended_is_handled_again_and_once() {
 
 /// Waits until the journal, looked at from outside, has no such timer any more.
 async fn until_gone(world: &World, room: &RoomId, key: &str) {
+    until(world, room, |timers| timers.iter().all(|timer| timer.key != key)).await;
+}
+
+/// Waits until the timers of a room are so.
+async fn until(world: &World, room: &RoomId, are: impl Fn(&[Timer]) -> bool) {
     use parlour::journal::Journal as _;
     let (agent, plugin) = ("agent".parse().unwrap(), "timers".parse().unwrap());
     let session = room.as_str().parse().unwrap();
     let journal = Sqlite::look(world.folder.path().join("journal.db")).unwrap();
     let wait = async {
-        let there = async || {
-            let timers = journal.timers(&agent, &plugin, &session).await.unwrap();
-            timers.iter().any(|timer| timer.key == key)
-        };
-        while there().await {
+        while !are(&journal.timers(&agent, &plugin, &session).await.unwrap()) {
             tokio::task::yield_now().await;
         }
     };
@@ -393,10 +395,12 @@ async fn a_timer_that_nobody_could_handle_is_handled_later() {
     })
     .await;
     stage.ask("/at tea 60 once").await;
+    stage.ask("/every minutely UTC all * * * * *").await;
     let waiting = stage.rooms.say(ALICE, &world.room, "/wait");
     stage.until_read(&world.room, &waiting).await;
-    world.later(MINUTE);
+    world.later(3 * MINUTE);
     until_gone(&world, &world.room, "tea").await;
+    until(&world, &world.room, |timers| timers.iter().all(|timer| timer.next == NOON + 4 * MINUTE)).await;
     std::fs::remove_file(&file).unwrap();
     stage.noticed("plugin timers: removed").await;
     stage.rooms.say(ALICE, &world.room, "/stop");
@@ -404,8 +408,11 @@ async fn a_timer_that_nobody_could_handle_is_handled_later() {
     stage.noticed(&format!("set in {}: waits: the plugin is not there", world.room)).await;
     std::fs::write(folder.path().join("new"), guest("timers")).unwrap();
     std::fs::rename(folder.path().join("new"), &file).unwrap();
-    let said = until_fired(&stage, &world.room, 1).await;
-    assert!(said[0].starts_with(&format!("tea : due {}", NOON + MINUTE)), "{said:?}");
+    let mut said = until_fired(&stage, &world.room, 4).await;
+    said.sort_unstable();
+    let said: Vec<_> = said.iter().map(|line| line.split(',').next().unwrap()).collect();
+    let due = |minute| format!("minutely : due {}", NOON + minute * MINUTE);
+    assert_eq!(said, [due(1), due(2), due(3), format!("tea : due {}", NOON + MINUTE)]);
 }
 
 /// Nobody has asked when a timer is due: what is said then has its share of a minute.

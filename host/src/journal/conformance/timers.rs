@@ -196,6 +196,25 @@ pub(super) async fn a_timer_that_nobody_could_handle_is_put_back(journal: Ledger
     assert!(pending(&*journal).await.is_empty());
 }
 
+pub(super) async fn of_several_times_that_nobody_could_handle_none_is_lost(journal: Ledger) {
+    let timer = comes_again(timer("q.0", "lane", "again", 10));
+    queue(&*journal, "q", [set_timer(&timer)]).await;
+    let mut fired = Vec::new();
+    for time in [10, 70, 130] {
+        let timer = Timer { next: time, ..timer.clone() };
+        let arrival = due(&format!("${time}"), &timer);
+        let sequence = journal.fire(&agent(), &timer, Some(time + 60), Some(&arrival)).await.unwrap();
+        fired.push((sequence.unwrap(), timer));
+    }
+    assert_eq!(listed(&*journal, "lane").await, ["again 190"]);
+    for (sequence, timer) in fired {
+        let id = delivery(&format!("back-{}", timer.next));
+        let back = vec![Effect::PutBack(Box::new(timer))];
+        journal.commit(Commit::own(agent(), sequence, id, back)).await.unwrap();
+    }
+    assert_eq!(listed(&*journal, "lane").await, ["again 10"], "the others come after it");
+}
+
 pub(super) async fn a_timer_is_forgotten_as_an_event_and_is_none_of_its_room(journal: Ledger) {
     let forget = async || journal.forget(&agent(), inbox::LATER, 10).await.unwrap();
     let newest = async || journal.newest(&agent(), &room("!room")).await.unwrap();
