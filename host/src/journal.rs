@@ -2,7 +2,7 @@
 //! trait, with a backend in [`memory`] and one in [`sqlite`], and one conformance suite that both pass.
 //!
 //! Two writes matter. [`Journal::receive`] stores events together with the position of the chat that covers
-//! them, before anything is done about them. [`Journal::commit`] stores what a handler did, all of it or
+//! them, before anything that is done about them. [`Journal::commit`] stores what a handler did, all of it or
 //! nothing: effects, `kv` writes, timers, the home, and "done". A timer that is due becomes an event in one write, too
 //! ([`Journal::fire`]). Whatever happens between two writes, what was received
 //! and has not ended is handed out again by [`Journal::pending`], and what was committed and not sent by
@@ -66,6 +66,8 @@ pub struct Pending {
     pub session: SessionId,
     /// Plugins whose delivery of it has ended: they are not asked again.
     pub ended: Vec<PluginName>,
+    /// Whether one of them did anything that a person may notice.
+    pub said: bool,
 }
 
 /// Whose memory a key belongs to. Two namespaces never share a key.

@@ -29,6 +29,8 @@ pub struct Waiting {
     pub session: SessionId,
     /// Plugins that have ended with it.
     pub ended: Vec<PluginName>,
+    /// Whether one of them did anything that a person may notice.
+    pub said: bool,
     /// It was received before this start: a handler may have begun with it.
     pub resumed: bool,
 }
@@ -248,6 +250,7 @@ mod tests {
             event: Arc::new(event),
             session,
             ended: vec![],
+            said: false,
             resumed: false,
         }
     }

@@ -1,17 +1,25 @@
 //! What is promised after a crash: what was received is handled, what was committed is sent, and nothing twice.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::SeqCst},
+    },
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use parlour::{
     Agent,
     chat::{SendError, memory::Rooms},
-    journal::sqlite::Sqlite,
+    journal::{Journal as _, sqlite::Sqlite},
     settings::{Grants, Media},
 };
 
 use crate::{
-    guests::{example, guest},
-    stage::{AGENT, ALICE, Stage, access, granted},
+    guests::{example, greet, guest},
+    stage::{AGENT, ALICE, PATIENCE, Stage, access, granted},
+    watched::{Watch, Watched},
 };
 
 fn agent(rooms: &Rooms) -> Agent {
@@ -149,7 +157,7 @@ async fn a_file_is_uploaded_once_though_the_host_ends_before_its_message() {
     rooms.refuse_file(SendError::Later { after: never, reason: "not now".into() });
     let first = start().await;
     rooms.say(ALICE, &room, "/send here remember me");
-    tokio::time::timeout(crate::stage::PATIENCE, async {
+    tokio::time::timeout(PATIENCE, async {
         while staged() != (0, 1) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -161,7 +169,7 @@ async fn a_file_is_uploaded_once_though_the_host_ends_before_its_message() {
 
     rooms.refuse(SendError::Later { after: never, reason: "not now".into() });
     let second = start().await;
-    tokio::time::timeout(crate::stage::PATIENCE, async {
+    tokio::time::timeout(PATIENCE, async {
         while staged() != (1, 1) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
@@ -180,4 +188,86 @@ async fn a_file_is_uploaded_once_though_the_host_ends_before_its_message() {
     let fourth = start().await;
     assert_eq!(fourth.ask("/text").await, "ErrorKind::NotFound: no file");
     assert_eq!(rooms.transcript(&room).iter().filter(|line| line.file.is_some()).count(), 1);
+}
+
+/// Lets so many commits through.
+struct Letting(Arc<AtomicU32>, Arc<tokio::sync::Notify>);
+
+#[async_trait]
+impl Watch for Letting {
+    async fn commits(&self) {
+        if self.0.fetch_sub(1, SeqCst) == 0 {
+            self.1.notify_one();
+            std::future::pending().await
+        }
+    }
+}
+
+/// Of two plugins, one has passed the message on when the host ends: nobody has said anything yet.
+#[tokio::test]
+async fn what_one_plugin_passed_on_before_a_crash_is_answered_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("journal.db");
+    let guests = [("first", greet()), ("second", greet())];
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let start = async |letting| {
+        let stuck = Arc::new(tokio::sync::Notify::new());
+        let watch = Letting(Arc::new(AtomicU32::new(letting)), stuck.clone());
+        let journal = Watched { journal: Sqlite::open(&file).unwrap(), watch };
+        let stage = Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| {
+            builder.journal(journal)
+        });
+        (stage.await, stuck)
+    };
+    let (first, stuck) = start(1).await;
+    let asked = rooms.say(ALICE, &room, "hm");
+    stuck.notified().await;
+    first.kill().await;
+    assert_eq!(rooms.transcript(&room).len(), 1);
+    let (second, _) = start(100).await;
+    assert_eq!(second.answer_to(&room, &asked).await.text, "I have no answer to that.");
+    second.stop().await;
+}
+
+/// What a journal has forgotten by the next day, by itself: here the day is over at once.
+#[tokio::test]
+async fn what_nobody_needs_any_more_is_put_away_while_the_host_serves() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("journal.db");
+    let guests = [("echo", example("echo"))];
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let start = async || {
+        let journal = Sqlite::open(&file).unwrap();
+        Stage::start_with(rooms.clone(), room.clone(), agent(&rooms), &guests, |builder| {
+            builder.journal(journal)
+        })
+        .await
+    };
+    let stage = start().await;
+    let old = rooms.say(ALICE, &room, "/echo old");
+    assert_eq!(stage.answer_to(&room, &old).await.text, "old");
+    stage.stop().await;
+    let db = rusqlite::Connection::open(&file).unwrap();
+    let month_ago = "UPDATE event SET at = at - 31 * 24 * 60 * 60 * 1000;
+                     INSERT INTO draft (agent, delivery, at) SELECT id, 'orphan', 0 FROM agent;";
+    db.execute_batch(month_ago).unwrap();
+
+    let stage = start().await;
+    let young = rooms.say(ALICE, &room, "/echo young");
+    assert_eq!(stage.answer_to(&room, &young).await.text, "young");
+    let journal = Sqlite::look(&file).unwrap();
+    let agent = "agent".parse().unwrap();
+    let wait = async {
+        let drafts = || db.query_row("SELECT count(*) FROM draft", [], |row| row.get::<_, i64>(0)).unwrap();
+        while journal.story(&agent, &old).await.unwrap().is_some() || drafts() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.expect("they are older than anything that is answered");
+    assert!(journal.story(&agent, &young).await.unwrap().is_some());
+    // It is not answered again for that.
+    stage.ask("/echo done").await;
+    assert_eq!(rooms.transcript(&room).iter().filter(|line| line.text == "old").count(), 1);
 }

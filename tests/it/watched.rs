@@ -24,7 +24,7 @@ pub trait Watch: Send + Sync + 'static {
     /// Events are stored.
     fn stored(&self) {}
     /// Something is about to be committed.
-    fn commits(&self) {}
+    async fn commits(&self) {}
     /// It is.
     fn committed(&self) {}
     /// Whether what is noted of effects is to be durable at once.
@@ -98,7 +98,7 @@ impl<J: Journal, W: Watch> Journal for Watched<J, W> {
     }
 
     async fn commit(&self, commit: Commit) -> Result<Vec<Queued>, Error> {
-        self.watch.commits();
+        self.watch.commits().await;
         let queued = self.journal.commit(commit).await;
         if queued.is_ok() {
             self.watch.committed();

@@ -100,7 +100,7 @@ impl Watch for Arc<Death> {
         self.at("stored");
     }
 
-    fn commits(&self) {
+    async fn commits(&self) {
         self.at("ended");
     }
 

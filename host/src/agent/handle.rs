@@ -23,19 +23,25 @@ use crate::{
 /// Why nobody was asked.
 const STOP: &str = "it stops what runs, and no plugin has it";
 
+/// Who has ended with an event, and whether one of them did anything that a person may notice.
+struct Heard {
+    ended: Vec<PluginName>,
+    said: bool,
+}
+
 impl Running {
     /// Handles one event to its end, by whatever version of its plugins that takes.
     pub(super) async fn handle(&self, waiting: &Waiting, stopped: &CancellationToken) {
         let mut replaced = self.handle_now(waiting, stopped).await;
-        while let Some(ended) = replaced {
+        while let Some(Heard { ended, said }) = replaced {
             // What was drafted before goes on.
-            let waiting = Waiting { ended, resumed: true, ..waiting.clone() };
+            let waiting = Waiting { ended, said, resumed: true, ..waiting.clone() };
             replaced = self.handle_now(&waiting, stopped).await;
         }
     }
 
-    /// Handles it by the plugins as they are. Answers which have ended with it, where another took the place of the next.
-    async fn handle_now(&self, waiting: &Waiting, stopped: &CancellationToken) -> Option<Vec<PluginName>> {
+    /// Handles it by the plugins as they are. Answers who has had it, where another took the place of the next.
+    async fn handle_now(&self, waiting: &Waiting, stopped: &CancellationToken) -> Option<Heard> {
         let Some((role, subject_role)) = self.roles(&waiting.event) else {
             self.end(waiting, Denial::NotListed.to_string()).await;
             return None;
@@ -56,17 +62,17 @@ impl Running {
             stopped,
             before,
         };
-        let mut finished = Vec::new();
-        // Who has ended with it before may have said something.
-        let mut silent = waiting.ended.is_empty();
+        let mut heard = Heard { ended: waiting.ended.clone(), said: waiting.said };
         if waiting.resumed {
             let (passed, then) = self.finish(waiting, &serving, role, &delivery).await;
-            silent &= passed.iter().all(|(_, said)| !said);
-            finished.extend(passed.into_iter().map(|(plugin, _)| plugin));
+            for (plugin, said) in passed {
+                heard.ended.push(plugin);
+                heard.said |= said;
+            }
             match then {
                 Then::NextOnes => {}
                 Then::Nobody => return None,
-                Then::Anew => return Some([waiting.ended.clone(), finished].concat()),
+                Then::Anew => return Some(heard),
             }
         }
         let route = serving.catalogue.route(&waiting.event, &addressed, role);
@@ -102,24 +108,23 @@ impl Running {
                 return None;
             }
         };
-        let mut ended = [waiting.ended.clone(), finished].concat();
-        let left: Vec<_> = plugins.into_iter().filter(|plugin| !ended.contains(plugin)).collect();
+        let left: Vec<_> = plugins.into_iter().filter(|plugin| !heard.ended.contains(plugin)).collect();
         let count = left.len();
         for (index, plugin) in left.into_iter().enumerate() {
             // A message that all plugins pass on is answered by the host.
             let last = index + 1 == count && !matches!(call, Call::Message);
             match self.deliver(delivery(plugin.clone(), call.clone(), last, None)).await {
                 Asked::Handled | Asked::Interrupted => return None,
-                Asked::Replaced => return Some(ended),
-                Asked::Passed { said } => silent &= !said,
+                Asked::Replaced => return Some(heard),
+                Asked::Passed { said } => heard.said |= said,
             }
             if last {
                 return None;
             }
-            ended.push(plugin);
+            heard.ended.push(plugin);
         }
         let asked = addressed.mentioned || waiting.event.room.direct;
-        if matches!(call, Call::Message) && silent && asked {
+        if matches!(call, Call::Message) && !heard.said && asked {
             let hint = if serving.catalogue.knows("help") { " /help lists what I can do." } else { "" };
             let line = format!("I have no answer to that.{hint}");
             self.tell(waiting, line, "no plugin had an answer").await;

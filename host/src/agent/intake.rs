@@ -34,9 +34,9 @@ impl Running {
     }
 
     fn waiting(&self, pending: Pending) -> Waiting {
-        let Pending { sequence, event, session, ended } = pending;
+        let Pending { sequence, event, session, ended, said } = pending;
         let resumed = sequence.0 <= self.before.load(Ordering::Relaxed);
-        Waiting { sequence, event: Arc::new(event), session, ended, resumed }
+        Waiting { sequence, event: Arc::new(event), session, ended, said, resumed }
     }
 
     /// Stores a batch, and hands on what may pass.
@@ -70,7 +70,10 @@ impl Running {
                 continue;
             }
             let event = Arc::new(event);
-            self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, alone);
+            self.dispatch(
+                Waiting { sequence, event, session, ended: vec![], said: false, resumed: false },
+                alone,
+            );
             // It may have come before, and not have been readable then.
             self.waits_no_more(sequence);
         }

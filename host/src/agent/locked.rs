@@ -179,8 +179,14 @@ impl Running {
             self.journalled(|| self.shared.journal.unlock(&self.agent.name, sequence, &arrival)).await;
         let Arrival { event, verdict, session } = arrival;
         if unlocked {
-            let waiting =
-                Waiting { sequence, event: Arc::new(event), session, ended: vec![], resumed: false };
+            let waiting = Waiting {
+                sequence,
+                event: Arc::new(event),
+                session,
+                ended: vec![],
+                said: false,
+                resumed: false,
+            };
             self.dispatch(waiting, false);
         } else if matches!(verdict, Verdict::Deny(_)) {
             self.agent.chat.ended(&event.id);

@@ -146,7 +146,10 @@ impl Running {
         }
         let Arrival { event, session, .. } = arrival;
         let event = Arc::new(event);
-        self.dispatch(Waiting { sequence, event, session, ended: vec![], resumed: false }, false);
+        self.dispatch(
+            Waiting { sequence, event, session, ended: vec![], said: false, resumed: false },
+            false,
+        );
     }
 
     fn firing_of(timer: &Timer, due: u64, missed: u32, attendance: Attendance) -> Event {

@@ -65,6 +65,7 @@ mod keeps {
         }
         commits {
             a_plugin_that_ended_is_not_asked_again
+            it_is_known_whether_those_that_ended_said_anything
             what_tools_did_is_part_of_the_commit_and_their_own
             what_a_tool_read_is_checked_too
             the_host_can_end_an_event
@@ -140,6 +141,7 @@ mod keeps {
             a_timer_that_is_due_becomes_an_event_once
             a_timer_that_may_not_pass_moves_on_all_the_same
             a_timer_that_nobody_could_handle_is_put_back
+            of_several_times_that_nobody_could_handle_none_is_lost
             a_timer_is_forgotten_as_an_event_and_is_none_of_its_room
         }
         versions {

@@ -128,6 +128,7 @@ struct Waiting {
     event: Event,
     session: SessionId,
     ended: Vec<PluginName>,
+    said: bool,
 }
 
 /// A message that was sent.
@@ -308,11 +309,11 @@ impl Ledger {
         }
         if *ends_event {
             agent.end(*sequence);
-        } else if let Some(plugin) = &commit.contribution.plugin
-            && let Some(waiting) = agent.pending.get_mut(sequence)
-            && !waiting.ended.contains(plugin)
-        {
-            waiting.ended.push(plugin.clone());
+        } else if let Some(waiting) = agent.pending.get_mut(sequence) {
+            waiting.said |= !commit.effects().is_empty();
+            let plugin = commit.contribution.plugin.iter();
+            let new: Vec<_> = plugin.filter(|plugin| !waiting.ended.contains(plugin)).cloned().collect();
+            waiting.ended.extend(new);
         }
         match &commit.learnt {
             None => {}

@@ -17,6 +17,23 @@ pub(super) async fn a_plugin_that_ended_is_not_asked_again(journal: Ledger) {
     assert!(found[1].ended.is_empty());
 }
 
+pub(super) async fn it_is_known_whether_those_that_ended_said_anything(journal: Ledger) {
+    let said = async || {
+        let found = journal.pending(&agent(), None, None, 10).await.unwrap();
+        found.iter().map(|pending| pending.said).collect::<Vec<_>>()
+    };
+    let [first, second] = [arrive(&*journal, "$1").await, arrive(&*journal, "$2").await];
+    let goes_on = |sequence, id| Commit { ends_event: false, ..ends(sequence, id) };
+    journal.commit(writes(goes_on(first, "d1"), [set("k", "v")])).await.unwrap();
+    assert_eq!(said().await, [false, false]);
+    let queued = journal.commit(says(goes_on(second, "d2"), [message("x")])).await.unwrap();
+    assert_eq!(said().await, [false, true]);
+    journal.sent(&agent(), queued[0].row, &Sent::GivenUp("no".into())).await.unwrap();
+    assert_eq!(said().await, [false, true], "it was about to be sent");
+    journal.commit(helps(goes_on(first, "d3"), "roll", [message("rolled")])).await.unwrap();
+    assert_eq!(said().await, [true, true]);
+}
+
 pub(super) async fn what_tools_did_is_part_of_the_commit_and_their_own(journal: Ledger) {
     let sequence = arrive(&*journal, "$1").await;
     let commit =

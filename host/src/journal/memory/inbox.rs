@@ -54,7 +54,8 @@ impl Agent {
     pub(super) fn wait(&mut self, sequence: Sequence, arrival: &Arrival) {
         let session = arrival.session.clone();
         self.lanes.insert((session.clone(), sequence));
-        self.pending.insert(sequence, Waiting { event: arrival.event.clone(), session, ended: Vec::new() });
+        let (event, ended) = (arrival.event.clone(), Vec::new());
+        self.pending.insert(sequence, Waiting { event, session, ended, said: false });
     }
 
     /// What was there before may be readable only now.
@@ -159,6 +160,7 @@ impl Waiting {
             event: self.event.clone(),
             session: self.session.clone(),
             ended: self.ended.clone(),
+            said: self.said,
         }
     }
 }

@@ -417,7 +417,12 @@ macro_rules! pending {
         concat!(
             "SELECT sequence, session, event,
                     (SELECT group_concat(plugin, ' ' ORDER BY row) FROM contribution
-                     WHERE contribution.event = pending.sequence)
+                     WHERE contribution.event = pending.sequence),
+                    EXISTS (SELECT 1 FROM contribution JOIN sent ON sent.contribution = contribution.row
+                            WHERE contribution.event = pending.sequence)
+                    OR EXISTS (SELECT 1 FROM contribution
+                               JOIN unsent ON unsent.row >= contribution.row << 16 AND unsent.row < contribution.row + 1 << 16
+                               WHERE contribution.event = pending.sequence)
              FROM pending
              WHERE agent = (SELECT id FROM agent WHERE name = ?1) ",
             $of_session,
@@ -455,7 +460,8 @@ fn pending_of(row: &Row<'_>) -> rusqlite::Result<Pending> {
             ended.push(plugin);
         }
     }
-    Ok(Pending { sequence: Sequence(row.get(0)?), event: json(row, 2)?, session: id(row, 1)?, ended })
+    let (sequence, said) = (Sequence(row.get(0)?), row.get(4)?);
+    Ok(Pending { sequence, event: json(row, 2)?, session: id(row, 1)?, ended, said })
 }
 
 pub(super) fn was_encrypted(db: &Connection, agent: &AgentName, room: &RoomId) -> Result<bool, Failed> {
