@@ -69,7 +69,13 @@ impl Proxy {
 
     /// How many requests there were with this in `METHOD PATH`.
     pub fn count(&self, what: &str) -> usize {
-        self.heard.lock().unwrap().iter().filter(|request| request.contains(what)).count()
+        self.heard(what).len()
+    }
+
+    /// They themselves, in order.
+    pub fn heard(&self, what: &str) -> Vec<String> {
+        let heard = self.heard.lock().unwrap();
+        heard.iter().filter(|request| request.contains(what)).cloned().collect()
     }
 }
 

@@ -151,7 +151,7 @@ impl Matrix {
     /// An account that has not signed in yet.
     #[must_use]
     pub fn new(account: Account, notices: Notices) -> Self {
-        let start = Start { position: None, full_state: false, at_once: true, away: true, refused: false };
+        let start = Start::from(None, false);
         let stream = tokio::sync::Mutex::new(Stream { start, running: None, ready: None });
         Self { account, notices, live: ArcSwapOption::empty(), past: OnceLock::new(), stream }
     }
@@ -279,13 +279,8 @@ impl Matrix {
         let user = UserId::parse(live.own()).map_err(|error| {
             StartError::new(format!("the server gave the account a strange name: {error}"))
         })?;
-        stream.start = Start {
-            full_state: from.is_some() && (fresh || !had_keys),
-            position: from.map(|position| position.0),
-            at_once: true,
-            away: true,
-            refused: false,
-        };
+        let full_state = from.is_some() && (fresh || !had_keys);
+        stream.start = Start::from(from.map(|position| position.0), full_state);
         // From here on what is new counts, so the first contact is made now.
         if reachable && stream.start.position.is_none() {
             stream.ready = tokio::time::timeout(FIRST_CONTACT, stream.poll(&live)).await.ok();
@@ -314,23 +309,17 @@ impl Matrix {
                         again.wait(None).await;
                     }
                     self.sign_in_again(live).await?;
-                    stream.start.at_once = true;
+                    stream.start.begin_anew();
                 }
                 Err(Halt::Ahead) => {
                     again.wait(None).await;
                     let session = live.current();
                     self.open_again(live, session).await;
-                    stream.start.at_once = true;
+                    stream.start.begin_anew();
                 }
             }
         };
-        stream.start = Start {
-            position: Some(batch.position.0.clone()),
-            full_state: false,
-            at_once: false,
-            away: false,
-            refused: false,
-        };
+        stream.start = Start::after(batch.position.0.clone());
         Ok(batch)
     }
 }

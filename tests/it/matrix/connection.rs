@@ -3,9 +3,9 @@
 use std::{
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering::SeqCst},
+        atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use parlour::{
@@ -124,14 +124,21 @@ async fn a_soft_logout_is_followed_by_a_login_on_the_same_device() {
         keys["device_keys"][&inside.agent].as_object().unwrap().clone()
     };
     let before = devices().await;
-    let signed_out = Arc::new(AtomicBool::new(true));
-    let rule = signed_out.clone();
+    let (signed_out, [asked, tried]) = (AtomicBool::new(true), [const { AtomicBool::new(false) }; 2]);
     proxy.rule(move |request| {
+        // What a server says, too, that cannot look up whose it is.
+        let not_now = Fault::Answer(403, r#"{"errcode":"M_FORBIDDEN","error":"not now"}"#.into());
+        if request.contains("/whoami") && !asked.swap(true, SeqCst) {
+            return not_now;
+        }
         if request.contains("/v3/login") {
-            rule.store(false, SeqCst);
+            if !tried.swap(true, SeqCst) {
+                return not_now;
+            }
+            signed_out.store(false, SeqCst);
         }
         let gone = json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "it has ended", "soft_logout": true });
-        if rule.load(SeqCst) { Fault::Answer(401, gone.to_string()) } else { Fault::None }
+        if signed_out.load(SeqCst) { Fault::Answer(401, gone.to_string()) } else { Fault::None }
     });
     inside.say(&room, "/echo after").await;
     host.noticed("has signed in again on the same device").await;
@@ -146,11 +153,77 @@ async fn a_soft_logout_is_followed_by_a_login_on_the_same_device() {
     let after = devices().await;
     assert_eq!(before.keys().collect::<Vec<_>>(), after.keys().collect::<Vec<_>>());
     assert_eq!(before.values().next().unwrap()["keys"], after.values().next().unwrap()["keys"]);
-    assert_eq!(proxy.count("/v3/login"), 2);
+    assert_eq!(proxy.count("/v3/login"), 3);
     host.stop().await;
     // What it was given then is what it starts with.
     let host = inside.start().await;
-    assert_eq!(proxy.count("/v3/login"), 2);
+    assert_eq!(proxy.count("/v3/login"), 3);
+    host.stop().await;
+}
+
+/// A server that takes longer for the first answer than the agent waits has it for the next try, which is the same request.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_first_answer_that_is_lost_is_asked_for_as_before() {
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let lost = AtomicUsize::new(0);
+    proxy.rule(move |request| {
+        let first = request.contains("/sync") && !request.contains("since=");
+        if first && lost.fetch_add(1, SeqCst) < 2 { Fault::Lost } else { Fault::None }
+    });
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    inside.say(&room, "/echo here").await;
+    assert_eq!(inside.answers(&room, 1).await, ["here"]);
+    host.stop().await;
+    let mut first = proxy.heard("/sync");
+    first.retain(|request| !request.contains("since="));
+    assert_eq!(first.len(), 3, "{first:?}");
+    assert!(first.iter().all(|request| *request == first[0]), "{first:?}");
+}
+
+/// What is said of the account or the server is no word about the message; and who is told when to come back comes then.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_a_word_about_the_message_itself_gives_it_up() {
+    const ASKED: Duration = Duration::from_secs(4);
+    let synapse = Synapse::shared().await.unwrap();
+    let (proxy, inside) = behind(synapse).await;
+    let host = inside.start().await;
+    let room = inside.room(direct()).await;
+    let limited =
+        json!({ "errcode": "M_LIMIT_EXCEEDED", "error": "slowly", "retry_after_ms": ASKED.as_millis() });
+    let says = |code: &str| json!({ "errcode": code, "error": "oh" }).to_string();
+    let answers = [
+        (429, limited.to_string()),
+        (429, says("M_LIMIT_EXCEEDED")),
+        (401, says("M_USER_LOCKED")),
+        (404, says("M_UNRECOGNIZED")),
+    ];
+    let (left, times) = (Mutex::new(answers.into_iter()), Arc::new(Mutex::new(Vec::new())));
+    let heard = times.clone();
+    proxy.rule(move |request| {
+        if !request.contains("/send/") {
+            return Fault::None;
+        }
+        heard.lock().unwrap().push(Instant::now());
+        left.lock().unwrap().next().map_or(Fault::None, |(status, body)| Fault::Answer(status, body))
+    });
+    inside.say(&room, "/echo patience").await;
+    inside.say(&room, "/echo and order").await;
+    assert_eq!(inside.answers(&room, 2).await, ["patience", "and order"]);
+    let times = times.lock().unwrap().clone();
+    assert_eq!(times.len(), 6);
+    assert!(times[1] - times[0] >= ASKED, "it came back before it should");
+
+    let refused = AtomicBool::new(false);
+    let unknown = says("M_UNKNOWN");
+    proxy.rule(move |request| match request.contains("/send/") && !refused.swap(true, SeqCst) {
+        true => Fault::Answer(400, unknown.clone()),
+        false => Fault::None,
+    });
+    inside.say(&room, "/echo never").await;
+    host.noticed("M_UNKNOWN").await;
+    assert_eq!(inside.to_the_end(&room).await, ["patience", "and order", "the end"]);
     host.stop().await;
 }
 

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     Live, convert_in,
-    failure::send_error,
+    failure::{is_unrecognized, send_error},
     sync::{Halt, halts},
 };
 use crate::{
@@ -120,15 +120,20 @@ async fn fetch(live: &Live, room: &Room, gap: Gap, left: &mut usize) -> Result<F
                     return Err(halt);
                 }
                 let (after, reason) = match send_error(&error) {
-                    SendError::Final { code, reason } if is_final(&code) || refused == REFUSALS => {
+                    SendError::Later { after, reason } if !is_unrecognized(&error) => (after, reason),
+                    SendError::Final { code, reason } if is_final(&code) => {
                         live.say(format!("events in {} could not be fetched: {reason}", room.room_id()));
                         break Reached::Bound;
                     }
-                    SendError::Final { reason, .. } => {
+                    // Words that mean nothing: not for ever.
+                    SendError::Final { reason, .. } | SendError::Later { reason, .. } => {
+                        if refused == REFUSALS {
+                            live.say(format!("events in {} could not be fetched: {reason}", room.room_id()));
+                            break Reached::Bound;
+                        }
                         refused += 1;
                         (None, reason)
                     }
-                    SendError::Later { after, reason } => (after, reason),
                 };
                 if live.standing.failed(&reason) {
                     live.say(format!(

@@ -3,13 +3,14 @@
 use std::{io::Read as _, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use matrix_sdk::ruma::{MxcUri, events::room::EncryptedFile};
+use matrix_sdk::ruma::{MxcUri, api::error::ErrorCode, events::room::EncryptedFile};
 use matrix_sdk_crypto::AttachmentDecryptor;
 use reqwest::{RequestBuilder, Response, StatusCode};
 use serde_json::Value;
 
 use super::{
     Live,
+    failure::passes,
     wire::{Wire, cause},
 };
 use crate::{chat::MediaError, event::MediaSource};
@@ -109,10 +110,10 @@ pub(super) async fn answered(request: RequestBuilder) -> Result<Response, Answer
     let said: Value = serde_json::from_slice(&said).unwrap_or_default();
     let code = said["errcode"].as_str().map(str::to_owned);
     let after = wait.or_else(|| said["retry_after_ms"].as_u64().map(Duration::from_millis));
-    // Only a Matrix error code says never; a proxy cannot. A token that is not known is the sync loop's affair.
+    // Only a Matrix error code says never; a proxy cannot.
     let may_come = status.is_server_error()
         || status == StatusCode::TOO_MANY_REQUESTS
-        || code.as_deref().is_none_or(|code| code == "M_UNKNOWN_TOKEN");
+        || code.as_deref().is_none_or(|code| passes(&ErrorCode::from(code)));
     let reason = format!("the server answers {status}");
     Err(Answered { reason, code, later: may_come, after, status: Some(status) })
 }

@@ -310,9 +310,9 @@ fn keep(store: &Store, session: &Session) -> Result<(), StartError> {
 }
 
 impl WireError {
-    /// The account is closed, or its password is another one.
+    /// The account is closed. A password that is refused may be taken later: so say servers, too, that cannot look it up.
     fn is_final(&self) -> bool {
-        matches!(self, Self::Refused { code, .. } if code == "M_USER_DEACTIVATED" || code == "M_FORBIDDEN")
+        matches!(self, Self::Refused { code, .. } if code == "M_USER_DEACTIVATED")
     }
 
     fn what(&self) -> String {

@@ -73,6 +73,30 @@ pub(super) struct Start {
     pub away: bool,
     /// The server has refused the position: what came since is looked for in each room.
     pub refused: bool,
+    /// Without a position, what makes its requests others than those before; the same for each try.
+    pub number: u64,
+}
+
+impl Start {
+    /// Where the agent was when it was stopped.
+    pub fn from(position: Option<String>, full_state: bool) -> Self {
+        Self { position, full_state, at_once: true, away: true, refused: false, number: nonce() }
+    }
+
+    /// After a batch that was handed over.
+    pub fn after(position: String) -> Self {
+        Self { at_once: false, away: false, ..Self::from(Some(position), false) }
+    }
+
+    /// In another session, which may have stored the answer that the server still has.
+    pub fn begin_anew(&mut self) {
+        (self.at_once, self.number) = (true, nonce());
+    }
+
+    /// The server does not take the position.
+    fn refused(self) -> Self {
+        Self { position: None, full_state: false, at_once: true, refused: true, number: nonce(), ..self }
+    }
 }
 
 /// Why there is nothing more to hand over.
@@ -132,8 +156,7 @@ pub(super) async fn step(live: Arc<Live>, mut start: Start) -> Result<Batch, Hal
                         plain(&error)
                     ));
                     live.broke();
-                    start =
-                        Start { position: None, full_state: false, at_once: true, refused: true, ..start };
+                    start = start.refused();
                     continue;
                 }
                 live.broke();
@@ -180,8 +203,9 @@ fn settings(start: &Start) -> SyncSettings {
     if start.position.is_none() {
         // Synapse answers the same request of the same device from a cache for two minutes. After a rejected
         // position that would be an answer from the past, and with its position everything since would come again:
-        // a name that nobody has makes it another request.
-        let nobody = format!("@{:x}:parlour.invalid", nonce());
+        // a name that nobody has makes it another request. Each try is the same one: a server that takes longer than
+        // the agent waits goes on with it, and has the answer for one of the next.
+        let nobody = format!("@{:x}:parlour.invalid", start.number);
         filter.room.timeline.not_senders.extend(nobody.try_into());
     }
     SyncSettings::new()

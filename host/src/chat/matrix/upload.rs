@@ -208,6 +208,8 @@ mod tests {
             &[ANY, "502 <html>"],
             &[ANY, "404 <html>"],
             &[ANY, "401 {\"errcode\":\"M_UNKNOWN_TOKEN\"}"],
+            &[ANY, "401 {\"errcode\":\"M_USER_LOCKED\"}"],
+            &[ANY, "403 {\"errcode\":\"M_RESOURCE_LIMIT_EXCEEDED\"}"],
             &[ANY, "200 {\"content_uri\":\"https://hs/a\"}"],
         ] {
             let (sent, _) = tell(answers).await;
