@@ -249,7 +249,7 @@ impl logging::Host for State {
     }
 }
 
-/// The two commits that an event costs at the least, of bytes like the journal's.
+/// An event in two commits, as whoever stores it before its handler runs makes them, of bytes like the journal's.
 pub struct Commits(rusqlite::Connection);
 
 impl Commits {

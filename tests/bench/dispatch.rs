@@ -3,8 +3,8 @@
 //! One side is an event's whole way: from the chat that hands it over to the chat that is told to send the answer,
 //! with journal, gate, lane, instance, call, commit and outbox. The other side is wasmtime alone, with the same
 //! engine settings and the same prepared component: a fresh instance and one call. Both run in turns, in the same
-//! process, and what counts is their ratio. With the SQLite journal, the other side also makes the two commits
-//! that the way must make: the event with its position, and the effect with "done".
+//! process, and what counts is their ratio. With the SQLite journal, the other side also makes two commits:
+//! the event with its position, and the effect with "done".
 
 mod bare;
 mod dispatch_chat;
@@ -57,7 +57,7 @@ fn main() -> Result<()> {
                 ours,
                 bare
             );
-            // What the same way costs without a disk, and the two commits that no way can do without.
+            // What the same way costs without a disk, and two commits.
             if durable && let Some(quick) = in_memory {
                 let least: Duration = quick + commits;
                 let ratio = ours.as_secs_f64() / least.as_secs_f64();

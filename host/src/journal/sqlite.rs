@@ -140,7 +140,7 @@ impl Journal for Sqlite {
     ) -> Result<Vec<Pending>, Error> {
         let agent = agent.clone();
         let session = session.cloned();
-        self.thread.read(move |db| inbox::pending(db, &agent, session.as_ref(), after, limit)).await
+        self.thread.read_all(move |db| inbox::pending(db, &agent, session.as_ref(), after, limit)).await
     }
 
     async fn commit(&self, mut commit: Commit) -> Result<Vec<Queued>, Error> {
@@ -372,7 +372,7 @@ impl Journal for Sqlite {
 
     async fn backlog(&self, agent: &AgentName) -> Result<Backlog, Error> {
         let agent = agent.clone();
-        self.thread.read(move |db| outbox::backlog(db, &agent)).await
+        self.thread.read_all(move |db| outbox::backlog(db, &agent)).await
     }
 
     async fn agents(&self) -> Result<Vec<AgentName>, Error> {
@@ -381,12 +381,12 @@ impl Journal for Sqlite {
 
     async fn last(&self, agent: &AgentName) -> Result<Last, Error> {
         let agent = agent.clone();
-        self.thread.read(move |db| story::last(db, &agent)).await
+        self.thread.read_all(move |db| story::last(db, &agent)).await
     }
 
     async fn story(&self, agent: &AgentName, event: &EventId) -> Result<Option<Story>, Error> {
         let (agent, event) = (agent.clone(), event.clone());
-        self.thread.read(move |db| story::story(db, &agent, &event)).await
+        self.thread.read_all(move |db| story::story(db, &agent, &event)).await
     }
 
     async fn tidy(&self, agent: &AgentName, tidy: Tidy) -> Result<bool, Error> {

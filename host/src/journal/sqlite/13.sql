@@ -94,10 +94,10 @@ CREATE TABLE new_unsent (
     effect       TEXT NOT NULL         -- JSON
 ) STRICT;
 UPDATE named SET row = coalesce(
-    (SELECT max(sent.contribution) << 16 | 65535 FROM sent JOIN contribution ON contribution.row = sent.contribution
+    (SELECT max(sent.contribution) << 16 FROM sent JOIN contribution ON contribution.row = sent.contribution
      WHERE sent.event = named.event AND contribution.agent = named.agent), row);
 INSERT INTO new_unsent (row, agent, ordinal, plugin, staged, effect)
-SELECT contribution << 16 | (row_number() OVER (PARTITION BY contribution ORDER BY row) - 1),
+SELECT contribution << 16 | row_number() OVER (PARTITION BY contribution ORDER BY row),
        agent, ordinal, plugin, staged, effect
 FROM unsent;
 DROP TABLE unsent;

@@ -14,7 +14,7 @@ pub(super) const APPLICATION: i32 = 0x7061_726c;
 
 /// Each brings the file from one version to the next; the number of the last is the version. One that was
 /// released is never changed.
-const MIGRATIONS: [&str; 13] = [
+pub(super) const MIGRATIONS: [&str; 13] = [
     include_str!("1.sql"),
     include_str!("2.sql"),
     include_str!("3.sql"),
@@ -38,7 +38,7 @@ const BUSY: Duration = Duration::from_secs(5);
 pub(super) const PAGE: u32 = 2048;
 
 /// More than there are statements, so that each is compiled once.
-const STATEMENTS: usize = 128;
+const STATEMENTS: usize = 256;
 
 /// Why the file is not opened.
 #[derive(Debug, thiserror::Error)]

@@ -1,7 +1,5 @@
 //! What deliveries have learnt, and what is kept of those that have ended.
 
-use std::collections::BTreeSet;
-
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{
@@ -79,7 +77,7 @@ pub(super) fn end(db: &Connection, agent: i64, delivery: &DeliveryId, ending: En
 
 fn remove_if(db: &Connection, agent: i64, delivery: &DeliveryId) -> Result<(), Failed> {
     let Some(row) = found(db, agent, delivery)? else { return Ok(()) };
-    remove(db, row).map(drop)
+    remove(db, row)
 }
 
 /// What has not ended: nobody asks for the others by their delivery.
@@ -195,8 +193,8 @@ pub(super) fn put_aside(db: &Connection, agent: &AgentName, delivery: &DeliveryI
 pub(super) fn components(db: &Connection) -> Result<Vec<String>, Failed> {
     let mut statement = db.prepare_cached(
         "SELECT digest FROM component
-         WHERE EXISTS (SELECT 1 FROM record WHERE component = component.id AND ended IS NOT NULL)
-               OR EXISTS (SELECT 1 FROM record WHERE component = component.id AND ended IS NULL)
+         WHERE id IN (SELECT component FROM record WHERE ended IS NOT NULL
+                      UNION ALL SELECT component FROM record WHERE ended IS NULL)
          ORDER BY digest",
     )?;
     let digests = statement.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
@@ -225,8 +223,9 @@ pub(super) fn forget(db: &Connection, before: i64, most: u64, limit: u32) -> Res
         .collect::<Result<_, _>>()?;
     let late = oldest.partition_point(|(_, ended, _)| *ended < before);
     gone.extend(oldest[..late].iter().map(|(row, ..)| *row));
-    // Adding up takes a look at all of them.
-    if late < left {
+    // Adding up takes a look at all of them, and so does what they are of.
+    let all = late < left;
+    if all {
         let mut bytes: i64 = db
             .prepare_cached("SELECT coalesce(sum(bytes), 0) FROM record WHERE ended IS NOT NULL")?
             .query_row([], |row| row.get(0))?;
@@ -240,28 +239,26 @@ pub(super) fn forget(db: &Connection, before: i64, most: u64, limit: u32) -> Res
             gone.push(*row);
         }
     }
-    let components: BTreeSet<i64> = gone.iter().map(|row| remove(db, *row)).collect::<Result<_, _>>()?;
-    components.into_iter().try_for_each(|component| forget_unused(db, component))?;
+    gone.iter().try_for_each(|row| remove(db, *row))?;
+    if all {
+        forget_unused(db)?;
+    }
     u32::try_from(gone.len()).map_err(|error| Failed(Error::Storage(error.to_string())))
 }
 
-/// Answers of which component it was.
-fn remove(db: &Connection, row: i64) -> Result<i64, Failed> {
+fn remove(db: &Connection, row: i64) -> Result<(), Failed> {
     db.prepare_cached("DELETE FROM answer WHERE record = ?1")?.execute([row])?;
-    let component = db
-        .prepare_cached("DELETE FROM record WHERE row = ?1 RETURNING component")?
-        .query_row([row], |row| row.get(0))?;
-    Ok(component)
+    db.prepare_cached("DELETE FROM record WHERE row = ?1")?.execute([row])?;
+    Ok(())
 }
 
-/// A component of which nothing is kept any more. What is kept is looked through from the oldest on, which mostly is of it;
-/// of one that is no longer there, all of it, once.
-fn forget_unused(db: &Connection, component: i64) -> Result<(), Failed> {
+/// Components of which nothing is kept any more.
+fn forget_unused(db: &Connection) -> Result<(), Failed> {
     db.prepare_cached(
         "DELETE FROM component
-         WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM record WHERE component = ?1 AND ended IS NOT NULL)
-                       AND NOT EXISTS (SELECT 1 FROM record WHERE component = ?1 AND ended IS NULL)",
+         WHERE id NOT IN (SELECT component FROM record WHERE ended IS NOT NULL
+                          UNION ALL SELECT component FROM record WHERE ended IS NULL)",
     )?
-    .execute([component])?;
+    .execute([])?;
     Ok(())
 }

@@ -14,7 +14,7 @@ use tokio::task::JoinSet;
 use super::*;
 use crate::{
     answers,
-    journal::{Became, Kept, Learnt, conformance::*},
+    journal::{Became, Happening, Kept, Learnt, Read, conformance::*},
 };
 
 fn folder() -> (TempDir, PathBuf) {
@@ -467,7 +467,7 @@ async fn what_was_received_and_cannot_be_written_is_written_later() {
     for error in [
         journal.settle().await.unwrap_err(),
         journal.announce(&me, &delivery("own"), vec![]).await.unwrap_err(),
-        journal.home(&me).await.unwrap_err(),
+        journal.backlog(&me).await.unwrap_err(),
     ] {
         assert!(error.to_string().contains("no such table"), "{error}");
     }
@@ -718,17 +718,22 @@ async fn the_rows_of_a_journal_stay_as_many() {
     assert_eq!(own, 10);
 }
 
-/// A file of the version before is brought up to date, and what it has is told as far as it was noted.
+/// A file of an older version.
+fn older(path: &Path, version: usize, fill: impl FnOnce(&Connection)) {
+    let db = Connection::open(path).unwrap();
+    for sql in &file::MIGRATIONS[..version] {
+        db.execute_batch(sql).unwrap();
+    }
+    fill(&db);
+    db.pragma_update(None, "application_id", file::APPLICATION).unwrap();
+    db.pragma_update(None, "user_version", version).unwrap();
+}
+
+/// A file of version 4 is brought up to date, and what it has is told as far as it was noted.
 #[tokio::test]
 async fn what_an_older_version_has_noted_is_told() {
     let (_folder, path) = folder();
-    {
-        let db = Connection::open(&path).unwrap();
-        for sql in
-            [include_str!("1.sql"), include_str!("2.sql"), include_str!("3.sql"), include_str!("4.sql")]
-        {
-            db.execute_batch(sql).unwrap();
-        }
+    older(&path, 4, |db| {
         db.execute_batch(
             "INSERT INTO agent (id, name) VALUES (1, 'researcher');
              INSERT INTO event (sequence, agent, id, room, session) VALUES (1, 1, '$1', '!room', 'lane');
@@ -748,9 +753,7 @@ async fn what_an_older_version_has_noted_is_told() {
             effects,
         )
         .unwrap();
-        db.pragma_update(None, "application_id", file::APPLICATION).unwrap();
-        db.pragma_update(None, "user_version", 4).unwrap();
-    }
+    });
     let journal = open(&path);
     let waiting = journal.unsent(&agent()).await.unwrap();
     let ids: Vec<_> = waiting.iter().map(|it| (it.id.delivery.as_str(), it.id.ordinal)).collect();
@@ -777,4 +780,156 @@ async fn what_an_older_version_has_noted_is_told() {
     assert!(next > Sequence(100), "numbers of what was removed are not given again: {next:?}");
     let queued = journal.commit(says(ends(next, "d4"), [message("x")])).await.unwrap();
     assert!(queued[0].row >> 16 > 100, "{queued:?}");
+}
+
+/// What version 12 kept in tables that are made anew is all there: what happened last, what deliveries have learnt, and
+/// which of two messages of a name is the newer one, though that waits.
+#[tokio::test]
+async fn what_version_12_has_kept_is_kept() {
+    let (_folder, path) = folder();
+    older(&path, 12, |db| {
+        let waits = serde_json::to_string(&named("n")).unwrap();
+        db.execute_batch(&format!(
+            "INSERT INTO agent (id, name) VALUES (1, 'researcher'), (2, 'other');
+             INSERT INTO event (sequence, agent, id, room, session, at, received, again)
+                 VALUES (5, 1, '$1', '!room', 'lane', 70, 60, 2);
+             INSERT INTO contribution (row, agent, delivery, event, plugin, outcome, at, line)
+                 VALUES (2, 1, 'd1', 5, 'echo', 'refused', 80, 'it said no');
+             INSERT INTO sent (contribution, ordinal, event, room, at, kind, target)
+                 VALUES (2, 0, '$older', '!room', 90, 'message', '!room');
+             INSERT INTO named (agent, plugin, name, row, event, room) VALUES (1, 'echo', 'n', 10, '$older', '!room');
+             INSERT INTO unsent (row, agent, contribution, ordinal, effect) VALUES (11, 1, 2, 1, '{waits}');
+             INSERT INTO last (agent, what, event, room, at, why) VALUES
+                 (1, 'accepted', '$1', '!room', 60, NULL), (1, 'dropped', '$2', '!other', 61, 'not listed'),
+                 (1, 'acknowledged', '$3', '!room', 62, NULL), (1, 'given-up', NULL, '!room', 63, 'M_FORBIDDEN');
+             INSERT INTO component (id, digest) VALUES (3, 'one'), (4, 'two');
+             INSERT INTO record (row, agent, delivery, plugin, event, component, begun, ended, is_full, bytes, said) VALUES
+                 (8, 1, 'd1', 'echo', '$1', 3, 60, 80, 1, 300, 'said then'),
+                 (9, 1, 'd2', 'echo', '$1', 4, 81, NULL, 0, 200, 'goes on');
+             INSERT INTO answer (record, key, place, at, fact, body)
+                 VALUES (8, zeroblob(32), 1, 75, '{{\"what\":\"value\",\"version\":6}}', x'01'),
+                        (9, zeroblob(32), 2, 82, '{{\"what\":\"time\"}}', x'');"
+        ))
+        .unwrap();
+    });
+    let journal = open(&path);
+    let last = journal.last(&agent()).await.unwrap();
+    let happened = |it: Option<Happening>| {
+        let Happening { event, room, at, why } = it.unwrap();
+        (event.map(|it| it.to_string()), room, at, why)
+    };
+    let at = |event: Option<&str>, room: &str, at, why: Option<&str>| {
+        (event.map(str::to_owned), room.to_owned(), at, why.map(str::to_owned))
+    };
+    assert_eq!(happened(last.accepted), at(Some("$1"), "!room", 60, None));
+    assert_eq!(happened(last.dropped), at(Some("$2"), "!other", 61, Some("not listed")));
+    assert_eq!(happened(last.acknowledged), at(Some("$3"), "!room", 62, None));
+    assert_eq!(happened(last.given_up), at(None, "!room", 63, Some("M_FORBIDDEN")));
+    let other = journal.last(&"other".parse().unwrap()).await.unwrap();
+    assert!(other.accepted.is_none() && other.given_up.is_none());
+
+    let story = journal.story(&agent(), &event("$1")).await.unwrap().unwrap();
+    assert_eq!((story.received, story.again), (Some(60), 2));
+    let [told] = &story.deliveries[..] else { panic!("{story:?}") };
+    assert_eq!((told.at, told.line.as_deref()), (Some(80), Some("it said no")));
+
+    let opening = |delivery: &str, component: &str, begun, said: &str| Opening {
+        agent: agent(),
+        delivery: delivery.parse().unwrap(),
+        plugin: plugin("echo"),
+        event: event("$1"),
+        component: component.into(),
+        begun,
+        said: said.into(),
+    };
+    let learnt = |order, at, fact, body: &[u8]| answers::Entry {
+        key: answers::Key([0; 32]),
+        order,
+        at,
+        fact,
+        body: body.to_vec(),
+    };
+    let ended = Record {
+        opening: opening("d1", "one", 60, "said then"),
+        ended: Some(80),
+        full: true,
+        entries: vec![learnt(1, 75, answers::Fact::Value { version: Some(6) }, &[1])],
+    };
+    let open = Record {
+        opening: opening("d2", "two", 81, "goes on"),
+        ended: None,
+        full: false,
+        entries: vec![learnt(2, 82, answers::Fact::Time, &[])],
+    };
+    assert_eq!(journal.past(&event("$1")).await.unwrap(), [ended]);
+    assert_eq!(journal.begun(&agent(), &event("$1")).await.unwrap(), [open]);
+    assert_eq!(journal.components().await.unwrap(), ["one", "two"]);
+
+    let name = async || journal.named(&agent(), &plugin("echo"), "n").await.unwrap();
+    assert!(matches!(name().await, Some(Named::Waiting { .. })), "{:?}", name().await);
+    let waiting = journal.unsent(&agent()).await.unwrap();
+    let sent = Sent::Accepted { event: event("$newer"), room: room("!room") };
+    journal.sent(&agent(), waiting[0].row, &sent).await.unwrap();
+    let newer = Some(Named::Sent { event: event("$newer"), room: room("!room"), file: false });
+    assert_eq!(name().await, newer);
+}
+
+/// What is asked for each event of a history that is read again.
+#[test]
+fn the_newest_event_is_looked_for_among_those_that_came_since() {
+    let (_folder, path) = folder();
+    drop(open(&path));
+    let db = Connection::open(&path).unwrap();
+    let mut plan = db.prepare(&format!("EXPLAIN QUERY PLAN {}", forget::NEWEST)).unwrap();
+    let steps = plan.query_map(["researcher", "!room"], |row| row.get::<_, String>(3)).unwrap();
+    let steps: Vec<String> = steps.map(Result::unwrap).filter(|step| step.contains(" event ")).collect();
+    assert_eq!(steps, ["SEARCH event USING INTEGER PRIMARY KEY (rowid>?)"]);
+}
+
+/// A version that learnt something and was put aside, or whose deliveries are not kept.
+#[tokio::test]
+async fn a_component_of_which_nothing_is_kept_is_forgotten() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    arrive(&*journal, "$1").await;
+    let opening = Opening {
+        agent: agent(),
+        delivery: delivery("d1"),
+        plugin: plugin("echo"),
+        event: event("$1"),
+        component: "a version".into(),
+        begun: 0,
+        said: String::new(),
+    };
+    journal.learn(&opening, Writing { entries: vec![], full: true }).await.unwrap();
+    let components =
+        || Connection::open(&path).unwrap().query_row("SELECT count(*) FROM component", [], |row| row.get(0));
+    assert_eq!(components(), Ok(1));
+    journal.put_aside(&agent(), &delivery("d1")).await.unwrap();
+    journal.forget_records(0, u64::MAX, 10).await.unwrap();
+    assert_eq!(components(), Ok(0));
+}
+
+/// A handler that reads what it remembers costs its event no place among those that wait; whoever looks for those
+/// finds it all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_handler_only_reads_is_never_filed() {
+    let (_folder, path) = folder();
+    let journal = open(&path);
+    let filed = || {
+        let count = |db: &Connection| Ok(db.query_row("SELECT count(*) FROM pending", [], |row| row.get(0))?);
+        journal.thread.read(count)
+    };
+    let release = hold(&journal).await;
+    let (_, found, before, waiting, after, ()) = tokio::join!(
+        arrive(&*journal, "$1"),
+        read(&*journal, "k"),
+        filed(),
+        pending(&*journal),
+        filed(),
+        async { drop(release) }
+    );
+    assert!(matches!(found, Read::Key { version: None, .. }));
+    assert_eq!((before.unwrap(), after.unwrap()), (0, 1));
+    assert_eq!(waiting, ["$1"]);
 }

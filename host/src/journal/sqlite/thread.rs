@@ -12,7 +12,7 @@
 //! them, or not at all. While they cannot be written, nothing is.
 //!
 //! What a group is about to write and may turn out to be over before it ends is written at its end, or before anybody looks
-//! ([`Unwritten`]).
+//! at it ([`Unwritten`]).
 //!
 //! A caller that goes away takes nothing with it: what it asked is done.
 
@@ -60,12 +60,20 @@ impl Thread {
         Ok(Self { calls: Some(calls), room: Arc::new(Semaphore::new(QUEUE)), handle: Some(handle) })
     }
 
-    /// Calls something that only reads.
+    /// Calls something that only reads, and nothing of what is unwritten.
     pub(super) async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Failed> + Send + 'static,
     ) -> Result<T, Error> {
         self.call(Asked::Read, work).await
+    }
+
+    /// The same, of what was unwritten, too.
+    pub(super) async fn read_all<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> Result<T, Failed> + Send + 'static,
+    ) -> Result<T, Error> {
+        self.call(Asked::ReadAll, work).await
     }
 
     /// Calls something that writes. If it fails, it has written nothing.
@@ -147,6 +155,7 @@ struct Queued {
 /// What is asked.
 enum Asked {
     Read(Box<dyn Call>),
+    ReadAll(Box<dyn Call>),
     Write(Box<dyn Call>),
     Commit(Box<dyn Call>),
     Ahead(Box<dyn Answering>),
@@ -299,7 +308,15 @@ impl<'a> Group<'a> {
 
     fn take(&mut self, asked: Asked) {
         match asked {
-            Asked::Read(call) => self.read(call),
+            Asked::Read(call) => {
+                self.begin_if_any();
+                self.read(call);
+            }
+            Asked::ReadAll(call) => {
+                self.begin_if_any();
+                self.write_all();
+                self.read(call);
+            }
             Asked::Write(call) => {
                 self.begin();
                 self.write_all();
@@ -322,10 +339,6 @@ impl<'a> Group<'a> {
 
     /// What is read of what others have written is told when that is on disk; what was done ahead will be.
     fn read(&mut self, mut call: Box<dyn Call>) {
-        if self.state.is_some() || !self.lasting.is_empty() {
-            self.begin();
-            self.write_all();
-        }
         if self.state.as_ref().is_none_or(Result::is_ok) {
             call.run(self.db);
             if !self.wrote {
@@ -399,6 +412,13 @@ impl<'a> Group<'a> {
         self.catch_up();
     }
 
+    /// The same for whoever only looks: where there is nothing, no group is opened.
+    fn begin_if_any(&mut self) {
+        if self.state.is_some() || !self.lasting.is_empty() {
+            self.begin();
+        }
+    }
+
     /// Does what is to be on disk before all that comes, if the group is open.
     fn catch_up(&mut self) {
         for lasting in self.lasting.iter_mut().filter(|lasting| !lasting.ran) {
@@ -444,10 +464,8 @@ impl<'a> Group<'a> {
 
     /// Commits, or takes all of it back, and answers.
     fn end(&mut self) {
-        if self.state.is_some() || !self.lasting.is_empty() {
-            self.begin();
-            self.write_all();
-        }
+        self.begin_if_any();
+        self.write_all();
         let durable = end(self.db, self.state.take());
         match &durable {
             Ok(()) => self.lasting.clear(),
