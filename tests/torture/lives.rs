@@ -57,6 +57,16 @@ impl Died {
         let at = usize::try_from(dice.below(self.left.len() as u64)).unwrap_or(0);
         self.left.swap_remove(at)
     }
+
+    /// Whether at each step at least half of those died that were to.
+    pub fn verdict(&self, kills: u64) -> Result<(), String> {
+        let least = kills / (STEPS.len() as u64 + 2) / 2;
+        let times = |step: &str| self.at.get(step).copied().unwrap_or_default();
+        match STEPS.into_iter().find(|step| times(step) < least) {
+            Some(step) => Err(format!("fewer than {least} hosts died at the step \"{step}\":{self}")),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Kills {

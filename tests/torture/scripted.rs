@@ -98,6 +98,7 @@ async fn lives() -> Result<(), String> {
     }
     println!("seed {seed}: {kills} kills, {} swaps, {count}; died:{died}", swaps.load(Relaxed));
     count.verdict().map_err(|wrong| format!("{wrong}; the hosts said:\n{}", life.said()))?;
+    died.verdict(kills)?;
     if finished { Ok(()) } else { Err(format!("not all was answered within {PATIENCE:?}")) }
 }
 
