@@ -348,7 +348,26 @@ async fn tokens_that_end_are_refreshed() {
     inside.answers(&room, count).await;
     host.kill().await;
     assert_eq!(proxy.count("/v3/login"), 1, "no password was needed");
-    assert_ne!(session()["refresh"], before["refresh"]);
+    let refreshed = session();
+    assert_ne!(refreshed["refresh"], before["refresh"]);
+
+    // Where the refresh token is worth nothing any more, one is: a crash before the newer one was kept.
+    let ended = async || synapse.whoami(refreshed["token"].as_str().unwrap()).await.is_err().then_some(());
+    eventually(ended).await;
+    let used =
+        json!({ "errcode": "M_UNKNOWN_TOKEN", "error": "it was used", "soft_logout": true }).to_string();
+    let refused = AtomicBool::new(false);
+    proxy.rule(move |request| match request.contains("/refresh") && !refused.swap(true, SeqCst) {
+        true => Fault::Answer(401, used.clone()),
+        false => Fault::None,
+    });
+    let host = inside.start().await;
+    count += 1;
+    inside.say(&room, "/echo and again").await;
+    inside.answers(&room, count).await;
+    host.stop().await;
+    assert_eq!(proxy.count("/v3/login"), 2);
+    assert_eq!(session()["device"], before["device"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
