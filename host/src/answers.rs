@@ -96,6 +96,15 @@ pub enum Fact {
         /// It may have changed something outside.
         changes: bool,
     },
+    /// An HTTP request failed before its answer began.
+    Failed {
+        /// In words.
+        request: String,
+        /// How, as the handler saw it.
+        error: Failure,
+        /// It may have changed something outside.
+        changes: bool,
+    },
     /// An answer of the language model.
     Llm {
         /// In words.
@@ -104,6 +113,16 @@ pub enum Fact {
         pieces: Vec<(String, String)>,
         /// How it ended; none where the handler did not wait for that.
         ended: Option<Ended>,
+        /// Why it broke off, where it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        broke: Option<Told>,
+    },
+    /// The language model did not begin to answer.
+    Unanswered {
+        /// In words.
+        request: String,
+        /// Why not.
+        error: Told,
     },
     /// A value that was read; the bytes are the entry's.
     Value {
@@ -137,6 +156,11 @@ pub enum Fact {
         /// BLAKE3 of it, in hexadecimal.
         digest: String,
     },
+    /// A file of a message was not to be had.
+    Unfetched {
+        /// Why not.
+        error: Told,
+    },
     /// The time at which the handler that was told to come later came again.
     Time,
 }
@@ -150,17 +174,79 @@ pub struct Ended {
     pub completion_tokens: Option<u32>,
 }
 
+/// How a request failed, as its handler saw it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "the words of wasi:http")]
+pub enum Failure {
+    DestinationIpProhibited,
+    DestinationUnavailable,
+    ConnectionRefused,
+    ConnectionTimeout,
+    ConnectionReadTimeout,
+    ConnectionLimitReached,
+    TlsCertificateError,
+    HttpRequestBodySize(Option<u64>),
+    HttpResponseIncomplete,
+    HttpResponseHeaderSectionSize(Option<u32>),
+    HttpResponseBodySize(Option<u64>),
+    HttpResponseTransferCoding(Option<String>),
+    HttpResponseContentCoding(Option<String>),
+    HttpResponseTimeout,
+    HttpProtocolError,
+    ConfigurationError,
+    InternalError(Option<String>),
+}
+
+/// What a handler was told in place of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "as in wit/types.wit")]
+pub struct Told {
+    pub kind: Kind,
+    pub code: Option<String>,
+    pub message: Option<String>,
+    pub retry_after: Option<u32>,
+}
+
+/// What went wrong, coarsely.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "as in wit/types.wit")]
+pub enum Kind {
+    Denied,
+    NotFound,
+    Invalid,
+    RateLimited,
+    TooLarge,
+    Timeout,
+    Unavailable,
+    Conflict,
+    Cancelled,
+    Unsupported,
+    Internal,
+    Other,
+}
+
+impl Told {
+    fn size(&self) -> usize {
+        [&self.code, &self.message].into_iter().flatten().map(String::len).sum()
+    }
+}
+
 impl Fact {
     fn size(&self) -> usize {
         match self {
-            Self::Begun { request } => request.len(),
+            Self::Begun { request } | Self::Failed { request, .. } => request.len(),
             Self::Http { request, headers, .. } => {
                 let headers = headers.iter().map(|(name, value)| name.len() + value.len() + 8);
                 request.len() + headers.sum::<usize>()
             }
-            Self::Llm { request, pieces, .. } => {
-                request.len() + pieces.iter().map(|(text, extra)| text.len() + extra.len() + 8).sum::<usize>()
+            Self::Llm { request, pieces, broke, .. } => {
+                let pieces = pieces.iter().map(|(text, extra)| text.len() + extra.len() + 8);
+                request.len() + pieces.sum::<usize>() + broke.as_ref().map_or(0, Told::size)
             }
+            Self::Unanswered { request, error } => request.len() + error.size(),
+            Self::Unfetched { error } => error.size(),
             Self::Keys { found } => found.iter().map(|key| key.len() + 4).sum(),
             Self::Timers { found, .. } => {
                 found.iter().map(|timer| TIMER + timer.key.len() + timer.payload.len()).sum()
@@ -172,7 +258,7 @@ impl Fact {
 
     /// It comes with what is written anyway: asking again costs nothing, and changes nothing.
     fn is_free(&self) -> bool {
-        self.is_read() || matches!(self, Self::File { .. } | Self::Time)
+        self.is_read() || matches!(self, Self::File { .. } | Self::Unfetched { .. } | Self::Time)
     }
 
     /// What was read in the journal: another time it may be otherwise.
@@ -190,13 +276,19 @@ impl Fact {
     /// Something outside was changed, or may have been.
     #[must_use]
     pub fn changes(&self) -> bool {
-        matches!(self, Self::Begun { .. } | Self::Http { changes: true, .. })
+        matches!(
+            self,
+            Self::Begun { .. } | Self::Http { changes: true, .. } | Self::Failed { changes: true, .. }
+        )
     }
 
     /// An answer that says "not now": nothing was got by it.
     fn is_not_now(&self) -> bool {
         match self {
-            Self::Begun { .. } => true,
+            Self::Begun { .. } | Self::Failed { .. } | Self::Unanswered { .. } | Self::Unfetched { .. } => {
+                true
+            }
+            Self::Llm { broke, .. } => broke.is_some(),
             Self::Http { status, .. } => matches!(status, 408 | 425 | 429 | 500..),
             _ => false,
         }
@@ -556,6 +648,44 @@ mod tests {
         assert!(book.found(&got).is_some(), "that it is not there was an answer");
         assert!(book.found(&busy).is_none() && book.begun() == 5, "it was busy then");
         assert!(book.learn(answer(busy, 200, b"")) && book.found(&busy).is_some());
+    }
+
+    #[test]
+    fn a_failure_is_an_answer_until_the_handler_says_later() {
+        let mut book = Book::new(1);
+        let told = |kind| Told { kind, code: None, message: Some("m".into()), retry_after: Some(7) };
+        let failures = [
+            Fact::Failed { request: "r".into(), error: Failure::ConnectionRefused, changes: false },
+            Fact::Unanswered { request: "r".into(), error: told(Kind::RateLimited) },
+            Fact::Unfetched { error: told(Kind::NotFound) },
+            Fact::Llm { request: "r".into(), pieces: vec![], ended: None, broke: Some(told(Kind::Timeout)) },
+        ];
+        let mut keys = Vec::new();
+        for fact in failures {
+            let key = book.ask("", "any", &digest([]));
+            let free = matches!(fact, Fact::Unfetched { .. });
+            let entry = Entry { key, order: 0, at: 1, fact: fact.clone(), body: vec![] };
+            assert_eq!(book.learn(entry), !free, "asking for a file costs nothing");
+            assert!(!book.changed());
+            keys.push(key);
+            let text = serde_json::to_string(&fact).unwrap();
+            assert_eq!(serde_json::from_str::<Fact>(&text).unwrap(), fact, "{text}");
+        }
+        book.again(Again::Conflict, 2);
+        assert!(keys.iter().all(|key| book.found(key).is_some()));
+        book.again(Again::Later, 2);
+        assert!(keys.iter().all(|key| book.found(key).is_none()));
+        let error = Failure::HttpResponseTimeout;
+        let fact = Fact::Failed { request: "r".into(), error, changes: true };
+        assert!(fact.changes(), "nobody knows what came of it");
+    }
+
+    #[test]
+    fn what_an_earlier_host_recorded_is_read() {
+        let text = r#"{"what":"llm","request":"r","pieces":[["a",""]],"ended":null}"#;
+        let read = serde_json::from_str::<Fact>(text).unwrap();
+        let pieces = vec![("a".to_owned(), String::new())];
+        assert_eq!(read, Fact::Llm { request: "r".into(), pieces, ended: None, broke: None });
     }
 
     #[test]

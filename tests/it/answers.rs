@@ -8,16 +8,18 @@ use std::{
         Arc,
         atomic::{AtomicU32, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use parlour::{
     Agent, HostBuilder,
-    chat::memory::Rooms,
+    chat::memory::{Rooms, message},
+    event::{Attachment, AttachmentKind, Message},
     id::{EventId, RoomId},
     journal::sqlite::Sqlite,
     llm,
-    settings::{Grants, InFlight, LlmGrant, Plugin},
+    settings::{Grants, InFlight, LlmGrant, Media, Plugin},
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
@@ -38,8 +40,8 @@ pub struct Heard {
     pub key: Option<String>,
 }
 
-/// A web server that counts: each answer is the number of its request. `/hold` is answered when it is let go, and `/busy` not
-/// at first.
+/// A web server that counts: each answer is the number of its request. `/hold` is answered when it is let go, `/after` when
+/// something was posted, `/busy` not at first, and at `/cut` it hangs up at first.
 pub struct Counting {
     pub address: SocketAddr,
     heard: watch::Receiver<Vec<Heard>>,
@@ -124,8 +126,16 @@ async fn serve(
         if line.ends_with("/hold") {
             drop(holds.wait_for(|held| !held).await);
         }
-        let busy =
-            line.ends_with("/busy") && hears.borrow().iter().filter(|heard| heard.line == line).count() == 1;
+        if line.ends_with("/after") {
+            let mut heard = hears.subscribe();
+            let posted = |heard: &Vec<Heard>| heard.iter().any(|heard| heard.line.starts_with("POST"));
+            drop(heard.wait_for(posted).await);
+        }
+        let first = hears.borrow().iter().filter(|heard| heard.line == line).count() == 1;
+        if line.ends_with("/cut") && first {
+            return Ok(());
+        }
+        let busy = line.ends_with("/busy") && first;
         let status = if busy { "503 Service Unavailable" } else { "200 OK" };
         let body = number.to_string();
         let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
@@ -146,6 +156,7 @@ fn errand(web: &Counting, in_flight: InFlight) -> Plugin {
         http: vec![web.origin().parse().unwrap()],
         llm: Some(LlmGrant::default()),
         tools: ["*".to_owned()].into(),
+        media: Some(Media::default()),
         ..Grants::default()
     };
     Plugin { grants, in_flight, ..Plugin::default() }
@@ -276,6 +287,99 @@ impl llm::Answer for Words {
         let finish_reason = "stop".into();
         self.0.is_empty().then(|| llm::Outcome { finish_reason, ..llm::Outcome::default() })
     }
+}
+
+/// A model that cannot answer at first, and then breaks off.
+struct Moody(Arc<AtomicU32>);
+
+struct Broken(bool);
+
+#[async_trait]
+impl llm::Backend for Moody {
+    async fn ask(&self, _: llm::Request) -> Result<Box<dyn llm::Answer>, llm::Failure> {
+        match self.0.fetch_add(1, Relaxed) {
+            0 => Err(llm::Failure::RateLimited { retry_after: Some(Duration::from_millis(7)) }),
+            1 => Ok(Box::new(Broken(false))),
+            _ => Ok(Box::new(Words(vec!["words", "two "]))),
+        }
+    }
+}
+
+#[async_trait]
+impl llm::Answer for Broken {
+    async fn next(&mut self) -> Result<Option<llm::Piece>, llm::Failure> {
+        if std::mem::replace(&mut self.0, true) {
+            return Err(llm::Failure::TooLarge("it says too much".into()));
+        }
+        Ok(Some(llm::Piece { text: "half a".into(), ..llm::Piece::default() }))
+    }
+
+    fn outcome(&self) -> Option<llm::Outcome> {
+        None
+    }
+}
+
+#[tokio::test]
+async fn what_failed_before_a_crash_has_failed() {
+    let scene = Scene::new().await;
+    let asked = Arc::<AtomicU32>::default();
+    let guests = [("errand", guest("errand"))];
+    let first = scene.host(&guests, InFlight::Fail, |builder| builder.llm(Moody(asked.clone()))).await;
+    let steps = "get URL/cut | post URL/once/cut | try model hello | try model hello | try model hello | \
+                 get URL/hold";
+    let event = scene.begun(steps).await;
+    first.kill().await;
+    scene.web.let_go();
+    let second = scene.host(&guests, InFlight::Fail, |builder| builder.llm(Moody(asked.clone()))).await;
+    let answer = second.answer_to(&scene.room, &event).await.text;
+    let cut = "error: ErrorCode::HttpProtocolError";
+    let models = "ErrorKind::RateLimited: the model is asked too often; ErrorKind::TooLarge: it says too much; two words";
+    assert_eq!(answer, format!("version-1 {cut}; {cut}; {models}; 200 4"));
+    assert_eq!(
+        (scene.heard("GET /cut"), scene.heard("POST /once/cut"), asked.load(Relaxed)),
+        (1, 1, 3),
+        "nobody is asked again"
+    );
+}
+
+#[tokio::test]
+async fn a_file_that_was_not_to_be_had_before_a_crash_is_not_there() {
+    let scene = Scene::new().await;
+    let first = scene.usual().await;
+    let file = scene.rooms.keep("remember me");
+    let attachment = Attachment {
+        kind: AttachmentKind::File,
+        name: "file".into(),
+        mime: None,
+        size: None,
+        duration: None,
+        source: Some(file.clone()),
+    };
+    scene.rooms.lose(&file);
+    // It is written down with the next answer.
+    let url = scene.web.origin();
+    let steps = format!("/errand try read | get {url}/a | get {url}/hold");
+    let message = Message { attachments: vec![attachment], ..message(&steps) };
+    let event = scene.rooms.post(ALICE, &scene.room, message);
+    scene.web.until_heard("GET /hold").await;
+    first.kill().await;
+    scene.rooms.replace(&file, "remember me");
+    scene.web.let_go();
+    let second = scene.usual().await;
+    let answer = second.answer_to(&scene.room, &event).await.text;
+    assert!(answer.starts_with("version-1 ErrorKind::NotFound: the file is not there"), "{answer}");
+}
+
+#[tokio::test]
+async fn who_comes_later_asks_again_what_had_failed() {
+    let scene = Scene::new().await;
+    let asked = Arc::<AtomicU32>::default();
+    let guests = [("errand", guest("errand"))];
+    let stage = scene.host(&guests, InFlight::Fail, |builder| builder.llm(Moody(asked.clone()))).await;
+    let url = scene.web.origin();
+    let answer = stage.ask(&format!("/errand get {url}/cut | try model hello | later")).await;
+    assert!(answer.starts_with("version-1 200 ") && answer.ends_with("; late"), "{answer}");
+    assert!(asked.load(Relaxed) > 1 && scene.heard("GET /cut") == 2, "{answer}");
 }
 
 #[tokio::test]

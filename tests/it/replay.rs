@@ -117,6 +117,20 @@ async fn an_event_is_run_again_by_the_same_and_by_another_version() {
     );
 }
 
+#[tokio::test]
+async fn what_failed_then_fails_now() {
+    let web = Counting::start().await;
+    let folder = folder(&web);
+    let folder = folder.path();
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let stage = host(folder, &rooms, &room, DAY).await;
+    let (event, answer) = asked(&stage, &rooms, &room, &format!("get {}/cut", web.origin())).await;
+    assert_eq!(answer, "version-1 error: ErrorCode::HttpProtocolError");
+    let (code, same) = replay(folder, &event, &[]);
+    assert!(code == 0 && same.contains("the same as then"), "{same}");
+}
+
 /// Which message had a name then is kept, too.
 #[tokio::test]
 async fn what_a_name_meant_then_is_meant_by_it() {

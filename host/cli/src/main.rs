@@ -53,7 +53,8 @@ enum Command {
     /// Run a past event again, from what is kept of it: nobody is asked, nothing is sent, nothing is kept
     ///
     /// Ends with 1 where it does something else than then, and with 2 where it cannot be run.
-    #[command(after_help = "Example: parlour replay '$abc' --plugin weather --with new.wasm")]
+    #[command(after_help = "Files of messages are not kept: a plugin that reads one gets an error.\n\n\
+                            Example: parlour replay '$abc' --plugin weather --with new.wasm")]
     Replay(replay::Options),
     /// Say how the host that runs here does: its agents, its plugins, and what waits
     ///

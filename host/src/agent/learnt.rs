@@ -131,8 +131,9 @@ impl Running {
         };
         let before = delivery.before.as_ref().map(|before| &before.record);
         let record = Recorder::new(Arc::new(keeper), self.shared.clock.clone(), before, opening);
-        let http = record.count(|fact| matches!(fact, Fact::Begun { .. } | Fact::Http { .. }));
-        let llm = record.count(|fact| matches!(fact, Fact::Llm { .. }));
+        let http =
+            record.count(|fact| matches!(fact, Fact::Begun { .. } | Fact::Http { .. } | Fact::Failed { .. }));
+        let llm = record.count(|fact| matches!(fact, Fact::Llm { .. } | Fact::Unanswered { .. }));
         let spent = Spent { http: AtomicU32::new(http), llm: AtomicU32::new(llm), ..Spent::default() };
         Learning { began, event, spent: Arc::new(spent), record }
     }

@@ -8,8 +8,9 @@ use std::sync::{
 
 use async_trait::async_trait;
 
+use super::types::{Error, ErrorKind};
 use crate::{
-    answers::{Again, Book, Counts, Entry, Fact, Key, Opening, Record, Writing, digest},
+    answers::{Again, Book, Counts, Entry, Fact, Key, Kind, Opening, Record, Told, Writing, digest},
     clock::Clock,
 };
 
@@ -193,6 +194,11 @@ impl Recorder {
         book.learn(Entry { key, order, at, fact, body })
     }
 
+    /// Notes what it cost nothing to ask: it is written down with what does.
+    pub fn keep(&self, key: Key, fact: Fact) {
+        let _written_later = self.note(key, self.now(), fact, vec![]);
+    }
+
     /// Writes what is not written yet.
     async fn write(&self, keeper: &dyn Keeper) {
         let _one = self.writing.lock().await;
@@ -263,6 +269,45 @@ impl Recorder {
     pub fn count(&self, of: impl Fn(&Fact) -> bool) -> u32 {
         self.book().count(of)
     }
+}
+
+/// An error, for the record.
+pub fn kept(error: &Error) -> Told {
+    let kind = match error.kind {
+        ErrorKind::Denied => Kind::Denied,
+        ErrorKind::NotFound => Kind::NotFound,
+        ErrorKind::Invalid => Kind::Invalid,
+        ErrorKind::RateLimited => Kind::RateLimited,
+        ErrorKind::TooLarge => Kind::TooLarge,
+        ErrorKind::Timeout => Kind::Timeout,
+        ErrorKind::Unavailable => Kind::Unavailable,
+        ErrorKind::Conflict => Kind::Conflict,
+        ErrorKind::Cancelled => Kind::Cancelled,
+        ErrorKind::Unsupported => Kind::Unsupported,
+        ErrorKind::Internal => Kind::Internal,
+        ErrorKind::Other => Kind::Other,
+    };
+    let (code, message) = (error.code.clone(), error.message.clone());
+    Told { kind, code, message, retry_after: error.retry_after }
+}
+
+/// An error that was recorded, for a guest.
+pub fn given(told: Told) -> Error {
+    let kind = match told.kind {
+        Kind::Denied => ErrorKind::Denied,
+        Kind::NotFound => ErrorKind::NotFound,
+        Kind::Invalid => ErrorKind::Invalid,
+        Kind::RateLimited => ErrorKind::RateLimited,
+        Kind::TooLarge => ErrorKind::TooLarge,
+        Kind::Timeout => ErrorKind::Timeout,
+        Kind::Unavailable => ErrorKind::Unavailable,
+        Kind::Conflict => ErrorKind::Conflict,
+        Kind::Cancelled => ErrorKind::Cancelled,
+        Kind::Unsupported => ErrorKind::Unsupported,
+        Kind::Internal => ErrorKind::Internal,
+        Kind::Other => ErrorKind::Other,
+    };
+    Error { kind, code: told.code, message: told.message, retry_after: told.retry_after, extra: None }
 }
 
 /// Whether an instance goes on: an answer that it dropped is one of which it wanted no more, and one that is dropped with it

@@ -27,7 +27,7 @@ pub use self::client::{Resolver, System};
 use self::{
     body::{Allowance, Incoming},
     client::{CONNECT, Outlet},
-    recorded::{Asking, Way},
+    recorded::{Asking, Question, Way},
 };
 use super::{
     Handling, Spent, State,
@@ -223,20 +223,26 @@ impl Outgoing {
             }
         }
         let scrubs = bound.iter().map(|bound| bound.scrub.clone()).collect();
-        Ok(Admitted { target, route, method: parts.method, headers, body, scrubs, slot, asking })
+        let outward = Outward { target, route, method: parts.method, headers, scrubs };
+        Ok(Admitted { outward, body, slot, asking })
     }
 }
 
 /// A request that may be sent.
 struct Admitted {
+    outward: Outward,
+    body: WasiBody,
+    slot: Slot,
+    asking: Asking,
+}
+
+/// What is sent, but for its body.
+struct Outward {
     target: Target,
     route: Route,
     method: http::Method,
     headers: HeaderMap,
-    body: WasiBody,
     scrubs: Vec<crate::scrub::Scrub>,
-    slot: Slot,
-    asking: Asking,
 }
 
 impl Admitted {
@@ -245,15 +251,48 @@ impl Admitted {
         outlet: Arc<Outlet>,
         options: RequestOptions,
     ) -> Result<(Response<WasiBody>, Io), Error> {
-        let Self { target, route, method, mut headers, body, scrubs, slot, asking } = self;
-        let deadline = |said: Option<Duration>| said.unwrap_or(DEADLINE).min(DEADLINE);
+        let Self { outward, body, slot, asking } = self;
         let nothing_more: Io = Box::new(std::future::ready(Ok(())));
-        let looked_at = tokio::time::timeout(deadline(options.first_byte_timeout), recorded::looked_at(body));
+        let first_byte = deadline(options.first_byte_timeout);
+        let looked_at = tokio::time::timeout(first_byte, recorded::looked_at(body));
         let (body, digest) = looked_at.await.map_err(|_| Error::HttpResponseTimeout)??;
-        let (question, mut slot) = match asking.way(digest, slot)? {
+        let (mut question, mut slot) = match asking.way(digest, slot).await? {
             Way::Answered(response) => return Ok((response, nothing_more)),
             Way::Open(question, slot) => (question, slot),
         };
+        let between = deadline(options.between_bytes_timeout);
+        let (answer, headers, scrubs) =
+            match outward.answer(body, &outlet, options, &mut question, &mut slot).await {
+                Ok(answer) => answer,
+                Err(error) => return Err(question.failed(error).await),
+            };
+        let mut response = Response::new(());
+        *response.status_mut() = answer.status();
+        *response.headers_mut() = headers;
+        let scrubbing = (!scrubs.is_empty()).then(|| Scrubbing::new(scrubs));
+        let length = answer.content_length().filter(|_| scrubbing.is_none());
+        let recording = question.came(answer.status(), response.headers(), length).await;
+        let incoming = Incoming::new(answer, scrubbing, between, slot, recording);
+        Ok((response.map(|()| incoming.body()), nothing_more))
+    }
+}
+
+/// How long something may take, where a plugin may have said less.
+fn deadline(said: Option<Duration>) -> Duration {
+    said.unwrap_or(DEADLINE).min(DEADLINE)
+}
+
+impl Outward {
+    /// The answer when it begins, with its headers as the guest may see them, and what is to be taken out of the rest.
+    async fn answer(
+        self,
+        body: WasiBody,
+        outlet: &Outlet,
+        options: RequestOptions,
+        question: &mut Question,
+        slot: &mut Slot,
+    ) -> Result<(reqwest::Response, HeaderMap, Vec<crate::scrub::Scrub>), Error> {
+        let Self { target, route, method, mut headers, scrubs } = self;
         let connect = options.connect_timeout.unwrap_or(CONNECT).min(CONNECT);
         // Those that wait may hold what the others wait for: they give up.
         let room = tokio::time::timeout(connect, outlet.room()).await;
@@ -276,15 +315,8 @@ impl Admitted {
                 client::failed(&error)
             }
         })?;
-        let mut response = Response::new(());
-        *response.status_mut() = answer.status();
-        *response.headers_mut() = clean(answer.headers(), &scrubs)?;
-        let scrubbing = (!scrubs.is_empty()).then(|| Scrubbing::new(scrubs));
-        let length = answer.content_length().filter(|_| scrubbing.is_none());
-        let recording = question.came(answer.status(), response.headers(), length).await;
-        let between = deadline(options.between_bytes_timeout);
-        let incoming = Incoming::new(answer, scrubbing, between, slot, recording);
-        Ok((response.map(|()| incoming.body()), nothing_more))
+        let headers = clean(answer.headers(), &scrubs)?;
+        Ok((answer, headers, scrubs))
     }
 }
 

@@ -13,12 +13,17 @@ use async_trait::async_trait;
 use wasmtime::component::Resource;
 
 use super::{
-    Handling, State,
+    Handling, State, answers,
     bindings::parlour::plugin::llm as wit,
     error,
     types::{Error, ErrorKind},
 };
-use crate::{id::AgentName, manifest::Permission, rate::Budgets};
+use crate::{
+    answers::{Entry, Fact},
+    id::AgentName,
+    manifest::Permission,
+    rate::Budgets,
+};
 
 /// Text of one request.
 const REQUEST: usize = 1024 * 1024;
@@ -192,11 +197,17 @@ impl State {
         let Admitted { backend, request, text } = admitted;
         let Handling { record, path, spent, .. } = self.handling()?;
         let (key, found) = record.ask(path, "llm", &recorded::digest(&request));
-        if let Some(entry) = found
-            && let Some(answer) = recorded::Recorded::of(&entry)
-        {
-            record.came(entry.at);
-            return Ok(Answering { answer: Box::new(answer), text, budget: None });
+        match found {
+            Some(Entry { at, fact: Fact::Llm { pieces, ended, broke, .. }, .. }) => {
+                record.came(at);
+                let answer = Box::new(recorded::Recorded::new(pieces, ended, broke));
+                return Ok(Answering { answer, text, budget: None });
+            }
+            Some(Entry { at, fact: Fact::Unanswered { error, .. }, .. }) => {
+                record.came(at);
+                return Err(answers::given(error));
+            }
+            _ => {}
         }
         let words = recorded::words(&request);
         if record.is_past(&words) {
@@ -206,7 +217,16 @@ impl State {
         if spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
         }
-        let answer = soon(backend.ask(request)).await.map_err(|failure| told(&failure))?;
+        let answer = match soon(backend.ask(request)).await {
+            Ok(answer) => answer,
+            Err(failure) => {
+                let (at, error) = (record.now(), told(&failure));
+                record.came(at);
+                let fact = Fact::Unanswered { request: words, error: answers::kept(&error) };
+                record.learn(key, at, fact, vec![]).await;
+                return Err(error);
+            }
+        };
         let alive = self.alive.clone();
         let answer = Box::new(recorded::Recording::new(answer, record.clone(), alive, key, words));
         Ok(Answering { answer, text, budget })
@@ -236,7 +256,7 @@ fn size(request: &wit::Request) -> usize {
 impl wit::HostAnswer for State {
     async fn next(&mut self, answer: Resource<Answering>) -> Reply<Option<wit::Piece>> {
         let answering = self.table.get_mut(&answer)?;
-        let next = soon(answering.answer.next()).await;
+        let next = answering.answer.next().await;
         let piece = |piece: Piece| {
             let piece = wit::Piece { text: piece.text, extra: extra(&piece.extra) };
             answering.text += (piece.text.len() + piece.extra.as_ref().map_or(0, String::len)) as u64;

@@ -14,6 +14,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::{
     Handling, State,
+    answers::{given, kept},
     bindings::parlour::plugin::media::{File, Host},
     error,
     types::{Error, ErrorKind},
@@ -222,23 +223,15 @@ impl State {
         if expected > left || left == 0 {
             return Err(error(ErrorKind::TooLarge, "one delivery reads at most 64 MiB of files"));
         }
-        if handling.spent.media.fetch_add(1, Relaxed) >= DOWNLOADS {
-            return Err(error(ErrorKind::TooLarge, "one delivery downloads at most 64 files"));
-        }
         let source = attachment.source.as_ref().ok_or_else(nowhere)?;
-        let mut room = self.room.take(most).await?;
-        let at_most = usize::try_from(most).unwrap_or(usize::MAX);
-        let bytes =
-            handling.media.source.fetch(source, at_most).await.map_err(|failed| told(failed, most))?;
-        let (what, digest) = (answers::digest([handle.as_bytes()]), blake3::hash(&bytes).to_string());
-        match handling.record.seen("file", &what) {
-            Some(Entry { fact: Fact::File { digest: before }, .. }) if before != digest => {
-                return Err(told(Failure::Altered, most));
-            }
-            _ => handling.record.saw("file", &what, Fact::File { digest }, Vec::new),
+        let Handling { record, path, .. } = handling;
+        let what = answers::digest([handle.as_bytes()]);
+        let (key, found) = record.ask(path, "fetch", &what);
+        if let Some(Entry { fact: Fact::Unfetched { error }, .. }) = found {
+            return Err(given(error));
         }
-        let room = room.split(kib(bytes.len() as u64) as usize);
-        let bytes = Bytes::from_owner(Kept { bytes, _room: room });
+        let fetched = fetched(handling, &self.room, source, &what, most).await;
+        let bytes = fetched.inspect_err(|error| record.keep(key, Fact::Unfetched { error: kept(error) }))?;
         held.fetched.insert(place, bytes.clone());
         Ok(bytes)
     }
@@ -346,6 +339,32 @@ fn handle_of_made(handling: &Handling, place: usize) -> String {
 fn attachment<'a>(handling: &'a Handling, handle: &str) -> Option<(usize, &'a Attachment)> {
     let Kind::Message(message) = &handling.event.kind else { return None };
     message.attachments.iter().enumerate().find(|(place, _)| self::handle(handling, *place) == handle)
+}
+
+/// Downloads a file that `what` stands for in the record. It is the one that was downloaded before, if it was.
+async fn fetched(
+    handling: &Handling,
+    room: &Room,
+    source: &MediaSource,
+    what: &[u8; 32],
+    most: u64,
+) -> Result<Bytes, Error> {
+    let Handling { media, spent, record, .. } = handling;
+    if spent.media.fetch_add(1, Relaxed) >= DOWNLOADS {
+        return Err(error(ErrorKind::TooLarge, "one delivery downloads at most 64 files"));
+    }
+    let mut room = room.take(most).await?;
+    let at_most = usize::try_from(most).unwrap_or(usize::MAX);
+    let bytes = media.source.fetch(source, at_most).await.map_err(|failed| told(failed, most))?;
+    let digest = blake3::hash(&bytes).to_string();
+    match record.seen("file", what) {
+        Some(Entry { fact: Fact::File { digest: before }, .. }) if before != digest => {
+            return Err(told(Failure::Altered, most));
+        }
+        _ => record.saw("file", what, Fact::File { digest }, Vec::new),
+    }
+    let room = room.split(kib(bytes.len() as u64) as usize);
+    Ok(Bytes::from_owner(Kept { bytes, _room: room }))
 }
 
 fn piece(bytes: &[u8], offset: u32, length: u32) -> &[u8] {

@@ -234,6 +234,11 @@ impl Rooms {
         self.lock().kept
     }
 
+    /// Puts something else in a file's place.
+    pub fn replace(&self, file: &MediaSource, bytes: impl Into<Bytes>) {
+        self.lock().files.insert(file.as_str().to_owned(), bytes.into());
+    }
+
     /// Removes a file, as a homeserver does some day.
     pub fn lose(&self, file: &MediaSource) {
         self.lock().files.remove(file.as_str());

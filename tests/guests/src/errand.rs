@@ -4,11 +4,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use parlour_plugin::{outbox::MessageRef, prelude::*};
 use wasip2::{
+    clocks::monotonic_clock::subscribe_duration,
     http::{
         outgoing_handler::handle,
-        types::{Fields, IncomingBody, Method, OutgoingBody, OutgoingRequest, Scheme},
+        types::{
+            Fields, FutureIncomingResponse, IncomingBody, Method, OutgoingBody, OutgoingRequest, Scheme,
+        },
     },
-    io::streams::StreamError,
+    io::{poll::poll, streams::StreamError},
 };
 
 struct Errand;
@@ -25,7 +28,8 @@ impl Commands for Errand {
     }
 
     fn run(call: Invocation) -> Result<(), Error> {
-        outbox::say(errand(&call.rest, call.message.sent)?)?;
+        let Message { sent, attachments, .. } = &call.message;
+        outbox::say(errand(&call.rest, &Given { sent: *sent, files: attachments })?)?;
         Ok(())
     }
 }
@@ -43,26 +47,53 @@ impl Tools for Errand {
     }
 
     fn call(call: ToolCall) -> Result<ToolResult, Error> {
-        Ok(ToolResult::new(errand(&call.text("steps").unwrap_or_default(), 0.0)?))
+        Ok(ToolResult::new(errand(
+            &call.text("steps").unwrap_or_default(),
+            &Given { sent: 0.0, files: &[] },
+        )?))
     }
 }
 
-fn errand(steps: &str, sent: f64) -> Result<String, Error> {
-    let learnt: Result<Vec<_>, Error> = steps.split(" | ").map(|step| one(step, sent)).collect();
+/// What the message has beside its steps.
+struct Given<'a> {
+    sent: f64,
+    files: &'a [Attachment],
+}
+
+fn errand(steps: &str, given: &Given<'_>) -> Result<String, Error> {
+    let learnt: Result<Vec<_>, Error> = steps.split(" | ").map(|step| one(step, given)).collect();
     Ok(format!("version-1 {}", learnt?.join("; ")))
 }
 
-fn one(step: &str, sent: f64) -> Result<String, Error> {
+fn one(step: &str, given: &Given<'_>) -> Result<String, Error> {
     let (what, rest) = step.split_once(' ').unwrap_or((step, ""));
     Ok(match what {
         "get" => fetch(&Method::Get, rest, true),
         "post" => fetch(&Method::Post, rest, true),
         "post-drawn" => {
-            let (number, time) = (one("draw", sent)?, one("time", sent)?);
+            let (number, time) = (one("draw", given)?, one("time", given)?);
             fetch(&Method::Post, &format!("{rest}/{number}/{time}"), true)
         }
         // Wants to know only whether it was taken.
         "tell" => fetch(&Method::Post, rest, false),
+        // Goes on with whatever came of a step.
+        "try" => one(rest, given).unwrap_or_else(|error| {
+            format!("{:?}: {}", error.kind, error.message.as_deref().unwrap_or_default())
+        }),
+        // Asks two, tells who was first, and reads both then.
+        "race" => {
+            let (first, second) = rest.split_once(' ').unwrap_or((rest, rest));
+            race(first, second).unwrap_or_else(|error| format!("error: {error}"))
+        }
+        // Waits for an answer for so many milliseconds.
+        "hurry" => {
+            let (time, url) = rest.split_once(' ').unwrap_or(("0", rest));
+            hurry(time.parse().unwrap_or(0), url).unwrap_or_else(|error| format!("error: {error}"))
+        }
+        "read" => {
+            let file = given.files.first().ok_or_else(|| Error::not_found("no file"))?;
+            String::from_utf8_lossy(&media::whole(&file.handle)?).into_owned()
+        }
         "model" => {
             let turns = vec![llm::Turn::new(llm::Role::User, rest.to_owned())];
             let pieces: Result<Vec<_>, Error> = (&llm::ask(&llm::Request::new(turns))?).into_iter().collect();
@@ -108,7 +139,7 @@ fn one(step: &str, sent: f64) -> Result<String, Error> {
         // At first it is not the time yet.
         "later" => {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            if now.as_secs_f64() * 1000.0 < sent + 1500.0 {
+            if now.as_secs_f64() * 1000.0 < given.sent + 1500.0 {
                 return Err(Error::unavailable("not yet").retry_after(500));
             }
             "late".into()
@@ -121,7 +152,32 @@ fn fetch(method: &Method, url: &str, whole: bool) -> String {
     request(method, url, whole).unwrap_or_else(|error| format!("error: {error}"))
 }
 
+fn race(first: &str, second: &str) -> Result<String, String> {
+    let coming = [sent(&Method::Get, first)?, sent(&Method::Get, second)?];
+    let waits = [coming[0].subscribe(), coming[1].subscribe()];
+    let won = poll(&[&waits[0], &waits[1]])[0];
+    drop(waits);
+    let origin = &first[..first.rfind('/').unwrap_or(first.len())];
+    request(&Method::Post, &format!("{origin}/won/{won}"), false)?;
+    let [first, second] = coming.map(|coming| answered(&coming, true));
+    Ok(format!("{won} was first of {} and {}", first?, second?))
+}
+
+fn hurry(time: u64, url: &str) -> Result<String, String> {
+    let coming = sent(&Method::Get, url)?;
+    let (answer, time) = (coming.subscribe(), subscribe_duration(time * 1_000_000));
+    if poll(&[&answer, &time]).contains(&1) {
+        return Ok("too late".into());
+    }
+    drop(answer);
+    answered(&coming, true)
+}
+
 fn request(method: &Method, url: &str, whole: bool) -> Result<String, String> {
+    answered(&sent(method, url)?, whole)
+}
+
+fn sent(method: &Method, url: &str) -> Result<FutureIncomingResponse, String> {
     let rest = url.strip_prefix("http://").ok_or("no http")?;
     let at = rest.find('/').unwrap_or(rest.len());
     let request = OutgoingRequest::new(Fields::new());
@@ -136,6 +192,10 @@ fn request(method: &Method, url: &str, whole: bool) -> Result<String, String> {
         stream.blocking_write_and_flush(b"what is posted").map_err(|error| error.to_string())?;
     }
     OutgoingBody::finish(body, None).map_err(|error| error.to_string())?;
+    Ok(coming)
+}
+
+fn answered(coming: &FutureIncomingResponse, whole: bool) -> Result<String, String> {
     coming.subscribe().block();
     let answer =
         coming.get().ok_or("no answer")?.map_err(|()| "taken")?.map_err(|error| error.to_string())?;

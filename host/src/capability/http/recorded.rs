@@ -14,7 +14,7 @@ use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::{Pieces, REQUESTS, Slot};
 use crate::{
-    answers::{self, Entry, Extent, Fact, Key},
+    answers::{self, Entry, Extent, Fact, Failure, Key},
     capability::{
         Spent,
         answers::{Alive, Recorder},
@@ -95,14 +95,17 @@ pub enum Way {
 pub struct Question {
     asking: Asking,
     key: Key,
+    /// It may have changed something: it was noted that it would be sent.
+    begun: bool,
 }
 
 impl Asking {
     /// Looks for the answer.
-    pub fn way(self, body: [u8; 32], slot: Slot) -> Result<Way, Error> {
+    pub async fn way(self, body: [u8; 32], slot: Slot) -> Result<Way, Error> {
         let request = answers::digest([self.head.as_slice(), &body]);
         let (key, found) = self.record.ask(&self.path, "http", &request);
         let again = self.in_flight == InFlight::Retry || !self.changes;
+        let begun = found.as_ref().is_some_and(|found| found.fact.changes());
         match found {
             Some(Entry { at, fact: Fact::Http { status, headers, extent, .. }, body, .. })
                 if extent != Extent::Head || !again =>
@@ -110,9 +113,14 @@ impl Asking {
                 self.record.came(at);
                 return Ok(Way::Answered(answered(status, &headers, extent, body, slot)?));
             }
-            Some(Entry { fact: Fact::Begun { .. }, .. }) if !again => {
+            Some(Entry { at, fact: Fact::Failed { error, .. }, .. }) => {
+                self.record.came(at);
+                return Err(given(error));
+            }
+            Some(Entry { at, fact: Fact::Begun { .. }, .. }) if !again => {
                 let line = "the host ended while this was under way, and nobody knows what came of it";
-                return Err(Error::InternalError(Some(line.into())));
+                let lost = Error::InternalError(Some(line.into()));
+                return Err(Question { asking: self, key, begun }.failed_at(at, lost).await);
             }
             _ => {}
         }
@@ -122,7 +130,54 @@ impl Asking {
         if self.spent.http.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(Error::ConnectionLimitReached);
         }
-        Ok(Way::Open(Question { asking: self, key }, slot))
+        Ok(Way::Open(Question { asking: self, key, begun }, slot))
+    }
+}
+
+/// An error of [`super::Admitted::send`], for the record.
+fn kept(error: &Error) -> Failure {
+    match error {
+        Error::DestinationIpProhibited => Failure::DestinationIpProhibited,
+        Error::DestinationUnavailable => Failure::DestinationUnavailable,
+        Error::ConnectionRefused => Failure::ConnectionRefused,
+        Error::ConnectionTimeout => Failure::ConnectionTimeout,
+        Error::ConnectionReadTimeout => Failure::ConnectionReadTimeout,
+        Error::ConnectionLimitReached => Failure::ConnectionLimitReached,
+        Error::TlsCertificateError => Failure::TlsCertificateError,
+        Error::HttpRequestBodySize(size) => Failure::HttpRequestBodySize(*size),
+        Error::HttpResponseIncomplete => Failure::HttpResponseIncomplete,
+        Error::HttpResponseHeaderSectionSize(size) => Failure::HttpResponseHeaderSectionSize(*size),
+        Error::HttpResponseBodySize(size) => Failure::HttpResponseBodySize(*size),
+        Error::HttpResponseTransferCoding(coding) => Failure::HttpResponseTransferCoding(coding.clone()),
+        Error::HttpResponseContentCoding(coding) => Failure::HttpResponseContentCoding(coding.clone()),
+        Error::HttpResponseTimeout => Failure::HttpResponseTimeout,
+        Error::HttpProtocolError => Failure::HttpProtocolError,
+        Error::ConfigurationError => Failure::ConfigurationError,
+        Error::InternalError(line) => Failure::InternalError(line.clone()),
+        _ => Failure::InternalError(None),
+    }
+}
+
+/// The same as the guest saw it.
+fn given(error: Failure) -> Error {
+    match error {
+        Failure::DestinationIpProhibited => Error::DestinationIpProhibited,
+        Failure::DestinationUnavailable => Error::DestinationUnavailable,
+        Failure::ConnectionRefused => Error::ConnectionRefused,
+        Failure::ConnectionTimeout => Error::ConnectionTimeout,
+        Failure::ConnectionReadTimeout => Error::ConnectionReadTimeout,
+        Failure::ConnectionLimitReached => Error::ConnectionLimitReached,
+        Failure::TlsCertificateError => Error::TlsCertificateError,
+        Failure::HttpRequestBodySize(size) => Error::HttpRequestBodySize(size),
+        Failure::HttpResponseIncomplete => Error::HttpResponseIncomplete,
+        Failure::HttpResponseHeaderSectionSize(size) => Error::HttpResponseHeaderSectionSize(size),
+        Failure::HttpResponseBodySize(size) => Error::HttpResponseBodySize(size),
+        Failure::HttpResponseTransferCoding(coding) => Error::HttpResponseTransferCoding(coding),
+        Failure::HttpResponseContentCoding(coding) => Error::HttpResponseContentCoding(coding),
+        Failure::HttpResponseTimeout => Error::HttpResponseTimeout,
+        Failure::HttpProtocolError => Error::HttpProtocolError,
+        Failure::ConfigurationError => Error::ConfigurationError,
+        Failure::InternalError(line) => Error::InternalError(line),
     }
 }
 
@@ -157,11 +212,12 @@ fn answered(
 
 impl Question {
     /// It is about to be sent: what may change something is noted, and gets what makes it count once.
-    pub async fn begins(&self, headers: &mut HeaderMap) -> Result<(), Error> {
-        let Self { asking: Asking { record, words, changes, in_flight, .. }, key } = self;
-        if !changes {
+    pub async fn begins(&mut self, headers: &mut HeaderMap) -> Result<(), Error> {
+        let Self { asking: Asking { record, words, changes, in_flight, .. }, key, begun } = self;
+        if !*changes {
             return Ok(());
         }
+        *begun = true;
         record.learn(*key, record.now(), Fact::Begun { request: words.clone() }, vec![]).await;
         // A guest that has one of its own knows better.
         if *in_flight == InFlight::Retry && !headers.contains_key(IDEMPOTENCY_KEY) {
@@ -173,9 +229,23 @@ impl Question {
         Ok(())
     }
 
+    /// There will be no answer: that is one, too.
+    pub async fn failed(self, error: Error) -> Error {
+        let at = self.asking.record.now();
+        self.failed_at(at, error).await
+    }
+
+    async fn failed_at(self, at: i64, error: Error) -> Error {
+        let Self { asking: Asking { record, words, .. }, key, begun } = self;
+        record.came(at);
+        let fact = Fact::Failed { request: words, error: kept(&error), changes: begun };
+        record.learn(key, at, fact, vec![]).await;
+        error
+    }
+
     /// The answer's head has come.
     pub async fn came(self, status: StatusCode, headers: &HeaderMap, length: Option<u64>) -> Recording {
-        let Self { asking: Asking { record, alive, words, changes, .. }, key } = self;
+        let Self { asking: Asking { record, alive, words, changes, .. }, key, .. } = self;
         let at = record.now();
         record.came(at);
         let text = |value: &HeaderValue| value.as_bytes().iter().map(|byte| char::from(*byte)).collect();

@@ -1,14 +1,14 @@
 //! Answers of the model that are written down when they end, and those that were.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde_json::json;
 
-use super::{Answer, Failure, Outcome, Piece, Request};
+use super::{Answer, Failure, Outcome, Piece, Request, soon, told};
 use crate::{
-    answers::{self, Ended, Entry, Fact, Key},
-    capability::answers::{Alive, Recorder},
+    answers::{self, Ended, Fact, Key, Kind, Told},
+    capability::answers::{Alive, Recorder, kept},
     text::escaped,
 };
 
@@ -59,10 +59,10 @@ impl Recording {
         Self { answer, record, alive, key, words, at, pieces: vec![], size: 0, over: false }
     }
 
-    fn fact(&mut self, ended: Option<Ended>) -> Fact {
+    fn fact(&mut self, ended: Option<Ended>, broke: Option<Told>) -> Fact {
         self.over = true;
         let (request, pieces) = (std::mem::take(&mut self.words), self.pieces());
-        Fact::Llm { request, pieces, ended }
+        Fact::Llm { request, pieces, ended, broke }
     }
 
     /// What has come, which is held here no longer.
@@ -75,7 +75,7 @@ impl Recording {
 #[async_trait]
 impl Answer for Recording {
     async fn next(&mut self) -> Result<Option<Piece>, Failure> {
-        let next = self.answer.next().await;
+        let next = soon(self.answer.next()).await;
         match &next {
             Ok(Some(piece)) if !self.over => {
                 let extra =
@@ -95,12 +95,14 @@ impl Answer for Recording {
                     prompt_tokens: outcome.prompt_tokens,
                     completion_tokens: outcome.completion_tokens,
                 });
-                let fact = self.fact(Some(ended.unwrap_or_else(unsaid)));
+                let fact = self.fact(Some(ended.unwrap_or_else(unsaid)), None);
                 self.record.learn(self.key, self.at, fact, vec![]).await;
             }
-            Ok(_) => {}
-            // What failed on its way is asked again.
-            Err(_) => self.over = true,
+            Err(failure) if !self.over => {
+                let fact = self.fact(None, Some(kept(&told(failure))));
+                self.record.learn(self.key, self.at, fact, vec![]).await;
+            }
+            _ => {}
         }
         next
     }
@@ -118,7 +120,7 @@ impl Drop for Recording {
     /// The guest wanted no more of it. Of one that it did not begin to read, nothing was got.
     fn drop(&mut self) {
         if !self.over && !self.pieces.is_empty() && self.alive.is() {
-            let fact = self.fact(None);
+            let fact = self.fact(None, None);
             self.record.learn_soon(self.key, self.at, fact, vec![]);
         }
         drop(self.pieces());
@@ -129,14 +131,28 @@ impl Drop for Recording {
 pub struct Recorded {
     pieces: VecDeque<(String, String)>,
     ended: Option<Ended>,
+    broke: Option<Told>,
     over: bool,
 }
 
 impl Recorded {
-    /// Of an entry that is one.
-    pub fn of(entry: &Entry) -> Option<Self> {
-        let Fact::Llm { pieces, ended, .. } = &entry.fact else { return None };
-        Some(Self { pieces: pieces.clone().into(), ended: ended.clone(), over: false })
+    pub fn new(pieces: Vec<(String, String)>, ended: Option<Ended>, broke: Option<Told>) -> Self {
+        Self { pieces: pieces.into(), ended, broke, over: false }
+    }
+}
+
+/// As the guest will see it.
+fn given(told: &Told) -> Failure {
+    let message = told.message.clone().unwrap_or_default();
+    match told.kind {
+        Kind::Invalid => Failure::Invalid(message),
+        Kind::RateLimited => {
+            let retry_after = told.retry_after.map(|after| Duration::from_millis(after.into()));
+            Failure::RateLimited { retry_after }
+        }
+        Kind::Timeout => Failure::Timeout,
+        Kind::TooLarge => Failure::TooLarge(message),
+        _ => Failure::Unavailable(message),
     }
 }
 
@@ -147,9 +163,10 @@ impl Answer for Recorded {
             return Ok(Some(Piece { text, extra: serde_json::from_str(&extra).unwrap_or_default() }));
         }
         self.over = true;
-        match &self.ended {
-            Some(_) => Ok(None),
-            None => Err(Failure::Unavailable("no more of this answer was kept".into())),
+        match (&self.ended, &self.broke) {
+            (Some(_), _) => Ok(None),
+            (None, Some(told)) => Err(given(told)),
+            (None, None) => Err(Failure::Unavailable("no more of this answer was kept".into())),
         }
     }
 

@@ -5,7 +5,7 @@ use super::{
     *,
 };
 use crate::{
-    answers::{Ended, Entry, Extent, Fact, Key, Opening, Record, Writing},
+    answers::{Ended, Entry, Extent, Fact, Failure, Key, Kind, Opening, Record, Told, Writing},
     journal::{Kept, Learnt},
 };
 
@@ -61,15 +61,21 @@ pub(super) async fn what_was_learnt_comes_back_whole(journal: Ledger) {
     let all: Vec<u8> = (0..=255).collect();
     let pieces = vec![("a\u{0}b".to_owned(), String::new()), (String::new(), "{\"a\":1}".into())];
     let ended = Some(Ended { finish_reason: "stop".into(), prompt_tokens: Some(7), completion_tokens: None });
+    let error = Failure::HttpResponseHeaderSectionSize(Some(7));
+    let (code, message) = (Some("altered".into()), Some("a\u{0}".into()));
+    let told = Told { kind: Kind::NotFound, code, message, retry_after: Some(u32::MAX) };
     let entries = vec![
         entry(1, 0, Fact::Begun { request: "POST http://a/ \u{202e}".into() }, b""),
         answered(2, 1, &all),
-        entry(3, 2, Fact::Llm { request: "?".into(), pieces, ended }, b""),
+        entry(3, 2, Fact::Llm { request: "?".into(), pieces, ended, broke: None }, b""),
         entry(4, 3, Fact::Value { version: Some(i64::MAX) }, &all),
         entry(5, 4, Fact::Value { version: None }, b""),
         entry(6, 5, Fact::Keys { found: vec!["a".into(), String::new()] }, b""),
         entry(7, 6, Fact::File { digest: "ab".into() }, b""),
         entry(8, 7, Fact::Time, b""),
+        entry(9, 8, Fact::Failed { request: "GET http://a/".into(), error, changes: false }, b""),
+        entry(10, 9, Fact::Unanswered { request: "?".into(), error: told.clone() }, b""),
+        entry(11, 10, Fact::Unfetched { error: told }, b""),
     ];
     let opening = Opening { said: "{\"text\":\"\\u0000\"}".into(), ..opening("d1", "$1", "c1") };
     assert_eq!(begun(&*journal, "$1").await, []);
