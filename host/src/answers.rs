@@ -78,10 +78,13 @@ pub enum Extent {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "kebab-case")]
 pub enum Fact {
-    /// A request that may change something outside was about to be sent.
+    /// A request that may change something outside, or costs something, was about to be sent.
     Begun {
         /// In words.
         request: String,
+        /// It may have changed something outside.
+        #[serde(default = "yes")]
+        changes: bool,
     },
     /// An answer to an HTTP request, as the handler saw it; the body is the entry's.
     Http {
@@ -165,6 +168,11 @@ pub enum Fact {
     Time,
 }
 
+/// What was begun is a change where nothing else is said of it: it was, before models were noted.
+fn yes() -> bool {
+    true
+}
+
 /// How an answer of the model ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "as in wit/llm.wit")]
@@ -236,7 +244,7 @@ impl Told {
 impl Fact {
     fn size(&self) -> usize {
         match self {
-            Self::Begun { request } | Self::Failed { request, .. } => request.len(),
+            Self::Begun { request, .. } | Self::Failed { request, .. } => request.len(),
             Self::Http { request, headers, .. } => {
                 let headers = headers.iter().map(|(name, value)| name.len() + value.len() + 8);
                 request.len() + headers.sum::<usize>()
@@ -273,12 +281,19 @@ impl Fact {
         )
     }
 
+    /// Nothing is known of it but that it was asked, and it changes nothing.
+    fn is_open(&self) -> bool {
+        matches!(self, Self::Begun { changes: false, .. })
+    }
+
     /// Something outside was changed, or may have been.
     #[must_use]
     pub fn changes(&self) -> bool {
         matches!(
             self,
-            Self::Begun { .. } | Self::Http { changes: true, .. } | Self::Failed { changes: true, .. }
+            Self::Begun { changes: true, .. }
+                | Self::Http { changes: true, .. }
+                | Self::Failed { changes: true, .. }
         )
     }
 
@@ -454,8 +469,9 @@ impl Book {
     /// What another version would be told, too: not what this one read of what it remembers.
     #[must_use]
     pub fn told(&self) -> Vec<Entry> {
-        let told =
-            self.entries.iter().filter(|(key, entry)| !entry.fact.is_read() && !self.aside.contains(key));
+        let told = self.entries.iter().filter(|(key, entry)| {
+            !entry.fact.is_read() && !entry.fact.is_open() && !self.aside.contains(key)
+        });
         told.map(|(_, entry)| entry.clone()).collect()
     }
 
@@ -485,6 +501,7 @@ impl Book {
         // A note that something is about to be changed is small, and always made.
         let noted = matches!(entry.fact, Fact::Begun { .. });
         if self.bytes - before + size > MOST && !noted {
+            self.leave(&key);
             return self.overflow();
         }
         self.bytes = self.bytes - before + size;
@@ -492,6 +509,15 @@ impl Book {
         self.entries.insert(key, entry);
         self.unwritten.insert(key);
         !free
+    }
+
+    /// The answer to what was only noted is not recorded: whoever runs again in this process asks anew, where that changes
+    /// nothing.
+    pub fn leave(&mut self, key: &Key) {
+        if self.entries.get(key).is_some_and(|entry| matches!(entry.fact, Fact::Begun { changes: false, .. }))
+        {
+            self.aside.insert(*key);
+        }
     }
 
     /// There is no room for something; answers whether that is to be written now.
@@ -681,11 +707,30 @@ mod tests {
     }
 
     #[test]
+    fn a_question_to_the_model_costs_and_changes_nothing() {
+        let mut book = Book::new(1);
+        let key = book.ask("", "llm", &digest([]));
+        let fact = Fact::Begun { request: "llm: r".into(), changes: false };
+        let noted = Entry { key, order: 0, at: 1, fact, body: vec![] };
+        assert!(book.learn(noted.clone()), "it is written before the model is asked");
+        assert!(!book.changed() && book.told().is_empty());
+        assert_eq!(book.take().entries, [noted]);
+        // What it answers is too much to be recorded.
+        let pieces = vec![("a".repeat(MOST), String::new())];
+        let fact = Fact::Llm { request: "llm: r".into(), pieces, ended: None, broke: None };
+        assert!(book.learn(Entry { key, order: 1, at: 1, fact, body: vec![] }));
+        book.again(Again::Conflict, 2);
+        assert!(book.found(&key).is_none() && book.is_full(), "the host has not ended");
+    }
+
+    #[test]
     fn what_an_earlier_host_recorded_is_read() {
         let text = r#"{"what":"llm","request":"r","pieces":[["a",""]],"ended":null}"#;
         let read = serde_json::from_str::<Fact>(text).unwrap();
         let pieces = vec![("a".to_owned(), String::new())];
         assert_eq!(read, Fact::Llm { request: "r".into(), pieces, ended: None, broke: None });
+        let read = serde_json::from_str::<Fact>(r#"{"what":"begun","request":"r"}"#).unwrap();
+        assert_eq!(read, Fact::Begun { request: "r".into(), changes: true });
     }
 
     #[test]
@@ -699,7 +744,7 @@ mod tests {
         assert!(book.learn(answer(next, 200, &large)) && book.found(&next).is_none());
         assert_eq!(book.take(), Writing { entries: vec![], full: true });
         assert!(!book.learn(answer(next, 200, &large)) && book.take().is_empty());
-        let noted = Fact::Begun { request: "POST http://a/".into() };
+        let noted = Fact::Begun { request: "POST http://a/".into(), changes: true };
         let noted = Entry { key: next, order: 0, at: 1, fact: noted, body: vec![] };
         assert!(book.learn(noted));
         assert_eq!(book.take().entries.len(), 1);

@@ -43,7 +43,7 @@ use crate::{
     id::{AgentName, DeliveryId, EventId, PluginName, SessionId, UserId},
     manifest::Permission,
     secret::Secrets,
-    settings::Role,
+    settings::{InFlight, Role},
     tally::Counts,
 };
 
@@ -184,6 +184,8 @@ pub struct State {
     pub room: media::Room,
     /// What it reads the time by.
     pub clocks: clocks::Clocks,
+    /// What becomes of what was under way when the host was ended.
+    pub in_flight: InFlight,
     /// Its plugin handles timers.
     pub has_timers: bool,
     /// What its plugin has used of the model.

@@ -620,6 +620,7 @@ impl Engine {
             files,
             room: plugin.room.clone(),
             clocks,
+            in_flight: plugin.in_flight,
             has_timers: plugin.timers.is_some(),
             said: plugin.said.clone(),
             tokens: plugin.tokens.clone(),

@@ -382,6 +382,61 @@ async fn who_comes_later_asks_again_what_had_failed() {
     assert!(asked.load(Relaxed) > 1 && scene.heard("GET /cut") == 2, "{answer}");
 }
 
+/// A model that is silent the first time.
+struct Silent(watch::Sender<u32>);
+
+#[async_trait]
+impl llm::Backend for Silent {
+    async fn ask(&self, _: llm::Request) -> Result<Box<dyn llm::Answer>, llm::Failure> {
+        let mut asked = 0;
+        self.0.send_modify(|count| {
+            *count += 1;
+            asked = *count;
+        });
+        if asked == 1 {
+            std::future::pending::<()>().await;
+        }
+        Ok(Box::new(Words(vec!["words", "two "])))
+    }
+}
+
+#[tokio::test]
+async fn a_model_that_was_being_asked_is_told_or_asked_again() {
+    let newer: Arc<[u8]> = patched(&guest("errand"), "version-1", "version-2").into();
+    let lost = "version-1 ErrorKind::Internal: the host ended while this was under way, and nobody knows what came of it";
+    for (in_flight, then, answered, count) in [
+        (InFlight::Fail, guest("errand"), lost, 1),
+        (InFlight::Retry, guest("errand"), "version-1 two words", 2),
+        // It has changed nothing: another version begins anew.
+        (InFlight::Fail, newer, "version-2 two words", 2),
+    ] {
+        let scene = Scene::new().await;
+        let (asks, mut asked) = watch::channel(0);
+        let model = |builder: HostBuilder| builder.llm(Silent(asks.clone()));
+        let first = scene.host(&[("errand", guest("errand"))], in_flight, model).await;
+        let event = scene.rooms.say(ALICE, &scene.room, "/errand try model hello");
+        drop(tokio::time::timeout(PATIENCE, asked.wait_for(|asked| *asked == 1)).await.unwrap().unwrap());
+        first.kill().await;
+        let second = scene.host(&[("errand", then)], in_flight, model).await;
+        assert_eq!(second.answer_to(&scene.room, &event).await.text, answered);
+        assert_eq!(*asked.borrow(), count);
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_nobody_read_was_not_under_way() {
+    let scene = Scene::new().await;
+    let asked = Arc::<AtomicU32>::default();
+    let guests = [("errand", guest("errand"))];
+    let first = scene.host(&guests, InFlight::Fail, |builder| builder.llm(Model(asked.clone()))).await;
+    let event = scene.begun("try ask hello | post URL/a | get URL/hold").await;
+    first.kill().await;
+    scene.web.let_go();
+    let second = scene.host(&guests, InFlight::Fail, |builder| builder.llm(Model(asked.clone()))).await;
+    let answer = second.answer_to(&scene.room, &event).await.text;
+    assert_eq!((answer.as_str(), asked.load(Relaxed)), ("version-1 asked; 200 1; 200 3", 1));
+}
+
 #[tokio::test]
 async fn the_model_is_not_asked_twice_and_nor_is_who_a_tool_asks() {
     let scene = Scene::new().await;

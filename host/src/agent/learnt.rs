@@ -131,9 +131,12 @@ impl Running {
         };
         let before = delivery.before.as_ref().map(|before| &before.record);
         let record = Recorder::new(Arc::new(keeper), self.shared.clock.clone(), before, opening);
-        let http =
-            record.count(|fact| matches!(fact, Fact::Begun { .. } | Fact::Http { .. } | Fact::Failed { .. }));
-        let llm = record.count(|fact| matches!(fact, Fact::Llm { .. } | Fact::Unanswered { .. }));
+        let http = record.count(|fact| {
+            matches!(fact, Fact::Begun { changes: true, .. } | Fact::Http { .. } | Fact::Failed { .. })
+        });
+        let llm = record.count(|fact| {
+            matches!(fact, Fact::Begun { changes: false, .. } | Fact::Llm { .. } | Fact::Unanswered { .. })
+        });
         let spent = Spent { http: AtomicU32::new(http), llm: AtomicU32::new(llm), ..Spent::default() };
         Learning { began, event, spent: Arc::new(spent), record }
     }

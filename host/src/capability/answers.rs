@@ -21,10 +21,15 @@ pub trait Keeper: Send + Sync {
     async fn learn(&self, opening: Opening, writing: Writing);
 }
 
+/// What is said of what was under way when the host ended, and is not asked again.
+pub const LOST: &str = "the host ended while this was under way, and nobody knows what came of it";
+
 /// What is recorded of one delivery, over all its attempts and tools.
 pub struct Recorder {
     /// None where a past event is looked at: then nobody outside is asked.
     keeper: Option<Arc<dyn Keeper>>,
+    /// It is one that has ended.
+    replays: bool,
     opening: Box<dyn Fn(i64) -> Opening + Send + Sync>,
     book: Mutex<Book>,
     /// One write after the other: what was learnt first is written first.
@@ -59,11 +64,16 @@ impl Recorder {
         opening: impl Fn(i64) -> Opening + Send + Sync + 'static,
     ) -> Arc<Self> {
         let book = before.map_or_else(|| Book::new(now(&clock)), Book::of);
-        Self::with(Some(keeper), clock, book, before.is_some(), Box::new(opening))
+        Self::with(Some(keeper), clock, book, before.is_some(), Box::new(opening)).into()
     }
 
     /// To look at a delivery of the past.
     pub fn past(record: Record) -> Arc<Self> {
+        Self { replays: true, ..Self::looked_at(record) }.into()
+    }
+
+    /// Nobody outside is asked.
+    fn looked_at(record: Record) -> Self {
         let book = Book::of(&record);
         let opening = record.opening;
         Self::with(None, Clock::default(), book, true, Box::new(move |_| opening.clone()))
@@ -75,10 +85,11 @@ impl Recorder {
         book: Book,
         written: bool,
         opening: Box<dyn Fn(i64) -> Opening + Send + Sync>,
-    ) -> Arc<Self> {
+    ) -> Self {
         let clock = Arc::new(AtomicI64::new(book.begun()));
-        Arc::new(Self {
+        Self {
             keeper,
+            replays: false,
             opening,
             book: Mutex::new(book),
             writing: tokio::sync::Mutex::default(),
@@ -86,7 +97,7 @@ impl Recorder {
             now,
             clock,
             unknown: Mutex::default(),
-        })
+        }
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
@@ -98,6 +109,11 @@ impl Recorder {
         let mut book = self.book();
         book.again(why, self.now());
         self.clock.store(book.begun(), Relaxed);
+    }
+
+    /// There is no room for the answer to this.
+    pub fn leave(&self, key: &Key) {
+        self.book().leave(key);
     }
 
     /// How often each thing was asked, to come back to where a tool that runs again is told the same.
@@ -119,7 +135,8 @@ impl Recorder {
     pub fn rehearsal(&self) -> Arc<Self> {
         let book = self.book();
         let opening = (self.opening)(book.begun());
-        Self::past(Record { opening, ended: None, full: book.is_full(), entries: book.told() })
+        let told = Record { opening, ended: None, full: book.is_full(), entries: book.told() };
+        Self::looked_at(told).into()
     }
 
     /// What time it is, in milliseconds since 1970.
@@ -135,6 +152,11 @@ impl Recorder {
     /// An answer is given that came at this time.
     pub fn came(&self, at: i64) {
         self.clock.fetch_max(at, Relaxed);
+    }
+
+    /// Whether a delivery is looked at that has ended: what was under way then has no answer now.
+    pub fn replays(&self) -> bool {
+        self.replays
     }
 
     /// Whether nobody outside is asked; what would have been is noted.

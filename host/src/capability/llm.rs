@@ -23,6 +23,7 @@ use crate::{
     id::AgentName,
     manifest::Permission,
     rate::Budgets,
+    settings::InFlight,
 };
 
 /// Text of one request.
@@ -196,6 +197,8 @@ impl State {
     async fn answered(&mut self, admitted: Admitted) -> Result<Answering, Error> {
         let Admitted { backend, request, text } = admitted;
         let Handling { record, path, spent, .. } = self.handling()?;
+        let again = !record.replays() && self.in_flight == InFlight::Retry;
+        let words = recorded::words(&request);
         let (key, found) = record.ask(path, "llm", &recorded::digest(&request));
         match found {
             Some(Entry { at, fact: Fact::Llm { pieces, ended, broke, .. }, .. }) => {
@@ -207,9 +210,12 @@ impl State {
                 record.came(at);
                 return Err(answers::given(error));
             }
+            Some(Entry { at, fact: Fact::Begun { .. }, .. }) if !again => {
+                let lost = error(ErrorKind::Internal, answers::LOST);
+                return Err(recorded::unanswered(record, key, at, words, lost).await);
+            }
             _ => {}
         }
-        let words = recorded::words(&request);
         if record.is_past(&words) {
             return Err(error(ErrorKind::Unavailable, "this was never asked"));
         }
@@ -217,14 +223,13 @@ impl State {
         if spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
         }
+        let noted = Fact::Begun { request: words.clone(), changes: false };
+        record.learn(key, record.now(), noted, vec![]).await;
         let answer = match soon(backend.ask(request)).await {
             Ok(answer) => answer,
             Err(failure) => {
-                let (at, error) = (record.now(), told(&failure));
-                record.came(at);
-                let fact = Fact::Unanswered { request: words, error: answers::kept(&error) };
-                record.learn(key, at, fact, vec![]).await;
-                return Err(error);
+                let failed = recorded::unanswered(record, key, record.now(), words, told(&failure));
+                return Err(failed.await);
             }
         };
         let alive = self.alive.clone();

@@ -99,6 +99,12 @@ fn one(step: &str, given: &Given<'_>) -> Result<String, Error> {
             let pieces: Result<Vec<_>, Error> = (&llm::ask(&llm::Request::new(turns))?).into_iter().collect();
             pieces?.into_iter().map(|piece| piece.text).collect()
         }
+        // Wants to know only whether it answers.
+        "ask" => {
+            let turns = vec![llm::Turn::new(llm::Role::User, rest.to_owned())];
+            drop(llm::ask(&llm::Request::new(turns))?);
+            "asked".into()
+        }
         "draw" => random::within(0..=u32::MAX - 1).to_string(),
         "time" => SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis().to_string(),
         "count" => kv::increment(kv::Scope::Plugin, rest, 1)?.to_string(),

@@ -412,7 +412,7 @@ fn opening(word: &str) -> Opening {
 }
 
 fn learnt() -> Writing {
-    let fact = Fact::Begun { request: "POST http://a/".into() };
+    let fact = Fact::Begun { request: "POST http://a/".into(), changes: true };
     let entry = parlour::answers::Entry { key: Key([7; 32]), order: 0, at: 1, fact, body: vec![7; 700] };
     Writing { entries: vec![entry], full: false }
 }

@@ -17,7 +17,7 @@ use crate::{
     answers::{self, Entry, Extent, Fact, Failure, Key},
     capability::{
         Spent,
-        answers::{Alive, Recorder},
+        answers::{Alive, LOST, Recorder},
     },
     settings::InFlight,
 };
@@ -104,7 +104,7 @@ impl Asking {
     pub async fn way(self, body: [u8; 32], slot: Slot) -> Result<Way, Error> {
         let request = answers::digest([self.head.as_slice(), &body]);
         let (key, found) = self.record.ask(&self.path, "http", &request);
-        let again = self.in_flight == InFlight::Retry || !self.changes;
+        let again = !self.record.replays() && (self.in_flight == InFlight::Retry || !self.changes);
         let begun = found.as_ref().is_some_and(|found| found.fact.changes());
         match found {
             Some(Entry { at, fact: Fact::Http { status, headers, extent, .. }, body, .. })
@@ -118,8 +118,7 @@ impl Asking {
                 return Err(given(error));
             }
             Some(Entry { at, fact: Fact::Begun { .. }, .. }) if !again => {
-                let line = "the host ended while this was under way, and nobody knows what came of it";
-                let lost = Error::InternalError(Some(line.into()));
+                let lost = Error::InternalError(Some(LOST.into()));
                 return Err(Question { asking: self, key, begun }.failed_at(at, lost).await);
             }
             _ => {}
@@ -218,7 +217,8 @@ impl Question {
             return Ok(());
         }
         *begun = true;
-        record.learn(*key, record.now(), Fact::Begun { request: words.clone() }, vec![]).await;
+        let noted = Fact::Begun { request: words.clone(), changes: true };
+        record.learn(*key, record.now(), noted, vec![]).await;
         // A guest that has one of its own knows better.
         if *in_flight == InFlight::Retry && !headers.contains_key(IDEMPOTENCY_KEY) {
             // A string of structured headers (RFC 9651).

@@ -8,7 +8,10 @@ use serde_json::json;
 use super::{Answer, Failure, Outcome, Piece, Request, soon, told};
 use crate::{
     answers::{self, Ended, Fact, Key, Kind, Told},
-    capability::answers::{Alive, Recorder, kept},
+    capability::{
+        answers::{Alive, Recorder, kept},
+        types::Error,
+    },
     text::escaped,
 };
 
@@ -29,6 +32,14 @@ pub fn digest(request: &Request) -> [u8; 32] {
 pub fn words(request: &Request) -> String {
     let last = request.turns.last().map(|turn| turn.text.as_str()).unwrap_or_default();
     format!("llm: {}", escaped(last, WORDS))
+}
+
+/// The model does not answer: that is noted, and answered.
+pub async fn unanswered(record: &Recorder, key: Key, at: i64, words: String, error: Error) -> Error {
+    record.came(at);
+    let fact = Fact::Unanswered { request: words, error: kept(&error) };
+    record.learn(key, at, fact, vec![]).await;
+    error
 }
 
 /// An answer that is being written, by the model and by us.
@@ -87,6 +98,7 @@ impl Answer for Recording {
                 } else {
                     self.over = true;
                     drop(self.pieces());
+                    self.record.leave(&self.key);
                 }
             }
             Ok(None) if !self.over => {
@@ -117,9 +129,9 @@ fn unsaid() -> Ended {
 }
 
 impl Drop for Recording {
-    /// The guest wanted no more of it. Of one that it did not begin to read, nothing was got.
+    /// The guest wanted no more of it, and maybe nothing: then it was not under way any more.
     fn drop(&mut self) {
-        if !self.over && !self.pieces.is_empty() && self.alive.is() {
+        if !self.over && self.alive.is() {
             let fact = self.fact(None, None);
             self.record.learn_soon(self.key, self.at, fact, vec![]);
         }

@@ -65,7 +65,7 @@ pub(super) async fn what_was_learnt_comes_back_whole(journal: Ledger) {
     let (code, message) = (Some("altered".into()), Some("a\u{0}".into()));
     let told = Told { kind: Kind::NotFound, code, message, retry_after: Some(u32::MAX) };
     let entries = vec![
-        entry(1, 0, Fact::Begun { request: "POST http://a/ \u{202e}".into() }, b""),
+        entry(1, 0, Fact::Begun { request: "POST http://a/ \u{202e}".into(), changes: true }, b""),
         answered(2, 1, &all),
         entry(3, 2, Fact::Llm { request: "?".into(), pieces, ended, broke: None }, b""),
         entry(4, 3, Fact::Value { version: Some(i64::MAX) }, &all),
@@ -93,7 +93,12 @@ pub(super) async fn what_was_learnt_comes_back_whole(journal: Ledger) {
 pub(super) async fn what_is_learnt_of_the_same_takes_its_place(journal: Ledger) {
     arrive(&*journal, "$1").await;
     let opening = opening("d1", "$1", "c1");
-    learn(&*journal, &opening, vec![entry(1, 0, Fact::Begun { request: "POST".into() }, b"")]).await;
+    learn(
+        &*journal,
+        &opening,
+        vec![entry(1, 0, Fact::Begun { request: "POST".into(), changes: false }, b"")],
+    )
+    .await;
     learn(&*journal, &opening, vec![entry(2, 1, Fact::Time, b"")]).await;
     learn(&*journal, &opening, vec![answered(1, 0, b"answer")]).await;
     let entries = &begun(&*journal, "$1").await[0].entries;
