@@ -164,6 +164,16 @@ pub enum Fact {
         /// Why not.
         error: Told,
     },
+    /// A request that changes nothing was sent: where nothing else is known of it, nobody waited for its answer.
+    Asked {
+        /// In words.
+        request: String,
+    },
+    /// Which of several things that the handler waited for had come when it went on; none where that counts no more.
+    Waited {
+        /// Their places, as the handler saw them.
+        ready: Vec<u32>,
+    },
     /// The time at which the handler that was told to come later came again.
     Time,
 }
@@ -244,7 +254,10 @@ impl Told {
 impl Fact {
     fn size(&self) -> usize {
         match self {
-            Self::Begun { request, .. } | Self::Failed { request, .. } => request.len(),
+            Self::Begun { request, .. } | Self::Failed { request, .. } | Self::Asked { request } => {
+                request.len()
+            }
+            Self::Waited { ready } => 4 * ready.len(),
             Self::Http { request, headers, .. } => {
                 let headers = headers.iter().map(|(name, value)| name.len() + value.len() + 8);
                 request.len() + headers.sum::<usize>()
@@ -266,10 +279,11 @@ impl Fact {
 
     /// It comes with what is written anyway: asking again costs nothing, and changes nothing.
     fn is_free(&self) -> bool {
-        self.is_read() || matches!(self, Self::File { .. } | Self::Unfetched { .. } | Self::Time)
+        self.is_read()
+            || matches!(self, Self::File { .. } | Self::Unfetched { .. } | Self::Asked { .. } | Self::Time)
     }
 
-    /// What was read in the journal: another time it may be otherwise.
+    /// What was read in the journal, or waited for: another time it may be otherwise.
     fn is_read(&self) -> bool {
         matches!(
             self,
@@ -278,12 +292,13 @@ impl Fact {
                 | Self::Timers { .. }
                 | Self::Known { .. }
                 | Self::Named { .. }
+                | Self::Waited { .. }
         )
     }
 
     /// Nothing is known of it but that it was asked, and it changes nothing.
     fn is_open(&self) -> bool {
-        matches!(self, Self::Begun { changes: false, .. })
+        matches!(self, Self::Begun { changes: false, .. } | Self::Asked { .. })
     }
 
     /// Something outside was changed, or may have been.
@@ -407,6 +422,7 @@ impl Book {
     /// The handler runs again.
     pub fn again(&mut self, why: Again, now: i64) {
         self.counts.clear();
+        self.wait_anew();
         match why {
             Again::Conflict => self.forget(Fact::is_read),
             Again::Later => {
@@ -419,11 +435,24 @@ impl Book {
         }
     }
 
+    /// What was waited for is of one run: who waits for it in another may wait for what never comes. The journal forgets it
+    /// with what is written next.
+    fn wait_anew(&mut self) {
+        for (key, entry) in &mut self.entries {
+            if let Fact::Waited { ready } = &mut entry.fact {
+                self.bytes -= 4 * std::mem::take(ready).len();
+                self.unwritten.insert(*key);
+            }
+        }
+    }
+
     fn forget(&mut self, which: impl Fn(&Fact) -> bool) {
         for (key, entry) in &self.entries {
             if which(&entry.fact) {
                 self.aside.insert(*key);
-                self.unwritten.remove(key);
+                if !matches!(entry.fact, Fact::Waited { .. }) {
+                    self.unwritten.remove(key);
+                }
             }
         }
     }
@@ -466,7 +495,7 @@ impl Book {
         self.entries.values().any(|entry| entry.fact.changes())
     }
 
-    /// What another version would be told, too: not what this one read of what it remembers.
+    /// What another version would be told, too: not what this one read of what it remembers, and waited for.
     #[must_use]
     pub fn told(&self) -> Vec<Entry> {
         let told = self.entries.iter().filter(|(key, entry)| {
@@ -674,6 +703,45 @@ mod tests {
         assert!(book.found(&got).is_some(), "that it is not there was an answer");
         assert!(book.found(&busy).is_none() && book.begun() == 5, "it was busy then");
         assert!(book.learn(answer(busy, 200, b"")) && book.found(&busy).is_some());
+    }
+
+    fn waited(key: Key, ready: &[u32]) -> Entry {
+        Entry { key, order: 0, at: 1, fact: Fact::Waited { ready: ready.to_vec() }, body: vec![] }
+    }
+
+    #[test]
+    fn what_came_first_is_written_with_what_is_learnt_next_and_holds_for_one_run() {
+        let mut book = Book::new(1);
+        let (wait, later) = (book.ask("", "wait", &digest([])), book.ask("", "wait", &digest([])));
+        assert!(!book.learn(waited(wait, &[1])) && !book.learn(waited(later, &[0, 1])));
+        let asked = book.ask("", "http", &digest([]));
+        assert!(book.learn(answer(asked, 200, b"")));
+        assert_eq!(book.take().entries.len(), 3);
+        assert_eq!(book.found(&wait).map(|it| &it.fact), Some(&Fact::Waited { ready: vec![1] }));
+        assert_eq!(book.told().into_iter().map(|it| it.key).collect::<Vec<_>>(), [asked], "another version");
+        for why in [Again::Conflict, Again::Later] {
+            book.again(why, 2);
+            assert!(book.found(&wait).is_none() && book.found(&later).is_none());
+            assert!(!book.learn(waited(wait, &[0])), "this time it is the other one");
+            let entries = book.take().entries;
+            let of = |key| entries.iter().find(|it| it.key == key).map(|it| &it.fact);
+            // A crash finds nothing of the run before.
+            assert_eq!(of(wait), Some(&Fact::Waited { ready: vec![0] }));
+            assert_eq!(of(later), Some(&Fact::Waited { ready: vec![] }));
+        }
+        let size: usize = book.entries.values().map(Entry::size).sum();
+        assert_eq!(book.bytes, size);
+    }
+
+    #[test]
+    fn what_nobody_waited_for_is_asked_of_again() {
+        let mut book = Book::new(1);
+        let key = book.ask("", "http", &digest([]));
+        let fact = Fact::Asked { request: "http: GET http://a/".into() };
+        assert!(!book.learn(Entry { key, order: 0, at: 1, fact, body: vec![] }));
+        assert!(book.told().is_empty() && !book.changed());
+        assert!(book.learn(answer(key, 200, b"")));
+        assert_eq!(book.told().len(), 1);
     }
 
     #[test]

@@ -16,6 +16,7 @@ pub mod logging;
 pub mod media;
 mod moving;
 pub mod outbox;
+mod poll;
 pub mod progress;
 pub mod random;
 pub mod schedule;
@@ -280,6 +281,7 @@ pub fn add_to_linker(linker: &mut wasmtime::component::Linker<State>) -> wasmtim
 
     wasmtime_wasi::p2::add_to_linker_async(linker)?;
     files::add_to_linker(linker)?;
+    poll::add_to_linker(linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
     types::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;
     outbox::add_to_linker::<State, HasSelf<State>>(linker, |state| state)?;

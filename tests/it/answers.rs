@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use parlour::{
     Agent, HostBuilder,
     chat::memory::{Rooms, message},
-    event::{Attachment, AttachmentKind, Message},
+    event::{Attachment, AttachmentKind, MediaSource, Message},
     id::{EventId, RoomId},
     journal::sqlite::Sqlite,
     llm,
@@ -211,6 +211,27 @@ impl Scene {
         asked
     }
 
+    /// Alice sends a file, which is read first: the one that she kept, or one that is `lost`. It is written down with the
+    /// answer after it.
+    async fn posted(&self, which: &str) -> (MediaSource, EventId) {
+        let file = self.rooms.keep("remember me");
+        let attachment = Attachment {
+            kind: AttachmentKind::File,
+            name: "file".into(),
+            mime: None,
+            size: None,
+            duration: None,
+            source: Some(file.clone()),
+        };
+        if which == "lost" {
+            self.rooms.lose(&file);
+        }
+        let url = self.web.origin();
+        let steps = format!("/errand try read | get {url}/a | get {url}/hold");
+        let message = Message { attachments: vec![attachment], ..message(&steps) };
+        (file, self.rooms.post(ALICE, &self.room, message))
+    }
+
     fn heard(&self, line: &str) -> usize {
         self.web.heard(line).len()
     }
@@ -346,21 +367,7 @@ async fn what_failed_before_a_crash_has_failed() {
 async fn a_file_that_was_not_to_be_had_before_a_crash_is_not_there() {
     let scene = Scene::new().await;
     let first = scene.usual().await;
-    let file = scene.rooms.keep("remember me");
-    let attachment = Attachment {
-        kind: AttachmentKind::File,
-        name: "file".into(),
-        mime: None,
-        size: None,
-        duration: None,
-        source: Some(file.clone()),
-    };
-    scene.rooms.lose(&file);
-    // It is written down with the next answer.
-    let url = scene.web.origin();
-    let steps = format!("/errand try read | get {url}/a | get {url}/hold");
-    let message = Message { attachments: vec![attachment], ..message(&steps) };
-    let event = scene.rooms.post(ALICE, &scene.room, message);
+    let (file, event) = scene.posted("lost").await;
     scene.web.until_heard("GET /hold").await;
     first.kill().await;
     scene.rooms.replace(&file, "remember me");
@@ -453,6 +460,51 @@ async fn the_model_is_not_asked_twice_and_nor_is_who_a_tool_asks() {
     let tools = "version-1 200 1; two words; 1; version-1 200 2; 200 4";
     assert_eq!(answer, format!("version-1 two words; {tools}"));
     assert_eq!((asked.load(Relaxed), scene.heard("POST /a")), (2, 2));
+}
+
+#[tokio::test]
+async fn who_was_first_before_a_crash_is_first() {
+    let scene = Scene::new().await;
+    let first = scene.usual().await;
+    let raced = scene.begun("race URL/after URL/quick | get URL/hold").await;
+    assert_eq!(scene.heard("POST /won/1"), 1, "the other one was answered only then");
+    first.kill().await;
+    // Now both have been answered.
+    scene.web.let_go();
+    let second = scene.usual().await;
+    let answer = second.answer_to(&scene.room, &raced).await.text;
+    assert!(answer.starts_with("version-1 1 was first of 200 "), "{answer}");
+    assert_eq!((scene.heard("POST /won/1"), scene.heard("POST /won/0")), (1, 0));
+}
+
+#[tokio::test]
+async fn what_came_too_late_before_a_crash_comes_too_late() {
+    let scene = Scene::new().await;
+    let first = scene.usual().await;
+    let hurried = scene.begun("hurry 400 URL/slow/hold | post URL/a | get URL/hold").await;
+    first.kill().await;
+    // Now it would come in time.
+    scene.web.let_go();
+    let second = scene.usual().await;
+    let answer = second.answer_to(&scene.room, &hurried).await.text;
+    assert_eq!(answer, "version-1 too late; 200 2; 200 5");
+    // Whoever runs again for another reason waits anew.
+    let url = scene.web.origin();
+    let late = second.ask(&format!("/errand hurry 60000 {url}/b | later")).await;
+    assert!(late.starts_with("version-1 200 ") && late.ends_with("; late"), "{late}");
+}
+
+#[tokio::test]
+async fn of_an_answer_that_nobody_read_it_is_known_that_it_came() {
+    let scene = Scene::new().await;
+    let first = scene.usual().await;
+    let asked = scene.begun("look-at URL/busy | post URL/a | get URL/hold").await;
+    first.kill().await;
+    scene.web.let_go();
+    let second = scene.usual().await;
+    let answer = second.answer_to(&scene.room, &asked).await.text;
+    assert_eq!(answer, "version-1 503 and no more; 200 2; 200 4");
+    assert_eq!(scene.heard("GET /busy"), 1);
 }
 
 #[tokio::test]

@@ -131,6 +131,27 @@ async fn what_failed_then_fails_now() {
     assert!(code == 0 && same.contains("the same as then"), "{same}");
 }
 
+#[tokio::test]
+async fn who_was_first_then_is_first_now() {
+    let web = Counting::start().await;
+    let folder = folder(&web);
+    let folder = folder.path();
+    let rooms = Rooms::new();
+    let room = rooms.create_direct(ALICE, AGENT);
+    let stage = host(folder, &rooms, &room, DAY).await;
+    let url = web.origin();
+    let steps = format!("race {url}/after {url}/quick | hurry 100 {url}/hold | look-at {url}/there");
+    let (event, answer) = asked(&stage, &rooms, &room, &steps).await;
+    assert!(answer.starts_with("version-1 1 was first of 200 "), "{answer}");
+    assert!(answer.ends_with("; too late; 200 and no more"), "{answer}");
+    let (code, same) = replay(folder, &event, &[]);
+    assert!(code == 0 && same.contains("the same as then"), "{same}");
+    // Another version waits for other things.
+    fs::write(folder.join("newer.wasm"), patched(&guest("errand"), "version-1", "version-2")).unwrap();
+    let (code, other) = replay(folder, &event, &["--with", "newer.wasm"]);
+    assert!(code == 1 && other.contains("version-2 "), "{other}");
+}
+
 /// Which message had a name then is kept, too.
 #[tokio::test]
 async fn what_a_name_meant_then_is_meant_by_it() {

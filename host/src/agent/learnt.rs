@@ -132,7 +132,13 @@ impl Running {
         let before = delivery.before.as_ref().map(|before| &before.record);
         let record = Recorder::new(Arc::new(keeper), self.shared.clock.clone(), before, opening);
         let http = record.count(|fact| {
-            matches!(fact, Fact::Begun { changes: true, .. } | Fact::Http { .. } | Fact::Failed { .. })
+            matches!(
+                fact,
+                Fact::Begun { changes: true, .. }
+                    | Fact::Asked { .. }
+                    | Fact::Http { .. }
+                    | Fact::Failed { .. }
+            )
         });
         let llm = record.count(|fact| {
             matches!(fact, Fact::Begun { changes: false, .. } | Fact::Llm { .. } | Fact::Unanswered { .. })

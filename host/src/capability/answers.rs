@@ -218,7 +218,12 @@ impl Recorder {
 
     /// Notes what it cost nothing to ask: it is written down with what does.
     pub fn keep(&self, key: Key, fact: Fact) {
-        let _written_later = self.note(key, self.now(), fact, vec![]);
+        self.keep_at(key, self.now(), fact);
+    }
+
+    /// The same of what came before now.
+    pub fn keep_at(&self, key: Key, at: i64, fact: Fact) {
+        let _written_later = self.note(key, at, fact, vec![]);
     }
 
     /// Writes what is not written yet.

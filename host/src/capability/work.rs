@@ -78,6 +78,11 @@ impl Work {
         self.under_way.last().map(|mark| mark.call)
     }
 
+    /// The digest of the version that runs.
+    pub fn version(&self) -> Option<&str> {
+        self.running().and_then(|call| self.calls.get(call)).map(|call| call.digest.as_str())
+    }
+
     /// Whether there are `most` effects.
     pub fn is_full(&self, most: usize) -> bool {
         self.effects.len() >= most

@@ -74,6 +74,8 @@ fn one(step: &str, given: &Given<'_>) -> Result<String, Error> {
             let (number, time) = (one("draw", given)?, one("time", given)?);
             fetch(&Method::Post, &format!("{rest}/{number}/{time}"), true)
         }
+        // Wants to know only whether it is there.
+        "look-at" => fetch(&Method::Get, rest, false),
         // Wants to know only whether it was taken.
         "tell" => fetch(&Method::Post, rest, false),
         // Goes on with whatever came of a step.

@@ -121,6 +121,10 @@ impl Asking {
                 let lost = Error::InternalError(Some(LOST.into()));
                 return Err(Question { asking: self, key, begun }.failed_at(at, lost).await);
             }
+            // As long as somebody else was waited for, nobody knows how long this would have taken.
+            Some(Entry { fact: Fact::Asked { .. }, .. }) if self.record.replays() => {
+                return Err(Error::InternalError(Some("nobody waited for the answer".into())));
+            }
             _ => {}
         }
         if self.record.is_past(&self.words) {
@@ -214,6 +218,7 @@ impl Question {
     pub async fn begins(&mut self, headers: &mut HeaderMap) -> Result<(), Error> {
         let Self { asking: Asking { record, words, changes, in_flight, .. }, key, begun } = self;
         if !*changes {
+            record.keep(*key, Fact::Asked { request: words.clone() });
             return Ok(());
         }
         *begun = true;
@@ -335,10 +340,16 @@ impl Recording {
 }
 
 impl Drop for Recording {
-    /// The guest wanted no more of it. Of one that it did not begin to read, nothing was got but that it was answered.
+    /// The guest wanted no more of it. Of one that it did not begin to read, nothing was got but that it was answered, which
+    /// comes with what is learnt next.
     fn drop(&mut self) {
         let body = self.body();
-        if !self.over && (self.changes || !body.is_empty()) && self.alive.is() {
+        if self.over || !self.alive.is() {
+            return;
+        }
+        if body.is_empty() && !self.changes {
+            self.record.keep_at(self.key, self.at, self.fact(Extent::Left));
+        } else {
             self.record.learn_soon(self.key, self.at, self.fact(Extent::Left), body);
         }
     }

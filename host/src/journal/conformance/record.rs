@@ -76,6 +76,9 @@ pub(super) async fn what_was_learnt_comes_back_whole(journal: Ledger) {
         entry(9, 8, Fact::Failed { request: "GET http://a/".into(), error, changes: false }, b""),
         entry(10, 9, Fact::Unanswered { request: "?".into(), error: told.clone() }, b""),
         entry(11, 10, Fact::Unfetched { error: told }, b""),
+        entry(12, 11, Fact::Asked { request: "GET http://a/".into() }, b""),
+        entry(13, 12, Fact::Waited { ready: vec![0, u32::MAX] }, b""),
+        entry(14, 13, Fact::Waited { ready: vec![] }, b""),
     ];
     let opening = Opening { said: "{\"text\":\"\\u0000\"}".into(), ..opening("d1", "$1", "c1") };
     assert_eq!(begun(&*journal, "$1").await, []);
