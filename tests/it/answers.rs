@@ -508,6 +508,25 @@ async fn of_an_answer_that_nobody_read_it_is_known_that_it_came() {
 }
 
 #[tokio::test]
+async fn a_file_is_the_same_after_a_crash_or_refused() {
+    for (now, read) in [
+        ("remember me", "remember me"),
+        ("remember you", "ErrorKind::NotFound: the file is not the one that was sent"),
+    ] {
+        let scene = Scene::new().await;
+        let first = scene.usual().await;
+        let (file, event) = scene.posted("read").await;
+        scene.web.until_heard("GET /hold").await;
+        first.kill().await;
+        scene.web.let_go();
+        scene.rooms.replace(&file, now);
+        let second = scene.usual().await;
+        let answer = second.answer_to(&scene.room, &event).await.text;
+        assert_eq!(answer, format!("version-1 {read}; 200 1; 200 3"));
+    }
+}
+
+#[tokio::test]
 async fn who_was_overtaken_reads_anew_and_pays_for_nothing_twice() {
     let scene = Scene::new().await;
     let stage = scene.usual().await;
