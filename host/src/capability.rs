@@ -186,7 +186,7 @@ pub struct State {
     /// What it reads the time by.
     pub clocks: clocks::Clocks,
     /// What becomes of what was under way when the host was ended.
-    pub in_flight: InFlight,
+    pub in_flight: Option<InFlight>,
     /// Its plugin handles timers.
     pub has_timers: bool,
     /// What its plugin has used of the model.

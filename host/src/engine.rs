@@ -129,7 +129,7 @@ pub struct Plugin {
     /// How much it says.
     said: Arc<Said>,
     /// What becomes of its requests that a crash cut off.
-    in_flight: settings::InFlight,
+    in_flight: Option<settings::InFlight>,
     /// What it has used of the model.
     tokens: Arc<Tokens>,
     /// What a call of it may take.

@@ -325,16 +325,16 @@ pub struct Plugin {
     /// What it asks for and was not granted is let through, and counted: to learn what it needs, and then to grant it.
     pub audit_only: bool,
     /// What becomes of its requests that may change something, and its questions to the language model, that were under way when
-    /// the host was ended.
-    pub in_flight: InFlight,
+    /// the host was ended. Where it is not said, the plugin is told of the former, and the latter, which change nothing, are
+    /// asked again.
+    pub in_flight: Option<InFlight>,
 }
 
 /// What becomes of a request that may change something outside or costs something, and of which nobody knows what came of it.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum InFlight {
     /// The plugin is told so.
-    #[default]
     Fail,
     /// It is sent again. An HTTP request had an `Idempotency-Key` the first time and has the same now, by which a server that
     /// knows this header sees that it counts once; a model that is asked again may be paid for again.

@@ -151,7 +151,7 @@ struct Scene {
     room: RoomId,
 }
 
-fn errand(web: &Counting, in_flight: InFlight) -> Plugin {
+fn errand(web: &Counting, in_flight: Option<InFlight>) -> Plugin {
     let grants = Grants {
         http: vec![web.origin().parse().unwrap()],
         llm: Some(LlmGrant::default()),
@@ -177,7 +177,7 @@ impl Scene {
     async fn host(
         &self,
         guests: &[(&str, Arc<[u8]>)],
-        in_flight: InFlight,
+        in_flight: impl Into<Option<InFlight>>,
         also: impl FnOnce(HostBuilder) -> HostBuilder,
     ) -> Stage {
         let agent = Agent::new("agent".parse().unwrap(), self.rooms.account(AGENT)).access(access());
@@ -185,7 +185,7 @@ impl Scene {
             let builder = builder
                 .journal(Sqlite::open(self.path().join("journal.db")).unwrap())
                 .secret(self.path().join("secret"));
-            let names = ["errand", "helper"];
+            let (names, in_flight) = (["errand", "helper"], in_flight.into());
             let builder = names.iter().fold(builder, |builder, name| {
                 builder.plugin_settings(name.parse().unwrap(), errand(&self.web, in_flight))
             });
@@ -261,7 +261,7 @@ async fn what_was_answered_before_a_crash_is_not_sent_again() {
 
 #[tokio::test]
 async fn what_was_in_flight_is_told_or_sent_again_with_the_same_key() {
-    for in_flight in [InFlight::Fail, InFlight::Retry] {
+    for in_flight in [None, Some(InFlight::Fail), Some(InFlight::Retry)] {
         let scene = Scene::new().await;
         let guests = [("errand", guest("errand"))];
         let first = scene.host(&guests, in_flight, |builder| builder).await;
@@ -271,7 +271,7 @@ async fn what_was_in_flight_is_told_or_sent_again_with_the_same_key() {
         let second = scene.host(&guests, in_flight, |builder| builder).await;
         let answer = second.answer_to(&scene.room, &asked).await.text;
         let heard = scene.web.heard("POST /hold");
-        if in_flight == InFlight::Fail {
+        if in_flight != Some(InFlight::Retry) {
             assert!(answer.contains("error: ErrorCode::InternalError"), "{answer}");
             assert_eq!(heard, [Heard { line: "POST /hold".into(), key: None }]);
         } else {
@@ -412,10 +412,12 @@ async fn a_model_that_was_being_asked_is_told_or_asked_again() {
     let newer: Arc<[u8]> = patched(&guest("errand"), "version-1", "version-2").into();
     let lost = "version-1 ErrorKind::Internal: the host ended while this was under way, and nobody knows what came of it";
     for (in_flight, then, answered, count) in [
-        (InFlight::Fail, guest("errand"), lost, 1),
-        (InFlight::Retry, guest("errand"), "version-1 two words", 2),
+        (Some(InFlight::Fail), guest("errand"), lost, 1),
+        (Some(InFlight::Retry), guest("errand"), "version-1 two words", 2),
+        // A person rather waits than is told that something was interrupted.
+        (None, guest("errand"), "version-1 two words", 2),
         // It has changed nothing: another version begins anew.
-        (InFlight::Fail, newer, "version-2 two words", 2),
+        (Some(InFlight::Fail), newer, "version-2 two words", 2),
     ] {
         let scene = Scene::new().await;
         let (asks, mut asked) = watch::channel(0);

@@ -86,7 +86,7 @@ impl Http {
         mut self,
         handling: &Handling,
         counts: Arc<Mutex<Counts>>,
-        in_flight: InFlight,
+        in_flight: Option<InFlight>,
         alive: Alive,
     ) -> Self {
         let Handling { permissions, event, spent, record, path, .. } = handling;
@@ -114,7 +114,7 @@ struct Caller {
     counts: Arc<Mutex<Counts>>,
     record: Arc<Recorder>,
     path: Arc<str>,
-    in_flight: InFlight,
+    in_flight: Option<InFlight>,
     alive: Alive,
 }
 

@@ -197,7 +197,7 @@ impl State {
     async fn answered(&mut self, admitted: Admitted) -> Result<Answering, Error> {
         let Admitted { backend, request, text } = admitted;
         let Handling { record, path, spent, .. } = self.handling()?;
-        let again = !record.replays() && self.in_flight == InFlight::Retry;
+        let again = !record.replays() && self.in_flight != Some(InFlight::Fail);
         let words = recorded::words(&request);
         let (key, found) = record.ask(path, "llm", &recorded::digest(&request));
         match found {

@@ -35,7 +35,7 @@ pub struct Asking {
     pub path: Arc<str>,
     pub spent: Arc<Spent>,
     pub alive: Alive,
-    pub in_flight: InFlight,
+    pub in_flight: Option<InFlight>,
     /// In words.
     pub words: String,
     /// It may change something outside.
@@ -104,7 +104,7 @@ impl Asking {
     pub async fn way(self, body: [u8; 32], slot: Slot) -> Result<Way, Error> {
         let request = answers::digest([self.head.as_slice(), &body]);
         let (key, found) = self.record.ask(&self.path, "http", &request);
-        let again = !self.record.replays() && (self.in_flight == InFlight::Retry || !self.changes);
+        let again = !self.record.replays() && (self.in_flight == Some(InFlight::Retry) || !self.changes);
         let begun = found.as_ref().is_some_and(|found| found.fact.changes());
         match found {
             Some(Entry { at, fact: Fact::Http { status, headers, extent, .. }, body, .. })
@@ -225,7 +225,7 @@ impl Question {
         let noted = Fact::Begun { request: words.clone(), changes: true };
         record.learn(*key, record.now(), noted, vec![]).await;
         // A guest that has one of its own knows better.
-        if *in_flight == InFlight::Retry && !headers.contains_key(IDEMPOTENCY_KEY) {
+        if *in_flight == Some(InFlight::Retry) && !headers.contains_key(IDEMPOTENCY_KEY) {
             // A string of structured headers (RFC 9651).
             let value = format!("\"{}\"", record.idempotency(key));
             let value = HeaderValue::from_str(&value).map_err(|_| Error::HttpProtocolError)?;
