@@ -3,6 +3,7 @@
 mod backlog;
 mod connection;
 mod control;
+mod direct;
 mod keys;
 mod media;
 mod refusals;

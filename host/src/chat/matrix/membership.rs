@@ -3,9 +3,9 @@
 use matrix_sdk::{
     Client, Room, RoomState,
     ruma::{
-        OwnedUserId,
+        OwnedRoomId, OwnedUserId,
         api::client::{
-            membership::leave_room,
+            membership::{joined_rooms, leave_room},
             room::create_room::v3::{Request as CreateRequest, RoomPreset},
         },
         events::{
@@ -74,12 +74,12 @@ pub(super) async fn direct(live: &Live, user: &UserId) -> Result<RoomId, SendErr
     // One at a time: two that look at once would make two rooms.
     let mut made = live.made.lock().await;
     if let Some(room) = made.get(user)
-        && usable(live, room, &person).await
+        && usable(live, room, &person).await?
     {
         return RoomId::parse(room.room_id()).map_err(|error| invalid(&error));
     }
     for room in live.client.get_dm_rooms(&person) {
-        if usable(live, &room, &person).await {
+        if usable(live, &room, &person).await? {
             return RoomId::parse(room.room_id()).map_err(|error| invalid(&error));
         }
     }
@@ -103,14 +103,41 @@ async fn create(client: &Client, person: OwnedUserId, encryption: Encryption) ->
     client.create_room(request).await.map_err(|error| send_error(&error))
 }
 
-/// Both are in it (or the person has still to accept), and the settings allow to write there.
-async fn usable(live: &Live, room: &Room, person: &OwnedUserId) -> bool {
+/// Both are in it (or the person has still to accept), and the settings allow to write there. That nobody can tell is an
+/// error: who took it for a no would make another room.
+async fn usable(live: &Live, room: &Room, person: &OwnedUserId) -> Result<bool, SendError> {
     if room.state() != RoomState::Joined {
-        return false;
+        return Ok(false);
     }
-    let there = match room.get_member(person).await {
-        Ok(Some(member)) => matches!(member.membership(), MembershipState::Join | MembershipState::Invite),
-        _ => false,
+    let member = match room.get_member(person).await.map_err(|error| send_error(&error)) {
+        Ok(member) => member,
+        // Only what the agent is no longer in is no room for it.
+        Err(refused @ SendError::Final { .. })
+            if joined(live).await?.iter().any(|id| id == room.room_id()) =>
+        {
+            return Err(refused);
+        }
+        Err(SendError::Final { .. }) => return Ok(false),
+        Err(error) => return Err(error),
     };
-    there && agreed_encryption(room, live.account.encryption, false).await.is_ok()
+    let there =
+        member.is_some_and(|it| matches!(it.membership(), MembershipState::Join | MembershipState::Invite));
+    Ok(there && agrees(live, room).await?)
+}
+
+/// Whether the settings allow to write in a room.
+async fn agrees(live: &Live, room: &Room) -> Result<bool, SendError> {
+    match agreed_encryption(room, live.account.encryption, false).await {
+        Ok(_) => Ok(true),
+        Err(SendError::Final { code, .. }) if ["encryption-off", "not-encrypted"].contains(&&*code) => {
+            Ok(false)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The rooms that the agent is in, as the server says now.
+async fn joined(live: &Live) -> Result<Vec<OwnedRoomId>, SendError> {
+    let answer = live.client.send(joined_rooms::v3::Request::new()).await;
+    Ok(answer.map_err(|error| http_error(&error))?.joined_rooms)
 }
