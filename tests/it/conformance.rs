@@ -22,7 +22,7 @@ use parlour::{
 use serde_json::json;
 use tokio::sync::mpsc;
 
-use crate::synapse::{NewRoom, Synapse, unique};
+use crate::synapse::{NewRoom, Synapse, api::Login, unique};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -32,6 +32,7 @@ trait Stand: Send + Sync {
     /// The agent's chat, as a new process has it. The one before has ended.
     fn chat(&self) -> Arc<dyn Chat>;
     fn room(&self) -> RoomId;
+    fn person(&self) -> UserId;
     /// The person writes.
     async fn say(&self, text: &str);
     /// The texts in the room as the person reads them, after all edits; what was removed is not there.
@@ -91,6 +92,14 @@ async fn everything(stand: &dyn Stand) {
     let secret = Outgoing { must_encrypt: true, ..message("t8", &stand.room(), "in clear") };
     assert!(matches!(chat.send(&secret).await, Err(SendError::Final { .. })));
     assert!(!stand.texts().await.contains(&"in clear".to_owned()));
+
+    // There is one direct chat with a person, at once and later.
+    let direct = chat.direct(&stand.person()).await.unwrap();
+    assert_eq!(chat.direct(&stand.person()).await.unwrap(), direct);
+    chat.send(&message("t9", &direct, "to you alone")).await.unwrap();
+    let (alone, _) = said(&*chat, "to you alone").await;
+    assert_eq!(alone.room.id, direct);
+    assert_eq!(chat.direct(&stand.person()).await.unwrap(), direct);
     drop(chat);
 
     // A chat that is started from a position hands over what came after it, and nothing before.
@@ -100,6 +109,7 @@ async fn everything(stand: &dyn Stand) {
     let texts = collected(&*chat, "while away").await;
     assert!(texts.contains(&"second".to_owned()) && !texts.contains(&"first".to_owned()), "{texts:?}");
     assert_eq!(texts.iter().filter(|text| *text == "while away").count(), 1);
+    assert_eq!(chat.direct(&stand.person()).await.unwrap(), direct);
 }
 
 /// Reads until somebody says this.
@@ -174,6 +184,10 @@ impl Stand for InMemory {
         self.1.clone()
     }
 
+    fn person(&self) -> UserId {
+        ALICE.parse().unwrap()
+    }
+
     async fn say(&self, text: &str) {
         self.0.say(ALICE, &self.1, text);
     }
@@ -206,6 +220,10 @@ impl Stand for Terminal {
         self.1.clone()
     }
 
+    fn person(&self) -> UserId {
+        ALICE.parse().unwrap()
+    }
+
     async fn say(&self, text: &str) {
         self.0.say(ALICE, &self.1, text);
     }
@@ -225,7 +243,7 @@ async fn the_terminal() {
 struct OnMatrix {
     synapse: &'static Synapse,
     account: Account,
-    alice: String,
+    alice: Login,
     room: RoomId,
     _store: tempfile::TempDir,
 }
@@ -240,13 +258,20 @@ impl Stand for OnMatrix {
         self.room.clone()
     }
 
+    fn person(&self) -> UserId {
+        self.alice.user.parse().unwrap()
+    }
+
     async fn say(&self, text: &str) {
         let content = json!({ "msgtype": "m.text", "body": text });
-        self.synapse.send_event(&self.alice, self.room.as_str(), "m.room.message", content).await.unwrap();
+        self.synapse
+            .send_event(&self.alice.token, self.room.as_str(), "m.room.message", content)
+            .await
+            .unwrap();
     }
 
     async fn texts(&self) -> Vec<String> {
-        let events = self.synapse.messages(&self.alice, self.room.as_str()).await.unwrap();
+        let events = self.synapse.messages(&self.alice.token, self.room.as_str()).await.unwrap();
         let relation = |event: &serde_json::Value| event["content"]["m.relates_to"]["rel_type"].clone();
         let edited: Vec<(String, String)> = events
             .iter()
@@ -288,5 +313,5 @@ async fn a_matrix_account() {
         store: store.path().join("agent"),
     };
     let room: RoomId = room.parse().unwrap();
-    everything(&OnMatrix { synapse, account, alice: alice.token, room, _store: store }).await;
+    everything(&OnMatrix { synapse, account, alice, room, _store: store }).await;
 }

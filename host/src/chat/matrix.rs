@@ -8,6 +8,7 @@ mod account;
 mod backfill;
 mod convert_in;
 mod crypto;
+mod direct;
 mod encrypting;
 mod failure;
 mod identity;
@@ -38,7 +39,7 @@ use futures_util::{
     stream::{self, BoxStream},
 };
 use matrix_sdk::{
-    Client, Room, SessionMeta, SessionTokens, SqliteCryptoStore, SqliteEventCacheStore, SqliteMediaStore,
+    Client, SessionMeta, SessionTokens, SqliteCryptoStore, SqliteEventCacheStore, SqliteMediaStore,
     SqliteStateStore, SqliteStoreConfig,
     authentication::matrix::MatrixSession,
     config::RequestConfig,
@@ -54,6 +55,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::account::{Account, Encryption, Secret};
 use self::{
     crypto::Crypto,
+    direct::Made,
     identity::{Identity as CrossSigning, Outcome},
     presence::Presence,
     sign_in::{Renewed, SignedIn},
@@ -143,8 +145,8 @@ struct Live {
     invited: Mutex<HashSet<OwnedRoomId>>,
     /// Invitations that were declined here and that the next sync takes away.
     declined: Mutex<HashSet<OwnedRoomId>>,
-    /// Direct chats made in this run, which `m.direct` may not show yet.
-    made: tokio::sync::Mutex<HashMap<UserId, Room>>,
+    /// What is known of direct chats in this run, each of which one looks for at a time.
+    made: Mutex<HashMap<UserId, Arc<tokio::sync::Mutex<Option<Made>>>>>,
 }
 
 impl Matrix {
@@ -193,7 +195,7 @@ impl Matrix {
             identity_settled: tokio::sync::Mutex::default(),
             invited: Mutex::default(),
             declined: Mutex::default(),
-            made: tokio::sync::Mutex::default(),
+            made: Mutex::default(),
         })
     }
 
@@ -421,7 +423,7 @@ impl Matrix {
     fn finding<'f>(&'f self, user: &'f UserId) -> BoxFuture<'f, Result<RoomId, SendError>> {
         async {
             let live = self.live()?;
-            membership::direct(&live, user).await
+            direct::direct(&live, user).await
         }
         .boxed()
     }

@@ -1,10 +1,18 @@
 //! People to whom an agent writes first: whatever happens meanwhile, there is one direct chat with each.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicBool, Ordering::SeqCst},
+    time::Duration,
+};
 
 use parlour::{
     Agent,
-    chat::matrix::{Account, Matrix},
+    chat::{
+        Chat as _, SendError,
+        matrix::{Account, Matrix},
+    },
+    notice::Notices,
     settings::{Encryption, Grants},
 };
 use serde_json::{Value, json};
@@ -17,6 +25,9 @@ use crate::{
     proxy::{Fault, Proxy},
     synapse::{NewRoom, Synapse, api::Login},
 };
+
+/// How this host says in the creation of a room whose direct chat it is.
+const MARK: &str = "chat.parlour.direct";
 
 /// An agent in clear behind a proxy, which writes to Bob when Alice tells it to.
 struct Errand {
@@ -38,11 +49,14 @@ impl Errand {
         Self { proxy, inside: Inside { plugins, ..inside }, bob, own }
     }
 
+    fn account(&self) -> Account {
+        Account { encryption: Encryption::Off, ..self.inside.account() }
+    }
+
     async fn start(&self) -> Serving {
         let (serving, heard) = Serving::heard();
-        let account = Account { encryption: Encryption::Off, ..self.inside.account() };
         let people = Grants { people: ["*:hs.test".into()].into(), ..Grants::default() };
-        let agent = Agent::new("agent".parse().unwrap(), Matrix::new(account, heard.clone()))
+        let agent = Agent::new("agent".parse().unwrap(), Matrix::new(self.account(), heard.clone()))
             .access(self.inside.access())
             .grants([("deeds".parse().unwrap(), people)].into());
         serving.run(&self.inside, vec![agent], heard).await
@@ -169,4 +183,141 @@ async fn a_server_that_was_asked_too_often_makes_no_other_room() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_connection_that_breaks_makes_no_other_room() {
     a_look_that_fails_makes_no_other_room(Fault::Reset).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_answer_that_is_lost_makes_no_other_room() {
+    let errand = Errand::new().await;
+    errand.proxy.rule(|request| if request.contains("createRoom") { Fault::Lost } else { Fault::None });
+    let host = errand.start().await;
+    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    errand.send(&alices, "first").await;
+    errand.writes(&alices, &["first"]).await;
+    errand.send(&alices, "second").await;
+    errand.writes(&alices, &["first", "second"]).await;
+    assert_eq!(errand.proxy.count("createRoom"), 1);
+    host.stop().await;
+}
+
+/// The server has the room, and no sync has brought it: it is neither made anew nor written to before one does.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_is_not_seen_yet_is_waited_for() {
+    let errand = Errand::new().await;
+    errand.proxy.rule(|request| if request.contains("createRoom") { Fault::Lost } else { Fault::None });
+    let chat = Matrix::new(errand.account(), Notices::default());
+    chat.start(None).await.unwrap();
+    let bob = errand.bob.user.parse().unwrap();
+    while errand.proxy.count("joined_rooms") < 2 {
+        assert!(matches!(chat.direct(&bob).await, Err(SendError::Later { .. })));
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(errand.proxy.count("createRoom"), 1);
+    let found = async || {
+        chat.next().await.unwrap();
+        chat.direct(&bob).await.ok()
+    };
+    let room = eventually(found).await;
+    assert_eq!(errand.rooms("").await, [room.to_string()].into());
+    assert_eq!(errand.proxy.count("createRoom"), 1);
+}
+
+/// The room is there, and the host that asked for it is not, before it has heard so or has said whose room it is.
+async fn who_is_killed_makes_no_other_room(after: &'static str) {
+    let errand = Errand::new().await;
+    let host = errand.start().await;
+    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let cut = AtomicBool::new(false);
+    errand.proxy.rule(move |request| {
+        if cut.load(SeqCst) {
+            return Fault::Reset;
+        }
+        cut.store(request.contains(after), SeqCst);
+        match request {
+            _ if !request.contains(after) => Fault::None,
+            _ if request.contains("createRoom") => Fault::Lost,
+            _ => Fault::Reset,
+        }
+    });
+    errand.send(&alices, "first").await;
+    eventually(async || {
+        (errand.rooms(&alices).await.len() == 1 && errand.proxy.count(after) > 0).then_some(())
+    })
+    .await;
+    host.kill().await;
+    errand.proxy.always(Fault::None);
+    let host = errand.start().await;
+    errand.writes(&alices, &["first"]).await;
+    errand.send(&alices, "second").await;
+    errand.writes(&alices, &["first", "second"]).await;
+    assert_eq!(errand.proxy.count("createRoom"), 1);
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_killed_before_the_room_is_known_makes_no_other() {
+    who_is_killed_makes_no_other_room("createRoom").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_killed_before_the_room_is_marked_makes_no_other() {
+    who_is_killed_makes_no_other_room("m.direct").await;
+}
+
+/// What the server has not done is asked for again, whatever it says.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_was_not_made_is_made_later() {
+    let errand = Errand::new().await;
+    let odd = [
+        (429, r#"{"errcode":"M_LIMIT_EXCEEDED","error":"slowly","retry_after_ms":100}"#),
+        (502, "<html>bad gateway</html>"),
+    ];
+    let left = std::sync::Mutex::new(odd.into_iter());
+    errand.proxy.rule(move |request| {
+        let odd = request.contains("createRoom").then(|| left.lock().unwrap().next()).flatten();
+        odd.map_or(Fault::None, |(status, body)| Fault::Answer(status, body.into()))
+    });
+    let host = errand.start().await;
+    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    errand.send(&alices, "first").await;
+    errand.writes(&alices, &["first"]).await;
+    assert_eq!(errand.proxy.count("createRoom"), 3);
+    host.stop().await;
+}
+
+/// A server that makes a room and then fails to invite leaves a room without the person.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_to_which_nobody_was_invited_is_used() {
+    let errand = Errand::new().await;
+    let host = errand.start().await;
+    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let half = json!({ "preset": "trusted_private_chat", "creation_content": { MARK: errand.bob.user } });
+    errand.inside.api.post(&errand.own.token, &["v3", "createRoom"], half).await.unwrap();
+    errand.send(&alices, "first").await;
+    errand.writes(&alices, &["first"]).await;
+    assert_eq!(errand.proxy.count("createRoom"), 0);
+    host.stop().await;
+}
+
+/// Whoever makes a room says what it is for, and nobody says so for somebody else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_that_somebody_else_has_made_is_not_taken_for_ones_own() {
+    let errand = Errand::new().await;
+    let host = errand.start().await;
+    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let invite = [&errand.inside.agent, &errand.bob.user];
+    let forged = json!({ "invite": invite, "creation_content": { MARK: errand.bob.user } });
+    let forged =
+        errand.inside.api.post(&errand.inside.alice.token, &["v3", "createRoom"], forged).await.unwrap();
+    let forged = forged["room_id"].as_str().unwrap().to_owned();
+    eventually(async || errand.rooms(&alices).await.contains(&forged).then_some(())).await;
+    errand.send(&alices, "secret").await;
+    let written = eventually(async || {
+        let mut rooms = errand.rooms(&alices).await;
+        rooms.remove(&forged);
+        rooms.pop_first()
+    })
+    .await;
+    eventually(async || (errand.said(&written).await == ["secret"]).then_some(())).await;
+    assert_eq!(errand.said(&forged).await, Vec::<String>::new());
+    host.stop().await;
 }

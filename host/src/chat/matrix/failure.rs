@@ -60,6 +60,13 @@ pub(super) fn is_unrecognized(error: &Error) -> bool {
     matches!(error.client_api_error_kind(), Some(ErrorKind::Unrecognized))
 }
 
+/// Whether the server has said that it does not do it. With anything else it may have.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    let Error::Http(error) = error else { return false };
+    let refused = error.as_client_api_error();
+    refused.is_some_and(|api| api.status_code.is_client_error() && api.error_kind().is_some())
+}
+
 pub(super) fn not_joined() -> SendError {
     SendError::Final { code: "not-joined".into(), reason: "the agent is not in the room".into() }
 }
