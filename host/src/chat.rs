@@ -198,6 +198,13 @@ pub trait Chat: Send + Sync + 'static {
     /// # Errors
     /// [`SendError`] says whether to try again.
     async fn direct(&self, user: &UserId) -> Result<RoomId, SendError>;
+
+    /// The direct chat with a person, as far as it is known at once: what is said there, and what is sent to that person, has
+    /// one order from the beginning. A chat that cannot tell need not have it.
+    fn known_direct(&self, user: &UserId) -> Option<RoomId> {
+        let _ = user;
+        None
+    }
 }
 
 /// What became of an event that could not be read.

@@ -76,7 +76,7 @@ impl Drop for Sending<'_> {
     }
 }
 
-/// What keeps its order: a room, or the chat with a person whose room is not known yet.
+/// What keeps its order: a room, or the chat with a person whose room is not known yet, until it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Key {
     Room(RoomId),
@@ -182,11 +182,16 @@ impl Outbox {
 
     /// Sends these, each after what was pushed before for the same room.
     pub fn push(self: &Arc<Self>, queued: Vec<Queued>) {
+        let queued: Vec<_> = queued
+            .into_iter()
+            .filter_map(|queued| Some((key(&queued.effect)?, self.known(&queued.effect), queued)))
+            .collect();
         let mut idle = Vec::new();
         {
             let mut rooms = lock(&self.rooms);
-            for queued in queued {
-                let Some(key) = key(&queued.effect) else { continue };
+            for (key, known, queued) in queued {
+                // What waits for its room to be found has its turn first.
+                let key = if rooms.contains_key(&key) { key } else { known.map_or(key, Key::Room) };
                 if let Some(waiting) = rooms.get_mut(&key) {
                     waiting.queued.push_back(queued);
                 } else {
@@ -220,8 +225,72 @@ impl Outbox {
         }
     }
 
+    /// The room of the person whom it goes to, where it is known at once.
+    fn known(&self, effect: &Effect) -> Option<RoomId> {
+        match key(effect)? {
+            Key::Person(user) => self.chat.known_direct(&user),
+            Key::Room(_) => None,
+        }
+    }
+
+    /// Finds the room of a person, where all that waits for it has its place among what goes there anyway. None where there
+    /// is nothing more to do: it is sent with that, or nothing is left.
+    async fn settle(&self, key: Key) -> Option<Key> {
+        let Key::Person(user) = &key else { return Some(key) };
+        let mut backoff = Backoff::default();
+        let found = loop {
+            if self.until_up_to_date().await.is_err() {
+                break None;
+            }
+            if !self.is_waited_for(&key) {
+                return None;
+            }
+            match self.ask(self.chat.direct(user)).await {
+                Ok(room) => break Some(Key::Room(room)),
+                Err(Stuck::Final(reason)) => {
+                    let first =
+                        lock(&self.rooms).get_mut(&key).and_then(|waiting| waiting.queued.pop_front());
+                    if let Some(queued) = first {
+                        self.give_up(&queued, reason).await;
+                    }
+                }
+                Err(Stuck::Closing) => break None,
+                Err(Stuck::Later(after)) => {
+                    if self.wait(backoff.next(after)).await.is_err() {
+                        break None;
+                    }
+                }
+            }
+        };
+        let mut rooms = lock(&self.rooms);
+        let moved = rooms.remove(&key)?;
+        let room = found?;
+        match rooms.get_mut(&room) {
+            Some(waiting) => {
+                waiting.queued.extend(moved.queued);
+                waiting.queued.make_contiguous().sort_by_key(|queued| queued.row);
+                None
+            }
+            None => {
+                rooms.insert(room.clone(), moved);
+                Some(room)
+            }
+        }
+    }
+
+    /// Whether anything waits there; what does not is forgotten.
+    fn is_waited_for(&self, key: &Key) -> bool {
+        let mut rooms = lock(&self.rooms);
+        let waited = rooms.get(key).is_some_and(|waiting| !waiting.queued.is_empty());
+        if !waited {
+            rooms.remove(key);
+        }
+        waited
+    }
+
     /// Sends one room's effects, and ends when there are none.
     async fn drain(&self, key: Key) {
+        let Some(key) = self.settle(key).await else { return };
         loop {
             let (queued, sending) = {
                 let mut rooms = lock(&self.rooms);
@@ -239,10 +308,7 @@ impl Outbox {
             match self.carry_through(&queued, &sending).await {
                 Ok(Some((event, room))) => self.note(&queued, &Sent::Accepted { event, room }).await,
                 Ok(None) => {}
-                Err(Stuck::Final(reason)) => {
-                    self.notices.say(Notice::NotSent { agent: self.agent.clone(), reason: reason.clone() });
-                    self.note(&queued, &Sent::GivenUp(reason)).await;
-                }
+                Err(Stuck::Final(reason)) => self.give_up(&queued, reason).await,
                 Err(Stuck::Closing | Stuck::Later(_)) => return drop(lock(&self.rooms).remove(&key)),
             }
         }
@@ -256,13 +322,7 @@ impl Outbox {
     ) -> Result<Option<(EventId, RoomId)>, Stuck> {
         let mut backoff = Backoff::default();
         loop {
-            if !*self.up_to_date.borrow() {
-                let mut known = self.up_to_date.subscribe();
-                tokio::select! {
-                    () = self.closing.cancelled() => return Err(Stuck::Closing),
-                    _ = known.wait_for(|known| *known) => {}
-                }
-            }
+            self.until_up_to_date().await?;
             if sending.has_arrived() {
                 return Ok(None);
             }
@@ -278,6 +338,23 @@ impl Outbox {
                 () = tokio::time::sleep(delay) => {}
             }
         }
+    }
+
+    /// Waits until it is known what the server has taken.
+    async fn until_up_to_date(&self) -> Result<(), Stuck> {
+        if !*self.up_to_date.borrow() {
+            let mut known = self.up_to_date.subscribe();
+            tokio::select! {
+                () = self.closing.cancelled() => return Err(Stuck::Closing),
+                _ = known.wait_for(|known| *known) => {}
+            }
+        }
+        Ok(())
+    }
+
+    async fn give_up(&self, queued: &Queued, reason: String) {
+        self.notices.say(Notice::NotSent { agent: self.agent.clone(), reason: reason.clone() });
+        self.note(queued, &Sent::GivenUp(reason)).await;
     }
 
     async fn note(&self, queued: &Queued, sent: &Sent) {

@@ -108,6 +108,15 @@ async fn a_person_is_denied_until_granted() {
 }
 
 #[tokio::test]
+async fn what_goes_to_a_room_and_to_the_person_in_it_has_one_order() {
+    let stage = stage(Grants { people: ["*:memory".into()].into(), ..Grants::default() }).await;
+    stage.rooms.say(ALICE, &stage.room, &format!("/turns {ALICE}"));
+    let lines = stage.until(&stage.room, |lines| lines.len() == 7).await;
+    let said: Vec<_> = lines[1..].iter().map(|line| line.text.as_str()).collect();
+    assert_eq!(said, ["0", "1", "2", "3", "4", "5"]);
+}
+
+#[tokio::test]
 async fn the_home_is_written_to_once_it_is_set() {
     let grants = granted(Grants { home: true, ..Grants::default() });
     let guests = [("deeds", guest("deeds")), ("sethome", crate::guests::example("sethome"))];

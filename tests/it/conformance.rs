@@ -99,6 +99,7 @@ async fn everything(stand: &dyn Stand) {
     chat.send(&message("t9", &direct, "to you alone")).await.unwrap();
     let (alone, _) = said(&*chat, "to you alone").await;
     assert_eq!(alone.room.id, direct);
+    assert_eq!(chat.known_direct(&stand.person()), Some(direct.clone()));
     assert_eq!(chat.direct(&stand.person()).await.unwrap(), direct);
     drop(chat);
 

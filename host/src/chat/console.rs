@@ -204,6 +204,10 @@ impl Chat for Console {
     async fn direct(&self, user: &UserId) -> Result<RoomId, SendError> {
         self.account.direct(user).await
     }
+
+    fn known_direct(&self, user: &UserId) -> Option<RoomId> {
+        self.account.known_direct(user)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

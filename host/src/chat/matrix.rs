@@ -546,6 +546,10 @@ impl Chat for Matrix {
     {
         self.finding(user)
     }
+
+    fn known_direct(&self, user: &UserId) -> Option<RoomId> {
+        direct::known(&*self.live.load_full()?, user)
+    }
 }
 
 impl Drop for Matrix {

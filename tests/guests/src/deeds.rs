@@ -21,6 +21,7 @@ impl Commands for Deeds {
             rest("store", "plugin|user set|get|delete|list KEY VALUE"),
             rest("room", "Writes to a room"),
             rest("direct", "Writes to a person"),
+            rest("turns", "Says numbers, every other one to a person"),
             rest("home", "Writes to the home"),
             rest("draft", "Shows a draft and removes it"),
             rest("edit", "Sends, names, and edits"),
@@ -91,6 +92,13 @@ impl Commands for Deeds {
             "direct" => {
                 let (user, text) = call.rest.split_once(' ').unwrap_or((&call.rest, ""));
                 outbox::send(&Target::Direct(user.into()), &Body::Plain(text.into()))?;
+            }
+            "turns" => {
+                let person = Target::Direct(call.rest);
+                for number in 0..6 {
+                    let to = if number % 2 == 0 { &person } else { &Target::Here };
+                    outbox::send(to, &Body::Plain(number.to_string()))?;
+                }
             }
             "home" => {
                 outbox::send(&Target::Home, &Body::Plain(call.rest))?;

@@ -321,3 +321,15 @@ async fn a_room_that_somebody_else_has_made_is_not_taken_for_ones_own() {
     assert_eq!(errand.said(&forged).await, Vec::<String>::new());
     host.stop().await;
 }
+
+/// What a handler says in a direct chat, and to the person whose chat it is, has one order.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_room_and_the_person_in_it_have_one_order() {
+    let errand = Errand::new().await;
+    let host = errand.start().await;
+    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    errand.inside.say(&alices, &format!("/turns {}", errand.inside.alice.user)).await;
+    assert_eq!(errand.inside.answers(&alices, 6).await, ["0", "1", "2", "3", "4", "5"]);
+    assert_eq!(errand.rooms(&alices).await, BTreeSet::new());
+    host.stop().await;
+}

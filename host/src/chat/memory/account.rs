@@ -199,10 +199,14 @@ impl Chat for Memory {
     }
 
     async fn direct(&self, user: &UserId) -> Result<RoomId, SendError> {
-        let found = self.rooms.lock().rooms.iter().find_map(|(id, room)| {
+        let found = self.known_direct(user);
+        Ok(found.unwrap_or_else(|| self.rooms.create_direct(self.user.as_str(), user.as_str())))
+    }
+
+    fn known_direct(&self, user: &UserId) -> Option<RoomId> {
+        self.rooms.lock().rooms.iter().find_map(|(id, room)| {
             let ours = room.direct && room.members.contains(user) && room.members.contains(&self.user);
             ours.then(|| id.clone())
-        });
-        Ok(found.unwrap_or_else(|| self.rooms.create_direct(self.user.as_str(), user.as_str())))
+        })
     }
 }
