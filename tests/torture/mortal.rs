@@ -88,6 +88,10 @@ impl<C: Chat> Chat for MortalChat<C> {
     async fn direct(&self, user: &UserId) -> Result<RoomId, SendError> {
         self.chat.direct(user).await
     }
+
+    fn known_direct(&self, user: &UserId) -> Option<RoomId> {
+        self.chat.known_direct(user)
+    }
 }
 
 #[async_trait]
