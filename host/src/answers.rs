@@ -60,6 +60,17 @@ impl Entry {
     pub fn size(&self) -> usize {
         ENTRY + self.body.len() + self.fact.size()
     }
+
+    /// An answer that came and of which nothing was read: who does so in another run asks anew, where that changes nothing.
+    fn is_unread(&self) -> bool {
+        match &self.fact {
+            Fact::Http { extent, changes, .. } => {
+                *extent != Extent::Whole && !changes && self.body.is_empty()
+            }
+            Fact::Llm { pieces, ended, broke, .. } => pieces.is_empty() && ended.is_none() && broke.is_none(),
+            _ => false,
+        }
+    }
 }
 
 /// How much of an answer was recorded.
@@ -424,9 +435,9 @@ impl Book {
         self.counts.clear();
         self.wait_anew();
         match why {
-            Again::Conflict => self.forget(Fact::is_read),
+            Again::Conflict => self.forget(|it| it.fact.is_read() || it.is_unread()),
             Again::Later => {
-                self.forget(|fact| fact.is_read() || fact.is_not_now());
+                self.forget(|it| it.fact.is_read() || it.is_unread() || it.fact.is_not_now());
                 self.begun = self.begun.max(now);
                 let key = Key(digest([b"time".as_slice()]));
                 let (at, order) = (self.begun, self.place());
@@ -446,9 +457,9 @@ impl Book {
         }
     }
 
-    fn forget(&mut self, which: impl Fn(&Fact) -> bool) {
+    fn forget(&mut self, which: impl Fn(&Entry) -> bool) {
         for (key, entry) in &self.entries {
-            if which(&entry.fact) {
+            if which(entry) {
                 self.aside.insert(*key);
                 if !matches!(entry.fact, Fact::Waited { .. }) {
                     self.unwritten.remove(key);
@@ -499,7 +510,8 @@ impl Book {
     #[must_use]
     pub fn told(&self) -> Vec<Entry> {
         let told = self.entries.iter().filter(|(key, entry)| {
-            !entry.fact.is_read() && !entry.fact.is_open() && !self.aside.contains(key)
+            let tells = !entry.fact.is_read() && !entry.fact.is_open() && !entry.is_unread();
+            tells && !self.aside.contains(key)
         });
         told.map(|(_, entry)| entry.clone()).collect()
     }
@@ -731,6 +743,34 @@ mod tests {
         }
         let size: usize = book.entries.values().map(Entry::size).sum();
         assert_eq!(book.bytes, size);
+    }
+
+    #[test]
+    fn of_what_nothing_was_read_is_asked_anew_in_another_run() {
+        let left = |body: &[u8], changes| {
+            let (request, headers) = ("r".to_owned(), vec![]);
+            (Fact::Http { request, status: 200, headers, extent: Extent::Left, changes }, body.to_vec())
+        };
+        let words = |pieces: Vec<(String, String)>| {
+            (Fact::Llm { request: "r".into(), pieces, ended: None, broke: None }, vec![])
+        };
+        for why in [Again::Conflict, Again::Later] {
+            for ((fact, body), stays) in [
+                (left(b"", false), false),
+                (left(b"", true), true),
+                (left(b"a", false), true),
+                (words(vec![]), false),
+                (words(vec![("a".into(), String::new())]), true),
+            ] {
+                let mut book = Book::new(1);
+                let key = book.ask("", "any", &digest([]));
+                assert!(book.learn(Entry { key, order: 0, at: 1, fact, body }));
+                assert!(book.found(&key).is_some(), "after a crash it is known");
+                assert_eq!(book.told().len(), usize::from(stays), "another version may read it");
+                book.again(why, 2);
+                assert_eq!(book.found(&key).is_some(), stays);
+            }
+        }
     }
 
     #[test]
