@@ -265,17 +265,13 @@ impl Outbox {
         let mut rooms = lock(&self.rooms);
         let moved = rooms.remove(&key)?;
         let room = found?;
-        match rooms.get_mut(&room) {
-            Some(waiting) => {
-                waiting.queued.extend(moved.queued);
-                waiting.queued.make_contiguous().sort_by_key(|queued| queued.row);
-                None
-            }
-            None => {
-                rooms.insert(room.clone(), moved);
-                Some(room)
-            }
+        if let Some(waiting) = rooms.get_mut(&room) {
+            waiting.queued.extend(moved.queued);
+            waiting.queued.make_contiguous().sort_by_key(|queued| queued.row);
+            return None;
         }
+        rooms.insert(room.clone(), moved);
+        Some(room)
     }
 
     /// Whether anything waits there; what does not is forgotten.
