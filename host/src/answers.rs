@@ -64,8 +64,8 @@ impl Entry {
     /// An answer that came and of which nothing was read: who does so in another run asks anew, where that changes nothing.
     fn is_unread(&self) -> bool {
         match &self.fact {
-            Fact::Http { extent, changes, .. } => {
-                *extent != Extent::Whole && !changes && self.body.is_empty()
+            Fact::Http { extent, changes, broke, .. } => {
+                *extent != Extent::Whole && !changes && broke.is_none() && self.body.is_empty()
             }
             Fact::Llm { pieces, ended, broke, .. } => pieces.is_empty() && ended.is_none() && broke.is_none(),
             _ => false,
@@ -109,6 +109,9 @@ pub enum Fact {
         extent: Extent,
         /// It may have changed something outside.
         changes: bool,
+        /// Why the body broke off, where it did.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        broke: Option<Failure>,
     },
     /// An HTTP request failed before its answer began.
     Failed {
@@ -326,9 +329,11 @@ impl Fact {
     /// An answer that says "not now": nothing was got by it.
     fn is_not_now(&self) -> bool {
         match self {
-            Self::Begun { .. } | Self::Failed { .. } | Self::Unanswered { .. } | Self::Unfetched { .. } => {
-                true
-            }
+            Self::Begun { .. }
+            | Self::Failed { .. }
+            | Self::Unanswered { .. }
+            | Self::Unfetched { .. }
+            | Self::Http { broke: Some(_), changes: false, .. } => true,
             Self::Llm { broke, .. } => broke.is_some(),
             Self::Http { status, .. } => matches!(status, 408 | 425 | 429 | 500..),
             _ => false,
@@ -642,7 +647,8 @@ mod tests {
 
     fn answer(key: Key, status: u16, body: &[u8]) -> Entry {
         let (request, headers) = ("GET http://a/".into(), vec![]);
-        let fact = Fact::Http { request, status, headers, extent: Extent::Whole, changes: false };
+        let (extent, changes) = (Extent::Whole, false);
+        let fact = Fact::Http { request, status, headers, extent, changes, broke: None };
         Entry { key, order: 0, at: 7, fact, body: body.to_vec() }
     }
 
@@ -749,7 +755,7 @@ mod tests {
     fn of_what_nothing_was_read_is_asked_anew_in_another_run() {
         let left = |body: &[u8], changes| {
             let (request, headers) = ("r".to_owned(), vec![]);
-            (Fact::Http { request, status: 200, headers, extent: Extent::Left, changes }, body.to_vec())
+            (Fact::Http { request, status: 200, headers, extent: Extent::Left, changes, broke: None }, body.to_vec())
         };
         let words = |pieces: Vec<(String, String)>| {
             (Fact::Llm { request: "r".into(), pieces, ended: None, broke: None }, vec![])
@@ -792,6 +798,14 @@ mod tests {
             Fact::Failed { request: "r".into(), error: Failure::ConnectionRefused, changes: false },
             Fact::Unanswered { request: "r".into(), error: told(Kind::RateLimited) },
             Fact::Unfetched { error: told(Kind::NotFound) },
+            Fact::Http {
+                request: "r".into(),
+                status: 200,
+                headers: vec![],
+                extent: Extent::Left,
+                changes: false,
+                broke: Some(Failure::HttpResponseIncomplete),
+            },
             Fact::Llm { request: "r".into(), pieces: vec![], ended: None, broke: Some(told(Kind::Timeout)) },
         ];
         let mut keys = Vec::new();
@@ -837,6 +851,10 @@ mod tests {
         let read = serde_json::from_str::<Fact>(text).unwrap();
         let pieces = vec![("a".to_owned(), String::new())];
         assert_eq!(read, Fact::Llm { request: "r".into(), pieces, ended: None, broke: None });
+        let text =
+            r#"{"what":"http","request":"r","status":200,"headers":[],"extent":"left","changes":true}"#;
+        let read = serde_json::from_str::<Fact>(text).unwrap();
+        assert!(matches!(read, Fact::Http { extent: Extent::Left, changes: true, broke: None, .. }));
         let read = serde_json::from_str::<Fact>(r#"{"what":"begun","request":"r"}"#).unwrap();
         assert_eq!(read, Fact::Begun { request: "r".into(), changes: true });
     }

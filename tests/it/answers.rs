@@ -41,7 +41,7 @@ pub struct Heard {
 }
 
 /// A web server that counts: each answer is the number of its request. `/hold` is answered when it is let go, `/after` when
-/// something was posted, `/busy` not at first, and at `/cut` it hangs up at first.
+/// something was posted, `/busy` not at first, and at `/cut` and in the middle of `/half` it hangs up at first.
 pub struct Counting {
     pub address: SocketAddr,
     heard: watch::Receiver<Vec<Heard>>,
@@ -134,6 +134,9 @@ async fn serve(
         let first = hears.borrow().iter().filter(|heard| heard.line == line).count() == 1;
         if line.ends_with("/cut") && first {
             return Ok(());
+        }
+        if line.ends_with("/half") && first {
+            return stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\nhalf").await;
         }
         let busy = line.ends_with("/busy") && first;
         let status = if busy { "503 Service Unavailable" } else { "200 OK" };
@@ -364,6 +367,21 @@ async fn what_failed_before_a_crash_has_failed() {
 }
 
 #[tokio::test]
+async fn an_answer_that_broke_off_before_a_crash_breaks_off() {
+    let scene = Scene::new().await;
+    let first = scene.usual().await;
+    let asked = scene.begun("get URL/half | post URL/once/half | get URL/hold").await;
+    first.kill().await;
+    scene.web.let_go();
+    let second = scene.usual().await;
+    let answer = second.answer_to(&scene.room, &asked).await.text;
+    let said: Vec<_> = answer.split("; ").collect();
+    assert!(said[0].starts_with("version-1 error: ") && said[1].starts_with("error: "), "{answer}");
+    assert_eq!(said[2], "200 4");
+    assert_eq!((scene.heard("GET /half"), scene.heard("POST /once/half")), (1, 1));
+}
+
+#[tokio::test]
 async fn a_file_that_was_not_to_be_had_before_a_crash_is_not_there() {
     let scene = Scene::new().await;
     let first = scene.usual().await;
@@ -384,9 +402,11 @@ async fn who_comes_later_asks_again_what_had_failed() {
     let guests = [("errand", guest("errand"))];
     let stage = scene.host(&guests, InFlight::Fail, |builder| builder.llm(Moody(asked.clone()))).await;
     let url = scene.web.origin();
-    let answer = stage.ask(&format!("/errand get {url}/cut | try model hello | later")).await;
+    let answer =
+        stage.ask(&format!("/errand get {url}/cut | get {url}/half | try model hello | later")).await;
     assert!(answer.starts_with("version-1 200 ") && answer.ends_with("; late"), "{answer}");
-    assert!(asked.load(Relaxed) > 1 && scene.heard("GET /cut") == 2, "{answer}");
+    assert!(asked.load(Relaxed) > 1, "{answer}");
+    assert_eq!((scene.heard("GET /cut"), scene.heard("GET /half")), (2, 2));
 }
 
 /// A model that is silent the first time.

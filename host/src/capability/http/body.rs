@@ -96,7 +96,7 @@ impl Incoming {
         match &next {
             Ok(Some(piece)) => self.recording.piece(piece).await,
             Ok(None) => self.recording.whole().await,
-            Err(_) => self.recording.broken(),
+            Err(error) => self.recording.broken(error).await,
         }
         next
     }

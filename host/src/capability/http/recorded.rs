@@ -107,11 +107,11 @@ impl Asking {
         let again = !self.record.replays() && (self.in_flight == Some(InFlight::Retry) || !self.changes);
         let begun = found.as_ref().is_some_and(|found| found.fact.changes());
         match found {
-            Some(Entry { at, fact: Fact::Http { status, headers, extent, .. }, body, .. })
+            Some(Entry { at, fact: Fact::Http { status, headers, extent, broke, .. }, body, .. })
                 if extent != Extent::Head || !again =>
             {
                 self.record.came(at);
-                return Ok(Way::Answered(answered(status, &headers, extent, body, slot)?));
+                return Ok(Way::Answered(answered(status, &headers, extent, broke, body, slot)?));
             }
             Some(Entry { at, fact: Fact::Failed { error, .. }, .. }) => {
                 self.record.came(at);
@@ -137,7 +137,7 @@ impl Asking {
     }
 }
 
-/// An error of [`super::Admitted::send`], for the record.
+/// How a request or its answer failed, for the record.
 fn kept(error: &Error) -> Failure {
     match error {
         Error::DestinationIpProhibited => Failure::DestinationIpProhibited,
@@ -189,6 +189,7 @@ fn answered(
     status: u16,
     headers: &[(String, String)],
     extent: Extent,
+    broke: Option<Failure>,
     body: Vec<u8>,
     slot: Slot,
 ) -> Result<Response<WasiBody>, Error> {
@@ -203,7 +204,7 @@ fn answered(
     let rest = match extent {
         Extent::Whole => None,
         // Who read no further then has no reason to do so now.
-        Extent::Head | Extent::Left => Some(Err(Error::HttpResponseIncomplete)),
+        Extent::Head | Extent::Left => Some(Err(broke.map_or(Error::HttpResponseIncomplete, given))),
     };
     let body = (!body.is_empty()).then(|| Ok(Frame::data(Bytes::from(body))));
     let pieces = stream::iter(body.into_iter().chain(rest)).map(move |piece| {
@@ -300,6 +301,7 @@ impl Recording {
             headers: self.headers.clone(),
             extent,
             changes: self.changes,
+            broke: None,
         }
     }
 
@@ -309,7 +311,9 @@ impl Recording {
             return;
         }
         if !self.record.comes(piece.len()).await {
-            return self.broken();
+            // There is no room for it.
+            self.over = true;
+            return drop(self.body());
         }
         self.body.extend_from_slice(piece);
         // Many read as much as was said, and do not wait for the end.
@@ -326,10 +330,16 @@ impl Recording {
         }
     }
 
-    /// It broke off, or there is no room for it.
-    pub fn broken(&mut self) {
-        self.over = true;
-        drop(self.body());
+    /// It broke off: so much of it came.
+    pub async fn broken(&mut self, error: &Error) {
+        if std::mem::replace(&mut self.over, true) {
+            return;
+        }
+        let (body, mut fact) = (self.body(), self.fact(Extent::Left));
+        if let Fact::Http { broke, .. } = &mut fact {
+            *broke = Some(kept(error));
+        }
+        self.record.learn(self.key, self.at, fact, body).await;
     }
 
     /// What has come, which is held here no longer.

@@ -30,7 +30,8 @@ fn entry(key: u8, order: u32, fact: Fact, body: &[u8]) -> Entry {
 fn answered(key: u8, order: u32, body: &[u8]) -> Entry {
     let headers = vec![("x-any".to_owned(), (0..=255).map(char::from).collect())];
     let request = "POST http://a/".into();
-    let fact = Fact::Http { request, status: 200, headers, extent: Extent::Whole, changes: true };
+    let (extent, broke) = (Extent::Left, Some(Failure::HttpResponseBodySize(Some(7))));
+    let fact = Fact::Http { request, status: 200, headers, extent, changes: true, broke };
     entry(key, order, fact, body)
 }
 
