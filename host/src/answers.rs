@@ -367,9 +367,9 @@ impl Writing {
     }
 }
 
-/// How often each thing was asked, at one moment.
+/// How often each thing was asked, and how many requests were made, at one moment.
 #[derive(Debug, Clone)]
-pub struct Counts(BTreeMap<[u8; 32], u32>);
+pub struct Counts(BTreeMap<[u8; 32], u32>, u32);
 
 /// What one delivery has learnt, while its handler runs.
 #[derive(Debug)]
@@ -377,6 +377,8 @@ pub struct Book {
     entries: BTreeMap<Key, Entry>,
     /// How often the same was asked, in this run.
     counts: BTreeMap<[u8; 32], u32>,
+    /// How many requests its handler has made, in this run.
+    requests: u32,
     /// What is in `entries` and not in the journal.
     unwritten: BTreeSet<Key>,
     /// What nobody is told any more, though the journal has it.
@@ -402,6 +404,7 @@ impl Book {
         Self {
             entries,
             counts,
+            requests: 0,
             unwritten,
             aside,
             bytes: 0,
@@ -438,6 +441,7 @@ impl Book {
     /// The handler runs again.
     pub fn again(&mut self, why: Again, now: i64) {
         self.counts.clear();
+        self.requests = 0;
         self.wait_anew();
         match why {
             Again::Conflict => self.forget(|it| it.fact.is_read() || it.is_unread()),
@@ -482,6 +486,19 @@ impl Book {
         key
     }
 
+    /// The handler makes a request outside, whatever comes of it.
+    pub fn requests(&mut self) {
+        self.requests += 1;
+    }
+
+    /// The key of a wait for so many things. Of how many pieces an answer is, and so how often somebody waits for the next, is
+    /// another time otherwise: so waits are counted from one request to the next.
+    pub fn wait(&mut self, path: &str, version: &str, count: usize) -> Key {
+        let (count, requests) = ((count as u64).to_le_bytes(), self.requests.to_le_bytes());
+        let what = digest([version.as_bytes(), &count, &requests]);
+        self.ask(path, "wait", &what)
+    }
+
     /// The key of what is always the same within a run.
     #[must_use]
     pub fn same(call: &str, request: &[u8; 32]) -> Key {
@@ -497,12 +514,12 @@ impl Book {
     /// How often each thing was asked in this run, to come back to.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts(self.counts.clone())
+        Counts(self.counts.clone(), self.requests)
     }
 
     /// What was asked since is asked again.
     pub fn come_back(&mut self, to: Counts) {
-        self.counts = to.0;
+        Counts(self.counts, self.requests) = to;
     }
 
     /// Something outside was changed, or may have been.
@@ -730,7 +747,7 @@ mod tests {
     #[test]
     fn what_came_first_is_written_with_what_is_learnt_next_and_holds_for_one_run() {
         let mut book = Book::new(1);
-        let (wait, later) = (book.ask("", "wait", &digest([])), book.ask("", "wait", &digest([])));
+        let (wait, later) = (book.wait("", "version", 2), book.wait("", "version", 2));
         assert!(!book.learn(waited(wait, &[1])) && !book.learn(waited(later, &[0, 1])));
         let asked = book.ask("", "http", &digest([]));
         assert!(book.learn(answer(asked, 200, b"")));
@@ -752,10 +769,35 @@ mod tests {
     }
 
     #[test]
+    fn waits_are_counted_from_one_request_to_the_next() {
+        let mut book = Book::new(1);
+        book.requests();
+        let first = book.wait("", "v", 2);
+        // An answer that came in pieces then, and comes at once now.
+        let pieces = [book.wait("", "v", 2), book.wait("", "v", 2)];
+        let before = book.counts();
+        book.requests();
+        let second = book.wait("", "v", 2);
+        assert!(first != second && !pieces.contains(&second));
+        book.come_back(before);
+        book.requests();
+        assert_eq!(book.wait("", "v", 2), second, "a tool that runs again");
+        book.again(Again::Conflict, 2);
+        book.requests();
+        assert_eq!(book.wait("", "v", 2), first);
+        book.requests();
+        assert_eq!(book.wait("", "v", 2), second);
+        assert!(book.wait("", "w", 2) != book.wait("", "v", 3), "of another version, and of other things");
+    }
+
+    #[test]
     fn of_what_nothing_was_read_is_asked_anew_in_another_run() {
         let left = |body: &[u8], changes| {
             let (request, headers) = ("r".to_owned(), vec![]);
-            (Fact::Http { request, status: 200, headers, extent: Extent::Left, changes, broke: None }, body.to_vec())
+            (
+                Fact::Http { request, status: 200, headers, extent: Extent::Left, changes, broke: None },
+                body.to_vec(),
+            )
         };
         let words = |pieces: Vec<(String, String)>| {
             (Fact::Llm { request: "r".into(), pieces, ended: None, broke: None }, vec![])

@@ -503,7 +503,7 @@ async fn who_was_first_before_a_crash_is_first() {
 async fn what_came_too_late_before_a_crash_comes_too_late() {
     let scene = Scene::new().await;
     let first = scene.usual().await;
-    let hurried = scene.begun("hurry 400 URL/slow/hold | post URL/a | get URL/hold").await;
+    let hurried = scene.begun("hurry 2000 URL/slow/hold | post URL/a | get URL/hold").await;
     first.kill().await;
     // Now it would come in time.
     scene.web.let_go();

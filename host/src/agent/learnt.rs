@@ -47,7 +47,12 @@ impl Learning {
             return self.record.is_written().await.then_some(Learnt::Goes);
         };
         let (mut opening, Writing { mut entries, mut full }) = self.record.rest().await;
-        if entries.iter().map(Entry::size).sum::<usize>() > READ {
+        let size = |entries: &[Entry]| entries.iter().map(Entry::size).sum::<usize>();
+        if size(&entries) > READ {
+            // Some wait very often, and mostly for the same.
+            entries.retain(|entry| !matches!(entry.fact, Fact::Waited { .. }));
+        }
+        if size(&entries) > READ {
             entries.clear();
             full = true;
         }
@@ -132,13 +137,7 @@ impl Running {
         let before = delivery.before.as_ref().map(|before| &before.record);
         let record = Recorder::new(Arc::new(keeper), self.shared.clock.clone(), before, opening);
         let http = record.count(|fact| {
-            matches!(
-                fact,
-                Fact::Begun { changes: true, .. }
-                    | Fact::Asked { .. }
-                    | Fact::Http { .. }
-                    | Fact::Failed { .. }
-            )
+            matches!(fact, Fact::Begun { changes: true, .. } | Fact::Http { .. } | Fact::Failed { .. })
         });
         let llm = record.count(|fact| {
             matches!(fact, Fact::Begun { changes: false, .. } | Fact::Llm { .. } | Fact::Unanswered { .. })

@@ -180,6 +180,18 @@ impl Recorder {
         (key, book.found(&key).cloned())
     }
 
+    /// The handler makes a request outside.
+    pub fn requests(&self) {
+        self.book().requests();
+    }
+
+    /// What is known of a wait for so many things that begins now.
+    pub fn wait(&self, path: &str, version: &str, count: usize) -> (Key, Option<Entry>) {
+        let mut book = self.book();
+        let key = book.wait(path, version, count);
+        (key, book.found(&key).cloned())
+    }
+
     /// The name of a tool's call within its delivery.
     pub fn tool(&self, path: &str, name: &str) -> Arc<str> {
         let Key(key) = self.book().ask(path, "tool", &digest([name.as_bytes()]));

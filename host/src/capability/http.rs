@@ -194,6 +194,7 @@ impl Outgoing {
     /// A request that may be sent.
     fn admitted(&self, request: Request<WasiBody>) -> Result<Admitted, Error> {
         let caller = self.caller.as_ref().ok_or(Error::HttpRequestDenied)?;
+        caller.record.requests();
         let target = Target::of(&request.uri().to_string()).map_err(|_| Error::HttpRequestUriInvalid)?;
         let (route, granted) = caller.route(&target, request.method().as_str(), self.outlet.homeservers())?;
         let slot = Slot::take(&self.open).ok_or(Error::ConnectionLimitReached)?;

@@ -199,6 +199,7 @@ impl State {
         let Handling { record, path, spent, .. } = self.handling()?;
         let again = !record.replays() && self.in_flight != Some(InFlight::Fail);
         let words = recorded::words(&request);
+        record.requests();
         let (key, found) = record.ask(path, "llm", &recorded::digest(&request));
         match found {
             Some(Entry { at, fact: Fact::Llm { pieces, ended, broke, .. }, .. }) => {
@@ -219,7 +220,11 @@ impl State {
         if record.is_past(&words) {
             return Err(error(ErrorKind::Unavailable, "this was never asked"));
         }
-        let budget = self.budget()?;
+        let budget = match self.budget() {
+            Ok(budget) => budget,
+            // Another time there may be some.
+            Err(none) => return Err(recorded::unanswered(record, key, record.now(), words, none).await),
+        };
         if spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
         }

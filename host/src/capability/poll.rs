@@ -7,15 +7,14 @@ use wasmtime_wasi::p2::DynPollable;
 use wasmtime_wasi_io::bindings::wasi::io::poll::{self, Host, HostPollable};
 
 use super::State;
-use crate::answers::{self, Entry, Fact, Key};
+use crate::answers::{Entry, Fact, Key};
 
 impl State {
     /// What is known of a wait for so many things; none where nothing is recorded. Another version waits for other things.
     fn waits(&self, count: usize) -> Option<(Key, Vec<u32>)> {
         let handling = self.handling.as_ref().filter(|_| count > 1)?;
         let version = self.work.version()?;
-        let what = answers::digest([version.as_bytes(), &(count as u64).to_le_bytes()]);
-        let (key, found) = handling.record.ask(&handling.path, "wait", &what);
+        let (key, found) = handling.record.wait(&handling.path, version, count);
         let ready = match found {
             Some(Entry { fact: Fact::Waited { ready }, .. }) => ready,
             _ => vec![],

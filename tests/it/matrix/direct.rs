@@ -97,7 +97,7 @@ impl Errand {
         let members = self.inside.api.members(&self.own.token, &room).await.unwrap();
         assert!(["invite", "join"].contains(&&*members[&self.bob.user]), "{members:?}");
         assert_eq!(self.invitations().await, 1);
-        assert_eq!(self.marked().await, json!([room]));
+        assert_eq!(self.marked(&self.bob.user).await, json!([room]));
         room
     }
 
@@ -110,11 +110,11 @@ impl Errand {
             .sum()
     }
 
-    /// What `m.direct` says of Bob.
-    async fn marked(&self) -> Value {
+    /// What `m.direct` says of somebody.
+    async fn marked(&self, user: &str) -> Value {
         let path = ["v3", "user", &self.inside.agent, "account_data", "m.direct"];
         let said = self.inside.api.get(&self.own.token, &path).await;
-        said.map_or(Value::Null, |said| said[&self.bob.user].clone())
+        said.map_or(Value::Null, |said| said[user].clone())
     }
 }
 
@@ -226,6 +226,9 @@ async fn who_is_killed_makes_no_other_room(after: &'static str) {
     let errand = Errand::new().await;
     let host = errand.start().await;
     let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    // Of that room the agent says so, too.
+    let alice = &errand.inside.alice.user;
+    eventually(async || (errand.marked(alice).await == json!([alices])).then_some(())).await;
     let cut = AtomicBool::new(false);
     errand.proxy.rule(move |request| {
         if cut.load(SeqCst) {
@@ -305,7 +308,8 @@ async fn a_room_that_somebody_else_has_made_is_not_taken_for_ones_own() {
     let host = errand.start().await;
     let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
     let invite = [&errand.inside.agent, &errand.bob.user];
-    let forged = json!({ "invite": invite, "creation_content": { MARK: errand.bob.user } });
+    // Of a kind, too, that no client can read.
+    let forged = json!({ "invite": invite, "creation_content": { MARK: errand.bob.user, "type": 5 } });
     let forged =
         errand.inside.api.post(&errand.inside.alice.token, &["v3", "createRoom"], forged).await.unwrap();
     let forged = forged["room_id"].as_str().unwrap().to_owned();

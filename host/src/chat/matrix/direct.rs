@@ -12,7 +12,7 @@ use matrix_sdk::{
         api::client::{
             membership::joined_rooms,
             room::create_room::v3::{Request as CreateRequest, RoomPreset},
-            state::get_state_event_for_key,
+            state::get_state_event_for_key::{self, v3::StateEventFormat},
         },
         events::{
             InitialStateEvent, StateEventType,
@@ -66,11 +66,22 @@ pub(super) async fn direct(live: &Live, user: &UserId) -> Result<RoomId, SendErr
     RoomId::parse(room.room_id()).map_err(|error| invalid(&error))
 }
 
-/// The one that is marked so, without asking anybody.
+/// The one that was found last or is marked so, without asking anybody.
 pub(super) fn known(live: &Live, user: &UserId) -> Option<RoomId> {
+    let made = lock(&live.made).get(user).cloned();
+    let made = made.as_ref().and_then(|made| match made.try_lock().as_deref() {
+        Ok(Some(Made::Room(room))) => Some(room.clone()),
+        _ => None,
+    });
     let person = OwnedUserId::try_from(user.as_str()).ok()?;
-    // Where the other one has left, another one will be found or made.
-    let room = live.client.get_dm_rooms(&person).find(|room| room.active_members_count() != 1)?;
+    // Where the other one has left, or the settings do not allow to write, another one will be found or made.
+    let may = |room: &Room| match live.account.encryption {
+        Encryption::Off => !room.encryption_state().is_encrypted(),
+        Encryption::Required => room.encryption_state().is_encrypted(),
+        Encryption::AsRoom => true,
+    };
+    let mut rooms = made.into_iter().chain(live.client.get_dm_rooms(&person));
+    let room = rooms.find(|room| room.active_members_count() != 1 && may(room))?;
     RoomId::parse(room.room_id()).ok()
 }
 
@@ -115,7 +126,7 @@ async fn own(live: &Live, person: &MatrixUserId) -> Result<Option<Room>, SendErr
         }
     }
     match empty {
-        Some(room) => Err(invite(&room, person).await),
+        Some(room) => Err(invite(live, &room, person).await),
         None => Ok(None),
     }
 }
@@ -134,12 +145,22 @@ async fn is_made_for(live: &Live, room: &Room, person: &MatrixUserId) -> Result<
     Ok(creation["sender"] == live.own() && creation["content"][MARK] == person.as_str())
 }
 
-/// Has a person come into a room. They are looked for there again when the sync has brought the invitation.
-async fn invite(room: &Room, person: &MatrixUserId) -> SendError {
+/// Has a person come into a room. They are looked for there again when the sync has brought the invitation; until then the
+/// server says whether they are there.
+async fn invite(live: &Live, room: &Room, person: &MatrixUserId) -> SendError {
+    let coming = "the person is being invited";
+    let (id, key) = (room.room_id().to_owned(), person.to_string());
+    let asked = get_state_event_for_key::v3::Request::new(id, StateEventType::RoomMember, key);
+    if let Ok(answer) = live.client.send(asked).await {
+        let member: Value = serde_json::from_str(answer.event_or_content.get()).unwrap_or_default();
+        if ["invite", "join"].iter().any(|there| member["membership"] == **there) {
+            return later(coming);
+        }
+    }
     let mut member = RoomMemberEventContent::new(MembershipState::Invite);
     member.is_direct = Some(true);
     match room.send_state_event_for_key(person, member).await {
-        Ok(_) => later("the person is being invited"),
+        Ok(_) => later(coming),
         Err(error) => send_error(&error),
     }
 }
@@ -176,17 +197,19 @@ fn request(live: &Live, person: &MatrixUserId) -> Result<CreateRequest, SendErro
     Ok(request)
 }
 
-/// Whether the server has a room for this that no sync has brought yet. Who has made it is seen when one does.
+/// Whether the server has a room for this, made by this account, that no sync has brought yet.
 async fn is_coming(live: &Live, person: &MatrixUserId) -> Result<bool, SendError> {
     for id in joined(live).await? {
-        if live.client.get_room(&id).is_some_and(|room| room.create_content().is_some()) {
+        if live.client.get_room(&id).is_some() {
             continue;
         }
-        let asked = get_state_event_for_key::v3::Request::new(id, StateEventType::RoomCreate, String::new());
+        let mut asked =
+            get_state_event_for_key::v3::Request::new(id, StateEventType::RoomCreate, String::new());
+        asked.format = StateEventFormat::Event;
         match live.client.send(asked).await.map_err(|error| http_error(&error)) {
             Ok(answer) => {
-                let content: Value = serde_json::from_str(answer.event_or_content.get()).unwrap_or_default();
-                if content[MARK] == person.as_str() {
+                let event: Value = serde_json::from_str(answer.event_or_content.get()).unwrap_or_default();
+                if event["sender"] == live.own() && event["content"][MARK] == person.as_str() {
                     return Ok(true);
                 }
             }

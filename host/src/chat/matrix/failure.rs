@@ -27,7 +27,7 @@ pub(super) fn http_error(error: &HttpError) -> SendError {
     let later = |after| SendError::Later { after, reason: reason.clone() };
     match api.error_kind() {
         Some(ErrorKind::LimitExceeded(limit)) => later(limit.retry_after.as_ref().and_then(delay)),
-        // Every server has what is asked for here: whoever says that was not reached.
+        // Every server takes events: whoever says that was not reached.
         Some(ErrorKind::Unrecognized) => later(None),
         Some(kind) if passes(&kind.errcode()) => later(None),
         Some(kind) if !api.status_code.is_server_error() && api.status_code.as_u16() != 429 => {

@@ -19,7 +19,7 @@ use matrix_sdk::{
 
 use super::{
     account::{Account, Encryption, Secret},
-    failure::{describe, send_error},
+    failure::{describe, is_unrecognized, send_error},
     store::Store,
     wire::cause,
 };
@@ -185,8 +185,11 @@ impl Identity<'_> {
     }
 }
 
+/// Not every server has what is asked for here.
 fn is_passing(error: &Error) -> bool {
-    matches!(error, Error::Http(_)) && matches!(send_error(error), SendError::Later { .. })
+    matches!(error, Error::Http(_))
+        && matches!(send_error(error), SendError::Later { .. })
+        && !is_unrecognized(error)
 }
 
 fn plain(error: &Error) -> String {
