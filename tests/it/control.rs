@@ -92,14 +92,14 @@ async fn a_host_whose_journal_fails_says_so() {
     let stage = host(folder).await;
     assert!(stage.ask("/sethome").await.contains("is now the home of"));
     let other = rusqlite::Connection::open(folder.join("data/journal.db")).unwrap();
-    other.execute_batch("ALTER TABLE pending RENAME TO elsewhere").unwrap();
+    other.execute_batch("ALTER TABLE event RENAME TO elsewhere").unwrap();
     stage.rooms.say(ALICE, &stage.room, "/sethome");
     let found = until(folder, |status| status.journal.is_some()).await;
     assert!(found.journal.unwrap().contains("no such table"));
     assert!(found.agents[0].serves_since.is_some() && found.plugins[0].calls == 1);
     let shown = text(&parlour(folder, &["status"]).stdout);
-    assert!(shown.contains("JOURNAL: no such table: pending") && shown.contains("plugin sethome"), "{shown}");
-    other.execute_batch("ALTER TABLE elsewhere RENAME TO pending").unwrap();
+    assert!(shown.contains("JOURNAL: no such table: event") && shown.contains("plugin sethome"), "{shown}");
+    other.execute_batch("ALTER TABLE elsewhere RENAME TO event").unwrap();
     until(folder, |status| status.journal.is_none() && status.plugins[0].calls == 2).await;
 }
 
