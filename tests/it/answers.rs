@@ -3,6 +3,7 @@
 use std::{
     fs,
     net::SocketAddr,
+    num::NonZeroU32,
     path::Path,
     sync::{
         Arc,
@@ -450,6 +451,29 @@ async fn a_model_that_was_being_asked_is_told_or_asked_again() {
         assert_eq!(second.answer_to(&scene.room, &event).await.text, answered);
         assert_eq!(*asked.borrow(), count);
     }
+}
+
+/// What a plugin has used of its tokens is forgotten with the host, and its handler goes on where it was.
+#[tokio::test]
+async fn who_had_used_its_tokens_before_a_crash_has_used_them() {
+    let scene = Scene::new().await;
+    let (asked, guests) = (Arc::<AtomicU32>::default(), [("errand", guest("errand"))]);
+    let start = async || {
+        let mut errand = errand(&scene.web, None);
+        errand.grants.llm = Some(LlmGrant { tokens_per_day: NonZeroU32::new(1), ..LlmGrant::default() });
+        let with = |builder: HostBuilder| {
+            builder.llm(Model(asked.clone())).plugin_settings("errand".parse().unwrap(), errand)
+        };
+        scene.host(&guests, None, with).await
+    };
+    let first = start().await;
+    let event = scene.begun("model hello | try model again | post URL/a | get URL/hold").await;
+    first.kill().await;
+    scene.web.let_go();
+    let answer = start().await.answer_to(&scene.room, &event).await.text;
+    let said: Vec<_> = answer.split("; ").collect();
+    assert!(said[1].starts_with("ErrorKind::RateLimited: "), "{answer}");
+    assert_eq!((said[0], said[2], asked.load(Relaxed)), ("version-1 two words", "200 1", 1), "{answer}");
 }
 
 #[tokio::test]
