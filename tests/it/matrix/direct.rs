@@ -62,6 +62,13 @@ impl Errand {
         serving.run(&self.inside, vec![agent], heard).await
     }
 
+    /// A host, and its direct chat with Alice.
+    async fn serving(&self) -> (Serving, String) {
+        let host = self.start().await;
+        let alices = self.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+        (host, alices)
+    }
+
     /// Alice has the agent write to Bob.
     async fn send(&self, room: &str, text: &str) {
         self.inside.say(room, &format!("/direct {} {text}", self.bob.user)).await;
@@ -151,8 +158,7 @@ async fn a_person_is_written_to_in_one_room() {
 /// A server that does not say who is in a room is asked again, and nobody is invited anew.
 async fn a_look_that_fails_makes_no_other_room(fault: Fault) {
     let errand = Errand::new().await;
-    let host = errand.start().await;
-    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let (host, alices) = errand.serving().await;
     errand.proxy.rule(move |request| if request.contains("/members") { fault.clone() } else { Fault::None });
     errand.send(&alices, "first").await;
     let failed = async || {
@@ -189,8 +195,7 @@ async fn a_connection_that_breaks_makes_no_other_room() {
 async fn an_answer_that_is_lost_makes_no_other_room() {
     let errand = Errand::new().await;
     errand.proxy.rule(|request| if request.contains("createRoom") { Fault::Lost } else { Fault::None });
-    let host = errand.start().await;
-    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let (host, alices) = errand.serving().await;
     errand.send(&alices, "first").await;
     errand.writes(&alices, &["first"]).await;
     errand.send(&alices, "second").await;
@@ -224,8 +229,7 @@ async fn a_room_that_is_not_seen_yet_is_waited_for() {
 /// The room is there, and the host that asked for it is not, before it has heard so or has said whose room it is.
 async fn who_is_killed_makes_no_other_room(after: &'static str) {
     let errand = Errand::new().await;
-    let host = errand.start().await;
-    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let (host, alices) = errand.serving().await;
     // Of that room the agent says so, too.
     let alice = &errand.inside.alice.user;
     eventually(async || (errand.marked(alice).await == json!([alices])).then_some(())).await;
@@ -279,8 +283,7 @@ async fn a_room_that_was_not_made_is_made_later() {
         let odd = request.contains("createRoom").then(|| left.lock().unwrap().next()).flatten();
         odd.map_or(Fault::None, |(status, body)| Fault::Answer(status, body.into()))
     });
-    let host = errand.start().await;
-    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let (host, alices) = errand.serving().await;
     errand.send(&alices, "first").await;
     errand.writes(&alices, &["first"]).await;
     assert_eq!(errand.proxy.count("createRoom"), 3);
@@ -291,8 +294,7 @@ async fn a_room_that_was_not_made_is_made_later() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_to_which_nobody_was_invited_is_used() {
     let errand = Errand::new().await;
-    let host = errand.start().await;
-    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let (host, alices) = errand.serving().await;
     let half = json!({ "preset": "trusted_private_chat", "creation_content": { MARK: errand.bob.user } });
     errand.inside.api.post(&errand.own.token, &["v3", "createRoom"], half).await.unwrap();
     errand.send(&alices, "first").await;
@@ -305,8 +307,7 @@ async fn a_room_to_which_nobody_was_invited_is_used() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_that_somebody_else_has_made_is_not_taken_for_ones_own() {
     let errand = Errand::new().await;
-    let host = errand.start().await;
-    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let (host, alices) = errand.serving().await;
     let invite = [&errand.inside.agent, &errand.bob.user];
     // Of a kind, too, that no client can read.
     let forged = json!({ "invite": invite, "creation_content": { MARK: errand.bob.user, "type": 5 } });
@@ -330,8 +331,7 @@ async fn a_room_that_somebody_else_has_made_is_not_taken_for_ones_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_room_and_the_person_in_it_have_one_order() {
     let errand = Errand::new().await;
-    let host = errand.start().await;
-    let alices = errand.inside.room(NewRoom { direct: true, ..NewRoom::default() }).await;
+    let (host, alices) = errand.serving().await;
     errand.inside.say(&alices, &format!("/turns {}", errand.inside.alice.user)).await;
     assert_eq!(errand.inside.answers(&alices, 6).await, ["0", "1", "2", "3", "4", "5"]);
     assert_eq!(errand.rooms(&alices).await, BTreeSet::new());
