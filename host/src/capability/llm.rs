@@ -222,8 +222,11 @@ impl State {
         }
         let budget = match self.budget() {
             Ok(budget) => budget,
-            // Another time there may be some.
-            Err(none) => return Err(recorded::unanswered(record, key, record.now(), words, none).await),
+            // Another time there may be some. It cost nothing to ask, and may be asked often.
+            Err(none) => {
+                record.keep(key, Fact::Unanswered { request: words, error: answers::kept(&none) });
+                return Err(none);
+            }
         };
         if spent.llm.fetch_add(1, Relaxed) >= REQUESTS {
             return Err(error(ErrorKind::TooLarge, "one delivery asks the model at most 64 times"));
